@@ -1,0 +1,227 @@
+"""Convolutional Block Attention Module (Woo, Park, Lee and Kweon, ECCV 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from attnjax.attention._gate_mlp import GateMLP
+from attnjax.layers import (
+    BatchNorm,
+    Constant,
+    Conv,
+    global_avg_pool,
+    global_lp_pool,
+    global_lse_pool,
+    global_max_pool,
+    torch_default,
+)
+
+_POOLS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "avg": global_avg_pool,
+    "max": global_max_pool,
+    "lp": global_lp_pool,
+    "lse": global_lse_pool,
+}
+
+
+class ChannelGate(nn.Module):
+    """Scales each channel by a gate: what is in the map.
+
+    M_c = sigmoid(sum over pools of MLP(pool(x))) with one MLP for all pools, y = M_c x.
+
+    Args:
+      reduction: channels per hidden feature of the MLP.
+      pools: which of `"avg"`, `"max"`, `"lp"` (sum-type, p = 2) and `"lse"` (log-sum-exp) to add up.
+      use_bias: whether the MLP has biases. Released code: yes.
+      dtype: compute type; None takes the input's. Pooling and gate are float32 or wider.
+      param_dtype: type of the parameters.
+
+    Returns:
+      (b, h, w, c) of the input's type; `method="gate"` gives the gate alone, (b, 1, 1, c), also sown as
+      `intermediates/gate`.
+
+    Raises:
+      ValueError: `pools` is empty or names an unknown pool, or `reduction` is larger than c.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from attnjax.attention import ChannelGate
+      >>> x = jnp.ones((2, 8, 8, 64))
+      >>> variables = ChannelGate(pools=("avg",)).init(jax.random.key(0), x, train=False)
+      >>> ChannelGate(pools=("avg",)).apply(variables, x, train=False, method="gate").shape
+      (2, 1, 1, 64)
+
+    References:
+      Woo et al., "CBAM", ECCV 2018, section 3 and table 1; official code, Jongchan/attention-module.
+    """
+
+    reduction: int = 16
+    pools: Sequence[str] = ("avg", "max")
+    use_bias: bool = True
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def gate(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Returns the gate, (b, 1, 1, c), float32 or wider."""
+        del train
+        unknown = [pool for pool in self.pools if pool not in _POOLS]
+        if unknown or not self.pools:
+            raise ValueError(f"pools={tuple(self.pools)} must name one or more of {tuple(_POOLS)}")
+        mlp = GateMLP(
+            self.reduction,
+            self.use_bias,
+            kernel_init=torch_default,
+            dtype=x.dtype if self.dtype is None else self.dtype,
+            param_dtype=self.param_dtype,
+            name="mlp",
+        )
+        pooled = [_POOLS[pool](x) for pool in self.pools]
+        gate = nn.sigmoid(sum(mlp(p).astype(p.dtype) for p in pooled))[:, None, None, :]
+        self.sow("intermediates", "gate", gate)
+        return gate
+
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        return x * self.gate(x, train=train).astype(x.dtype)
+
+
+class SpatialGate(nn.Module):
+    """Scales each position by a gate: where in the map.
+
+    M_s = sigmoid(norm(f(descriptor(x)))) with a convolution f to one channel, y = M_s x.
+
+    Args:
+      kernel_size: side of f's kernel, 7 (paper and released) or 3 (its ablation).
+      descriptor: `"pool"` is the largest and the mean value over channels, in this order (released code);
+        `"conv"` is a learned 1x1 convolution to one channel (the paper's ablation, without bias).
+      norm: `"batch_norm"` is the released form: batch norm after f whose scale starts at 0, so that a fresh gate is
+        0.5 everywhere. `"none"` is the paper's equation.
+      dtype: compute type; None takes the input's. The gate is float32 or wider.
+      param_dtype: type of parameters and statistics.
+
+    Returns:
+      (b, h, w, c) of the input's type; `method="gate"` gives the gate alone, (b, h, w, 1), also sown as
+      `intermediates/gate`.
+
+    Raises:
+      ValueError: `kernel_size` is even, or `descriptor` or `norm` is unknown.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from attnjax.attention import SpatialGate
+      >>> x = jnp.ones((2, 8, 8, 64))
+      >>> variables = SpatialGate().init(jax.random.key(0), x, train=False)
+      >>> SpatialGate().apply(variables, x, train=False, method="gate")[0, 0, 0].item()
+      0.5
+
+    References:
+      Woo et al., "CBAM", ECCV 2018, section 3 and table 2; official code, Jongchan/attention-module.
+
+    Notes:
+      The batch norm's momentum is 0.99 (PyTorch's 0.01), as released. f has no bias in either form.
+    """
+
+    kernel_size: int = 7
+    descriptor: Literal["pool", "conv"] = "pool"
+    norm: Literal["batch_norm", "none"] = "batch_norm"
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def gate(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Returns the gate, (b, h, w, 1), float32 or wider."""
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size={self.kernel_size} must be odd")
+        dtypes = {"dtype": x.dtype if self.dtype is None else self.dtype, "param_dtype": self.param_dtype}
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        if self.descriptor == "pool":
+            x = jnp.concatenate(
+                [jnp.max(x, -1, keepdims=True), jnp.mean(x.astype(wide), -1, keepdims=True).astype(x.dtype)], -1
+            )
+        elif self.descriptor == "conv":
+            x = Conv(1, 1, name="descriptor_conv", **dtypes)(x)
+        else:
+            raise ValueError(f"descriptor={self.descriptor!r} is not 'pool' or 'conv'")
+        logits = Conv(1, self.kernel_size, name="conv", **dtypes)(x)
+        if self.norm == "batch_norm":
+            logits = BatchNorm(momentum=0.99, scale_init=Constant(0.0), name="bn", **dtypes)(logits, train=train)
+        elif self.norm != "none":
+            raise ValueError(f"norm={self.norm!r} is not 'batch_norm' or 'none'")
+        gate = nn.sigmoid(logits.astype(wide))
+        self.sow("intermediates", "gate", gate)
+        return gate
+
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        return x * self.gate(x, train=train).astype(x.dtype)
+
+
+class CBAM(nn.Module):
+    """Channel gate, then spatial gate: the released CBAM, with every option of the paper's ablations.
+
+    y = M_s(x') x' with x' = M_c(x) x.
+
+    Args:
+      reduction: channels per hidden feature of the channel gate's MLP.
+      pools: the channel gate's pools, see `ChannelGate` (table 1).
+      arrangement: `"channel_first"` (paper and released), `"spatial_first"`, or `"parallel"`, where both gates
+        see the input: y = M_c(x) M_s(x) x (table 3). No code was released for the last two.
+      spatial: whether there is a spatial gate at all; without it `arrangement` has no effect.
+      kernel_size, descriptor, spatial_norm: the spatial gate's kernel_size, descriptor and norm, see `SpatialGate`
+        (table 2).
+      use_bias: whether the channel gate's MLP has biases. Released code: yes.
+      dtype: compute type; None takes the input's. Pooling and gates are float32 or wider.
+      param_dtype: type of parameters and statistics.
+
+    Returns:
+      (b, h, w, c) of the input's type. Parameters: 2 c (c // reduction) + c // reduction + c + 100 by default.
+
+    Raises:
+      ValueError: an argument is not one of those above, or `reduction` is larger than c.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from attnjax.attention import CBAM
+      >>> x = jnp.ones((2, 8, 8, 64))
+      >>> variables = CBAM(reduction=16).init(jax.random.key(0), x, train=False)
+      >>> CBAM(reduction=16).apply(variables, x, train=False).shape
+      (2, 8, 8, 64)
+
+    References:
+      Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018; official code, Jongchan/attention-module.
+    """
+
+    reduction: int = 16
+    pools: Sequence[str] = ("avg", "max")
+    arrangement: Literal["channel_first", "spatial_first", "parallel"] = "channel_first"
+    spatial: bool = True
+    kernel_size: int = 7
+    descriptor: Literal["pool", "conv"] = "pool"
+    spatial_norm: Literal["batch_norm", "none"] = "batch_norm"
+    use_bias: bool = True
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        channel = ChannelGate(self.reduction, self.pools, self.use_bias, name="channel_gate", **dtypes)
+        if not self.spatial:
+            return channel(x, train=train)
+        spatial = SpatialGate(
+            self.kernel_size, self.descriptor, self.spatial_norm, name="spatial_gate", **dtypes
+        )
+        if self.arrangement == "channel_first":
+            return spatial(channel(x, train=train), train=train)
+        if self.arrangement == "spatial_first":
+            return channel(spatial(x, train=train), train=train)
+        if self.arrangement == "parallel":
+            gate = channel.gate(x, train=train) * spatial.gate(x, train=train)
+            return x * gate.astype(x.dtype)
+        raise ValueError(
+            f"arrangement={self.arrangement!r} is not 'channel_first', 'spatial_first' or 'parallel'"
+        )

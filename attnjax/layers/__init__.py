@@ -1,0 +1,26 @@
+"""What every net is built of: convolution, batch norm and pooling with PyTorch's numerics."""
+
+from attnjax.layers._conv import Conv
+from attnjax.layers._initializers import Constant, VarianceScaling, he_normal_fan_out, torch_default
+from attnjax.layers._norm import BatchNorm
+from attnjax.layers._pool import (
+    global_avg_pool,
+    global_lp_pool,
+    global_lse_pool,
+    global_max_pool,
+    max_pool,
+)
+
+__all__ = [
+    "BatchNorm",
+    "Constant",
+    "Conv",
+    "VarianceScaling",
+    "global_avg_pool",
+    "global_lp_pool",
+    "global_lse_pool",
+    "global_max_pool",
+    "he_normal_fan_out",
+    "max_pool",
+    "torch_default",
+]

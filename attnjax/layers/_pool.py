@@ -1,0 +1,106 @@
+"""Pooling with PyTorch's padding and rounding; global pooling of several kinds."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+_SPATIAL = (-3, -2)
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def max_pool(x: jax.Array, window: int, stride: int, padding: int = 0, ceil_mode: bool = False) -> jax.Array:
+    """Largest value of each window, padded with minus infinity as PyTorch's `MaxPool2d`.
+
+    Args:
+      x: (b, h, w, c), floating.
+      window: side of the square window in pixels.
+      stride: step of the window in pixels.
+      padding: pixels added on each side.
+      ceil_mode: round the output size up, as Caffe does, and let the last window hang over the far edge.
+
+    Returns:
+      (b, h', w', c) with h' = (h + 2 padding - window) / stride + 1, rounded down (up with `ceil_mode`, except that no
+      window may start beyond the input and its near padding).
+
+    Raises:
+      ValueError: the window is larger than the padded input.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from attnjax.layers import max_pool
+      >>> max_pool(jnp.ones((1, 112, 112, 64)), 3, 2, padding=1).shape
+      (1, 56, 56, 64)
+    """
+    pads = []
+    for size in x.shape[-3:-1]:
+        room = size + 2 * padding - window
+        if room < 0 and not (ceil_mode and room + stride > 0):
+            raise ValueError(f"window={window} with padding={padding} does not fit into an input of {size} pixels")
+        steps = -(-room // stride) if ceil_mode else room // stride
+        if ceil_mode and steps * stride >= size + padding:
+            steps -= 1
+        pads.append((padding, max(padding, steps * stride + window - size - padding)))
+    return jax.lax.reduce_window(
+        x,
+        jnp.array(-jnp.inf, x.dtype),
+        jax.lax.max,
+        window_dimensions=(1, window, window, 1),
+        window_strides=(1, stride, stride, 1),
+        padding=((0, 0), *pads, (0, 0)),
+    )
+
+
+def global_avg_pool(x: jax.Array) -> jax.Array:
+    """Mean over the map, (b, h, w, c) -> (b, c), accumulated in float32 or wider.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from attnjax.layers import global_avg_pool
+      >>> global_avg_pool(jnp.arange(4.0).reshape(1, 2, 2, 1)).item()
+      1.5
+    """
+    return jnp.mean(_wide(x), _SPATIAL)
+
+
+def global_max_pool(x: jax.Array) -> jax.Array:
+    """Largest value over the map, (b, h, w, c) -> (b, c), in float32 or wider.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from attnjax.layers import global_max_pool
+      >>> global_max_pool(jnp.arange(4.0).reshape(1, 2, 2, 1)).item()
+      3.0
+    """
+    return jnp.max(_wide(x), _SPATIAL)
+
+
+def global_lp_pool(x: jax.Array) -> jax.Array:
+    """Euclidean norm over the map, (b, h, w, c) -> (b, c): a sum, not a mean, as in the released CBAM code.
+
+    Its gradient is taken as 0 where the whole map is 0.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from attnjax.layers import global_lp_pool
+      >>> global_lp_pool(jnp.array([3.0, 4.0]).reshape(1, 1, 2, 1)).item()
+      5.0
+    """
+    energy = jnp.sum(jnp.square(_wide(x)), _SPATIAL)
+    nonzero = energy > 0
+    return jnp.where(nonzero, jnp.sqrt(jnp.where(nonzero, energy, 1)), 0)
+
+
+def global_lse_pool(x: jax.Array) -> jax.Array:
+    """Log of the sum of exponentials over the map, (b, h, w, c) -> (b, c), in float32 or wider.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from attnjax.layers import global_lse_pool
+      >>> round(global_lse_pool(jnp.zeros((1, 2, 2, 1))).item(), 4)
+      1.3863
+    """
+    return jax.nn.logsumexp(_wide(x), _SPATIAL)
