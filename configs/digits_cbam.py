@@ -1,0 +1,2 @@
+from train.config import Config
+config=Config(total_epochs=60)

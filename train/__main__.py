@@ -1,0 +1,50 @@
+"""python -m train CONFIG [--workdir DIR] [--SETTING VALUE ...]"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Annotated
+
+from train.cli import parse, program, read_config_file, with_duration_of  # first: it checks the extra
+
+# isort: split
+import tyro
+
+from train.config import Config
+
+_DEFAULT_CONFIG = "configs/digits_cbam.py"
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Trains a net: python -m train CONFIG [--workdir DIR] [--SETTING VALUE ...]
+
+    CONFIG is a Python file that defines `config`; without one it is configs/digits_cbam.py. It is run: use only files
+    you trust. The same command again resumes where the run stopped.
+    """
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    workdir: str
+    """Folder of the run; it is made where there is none."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Reads the flags and trains."""
+    path, flags = _DEFAULT_CONFIG, list(arguments)
+    if flags and not flags[0].startswith("-"):
+        path = flags.pop(0)
+    config = with_duration_of(read_config_file(path), flags)
+    name = os.path.splitext(os.path.basename(path))[0]
+    default = Arguments(config, os.path.join("runs", name))
+    parsed = parse(Arguments, flags, default=default, prog=f"python -m train {path}")
+
+    from train.loop import train
+
+    result = train(parsed.config, parsed.workdir)
+    print(f"test_accuracy={result.accuracy:.4f}", flush=True)
+
+
+if __name__ == "__main__":
+    program(main)

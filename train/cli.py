@@ -1,0 +1,125 @@
+"""What the programs share: flags to dataclasses, config files, errors in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import importlib.util
+import io
+import os
+import re
+import runpy
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+_NEEDED = ("grain", "matplotlib", "optax", "orbax", "PIL", "sklearn", "tensorboard", "tqdm", "tyro")
+
+if _missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
+    print(f"error: {', '.join(_missing)} not installed: pip install -e '.[train]'", file=sys.stderr)
+    sys.exit(2)
+
+import tyro  # noqa: E402
+
+from train.config import DURATIONS, Config, flatten  # noqa: E402
+from train.errors import UserError  # noqa: E402
+
+_T = TypeVar("_T")
+
+
+def program(main: Callable[[Sequence[str]], None]) -> None:
+    """Runs a program: what a user can mend ends in one line on standard error and exit code 2."""
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        _fail(str(error), 2)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on from the last checkpoint", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _fail(message: str, code: int) -> None:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(code)
+
+
+def parse(cls: type[_T], arguments: Sequence[str], *, default: _T | None = None, prog: str) -> _T:
+    """Builds a dataclass from flags, spelt with underscores as `--key value` or `--key=value`.
+
+    Raises:
+      UserError: a flag is unknown (the message gives the nearest), or its value does not fit.
+    """
+    said = io.StringIO()
+    options: dict[str, Any] = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                cls,
+                args=list(arguments),
+                prog=prog,
+                use_underscores=True,
+                config=(tyro.conf.FlagConversionOff,),
+                **options,
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UserError(_first_sentence(said.getvalue())) from None
+
+
+def _first_sentence(box: str) -> str:
+    """The message of one of tyro's error boxes, without frame, title and pointers to the help."""
+    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
+    text = " ".join(line for line in lines if not set(line) <= {"─"})
+    text = re.split(r"Argument helptext:|For full helptext", text)[0]
+    return re.sub(r"^Error parsing [\w.]*config(\.\w+)?: ", "", text).strip()
+
+
+def read_config_file(path: str) -> Config:
+    """Runs a config file, which is the user's own Python code, and returns its `config`.
+
+    Raises:
+      UserError: there is no such file, it fails, or it defines no `config` of type Config.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"there is no config file {path}{_nearest_file(path)}")
+    try:
+        names = runpy.run_path(path)
+    except Exception as error:
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+        line = getattr(error, "lineno", None) or (frames[-1].lineno if frames else "?")
+        raise UserError(f"{path}, line {line}: {_describe(error)}") from error
+    config = names.get("config")
+    if not isinstance(config, Config):
+        raise UserError(f"{path} must define config = Config(...), see train/config.py")
+    return config
+
+
+def _nearest_file(path: str) -> str:
+    folder = os.path.dirname(path) or "."
+    files = os.listdir(folder) if os.path.isdir(folder) else []
+    near = difflib.get_close_matches(os.path.basename(path), files, n=1)
+    return f": did you mean {os.path.join(os.path.dirname(path), near[0])}?" if near else ""
+
+
+def _describe(error: Exception) -> str:
+    """The error's message, with the nearest setting where a setting is unknown."""
+    unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    if not unknown:
+        return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    settings = {name.rpartition(".")[2]: name for name in flatten(Config(total_steps=1))}
+    near = difflib.get_close_matches(unknown[1], settings, n=1)
+    return f"unknown setting {unknown[1]!r}" + (f": did you mean {settings[near[0]]}?" if near else "")
+
+
+def with_duration_of(config: Config, arguments: Sequence[str]) -> Config:
+    """Makes room for a duration on the command line, which replaces the config's, whatever its unit."""
+    flags = [argument.removeprefix("--").partition("=")[0].replace("-", "_") for argument in arguments]
+    given = [name for name in DURATIONS if name in flags]
+    if not given:
+        return config
+    return dataclasses.replace(config, **{name: 1 if name == given[0] else None for name in DURATIONS})

@@ -1,0 +1,84 @@
+"""Image files and arrays: decoding, resizing, cropping. uint8 (h, w, c) throughout.
+
+Pillow decodes and resizes, with antialiasing, as the pipelines that the published figures come from.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from train.errors import UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+class UnreadableImageError(UserError):
+    """A file that is no image or a damaged one."""
+
+
+def read_image(path: str, apply_exif_orientation: bool = True) -> np.ndarray:
+    """Decodes a file to RGB: gray and palette images are converted, 16 bits become 8, and alpha is dropped.
+
+    Raises:
+      UnreadableImageError: the file is missing, no image, or damaged; the message names it.
+    """
+    try:
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image) if apply_exif_orientation else image
+            if upright.mode.startswith("I;16"):
+                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            return np.asarray(upright.convert("RGBA").convert("RGB") if upright.mode == "P" else upright.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error) or type(error).__name__
+        raise UnreadableImageError(f"cannot read image {path}: {reason}") from error
+
+
+def set_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    """Turns (h, w, 1 or 3) into (h, w, channels); gray is the luma of ITU-R 601."""
+    if image.shape[-1] == channels:
+        return image
+    if channels == 3:
+        return np.repeat(image, 3, axis=-1)
+    return np.asarray(Image.fromarray(image).convert("L"))[..., None]
+
+
+def resize(image: np.ndarray, height: int, width: int, box: tuple[float, float, float, float] | None = None) -> np.ndarray:
+    """Resizes an image, or its box (left, top, right, bottom), bilinearly with antialiasing."""
+    if box is None and image.shape[:2] == (height, width):
+        return image
+    flat = image[..., 0] if image.shape[-1] == 1 else image
+    resized = Image.fromarray(flat).resize((width, height), Image.Resampling.BILINEAR, box)
+    return np.asarray(resized).reshape(height, width, image.shape[-1])
+
+
+def resize_and_crop(image: np.ndarray, shorter_side: int, size: int) -> np.ndarray:
+    """Resizes to a shorter side, keeping the aspect ratio, and cuts out the centre."""
+    height, width = image.shape[:2]
+    scale = shorter_side / min(height, width)
+    height, width = max(size, round(height * scale)), max(size, round(width * scale))
+    top, left = (height - size) // 2, (width - size) // 2
+    return resize(image, height, width)[top : top + size, left : left + size]
+
+
+def pad_crop(image: np.ndarray, pad: int, rng: np.random.Generator) -> np.ndarray:
+    """Pads with zeros and crops back to the old size at a random place."""
+    height, width = image.shape[:2]
+    top, left = rng.integers(0, 2 * pad + 1, 2)
+    padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)))
+    return padded[top : top + height, left : left + width]
+
+
+def random_resized_crop(image: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """A random box of 8 to 100 % of the area and aspect 3/4 to 4/3, resized to a square; the centre after 10 misses."""
+    height, width = image.shape[:2]
+    for _ in range(10):
+        area = height * width * rng.uniform(0.08, 1.0)
+        ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1))
+            return resize(image, size, size, (left, top, left + w, top + h))
+    return resize_and_crop(image, size, size)

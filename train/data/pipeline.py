@@ -1,0 +1,145 @@
+"""From a split to batches, by Grain: shuffling, threads, and a position that can be saved."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from functools import partial
+from typing import TypedDict
+
+import grain
+import numpy as np
+
+from train.config import DataConfig
+from train.data import images
+from train.data.images import UnreadableImageError
+from train.data.sources import Split
+from train.errors import UserError
+
+
+class Batch(TypedDict):
+    """b images with labels. Where the mask is False, the place is filled up and counts for nothing."""
+
+    image: np.ndarray  # uint8 (b, h, w, c)
+    label: np.ndarray  # int32 (b,)
+    mask: np.ndarray  # bool (b,)
+
+
+class _Example(TypedDict):
+    image: np.ndarray
+    label: np.int32
+    mask: np.bool_
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """Reads the images of a split as the settings want them, before augmentation.
+
+    Attributes:
+      split: where the images are.
+      config: the data's settings.
+      unreadable: names of the files that could not be decoded so far, where the settings skip them.
+    """
+
+    split: Split
+    config: DataConfig
+    unreadable: set[str] = dataclasses.field(default_factory=set)
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> _Example:
+        """Returns an example; one that cannot be decoded, where that is allowed, gives way to the next, unmasked."""
+        for offset in range(len(self)):
+            place = (index + offset) % len(self)
+            try:
+                image, label = self.split[place]
+            except UnreadableImageError:
+                if not self.config.skip_unreadable:
+                    raise
+                self.unreadable.add(self.split.name(place))
+                continue
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in (1, 3):
+                raise UserError(f"{self.split.name(place)} is {image.dtype} {image.shape}, not uint8 (h, w, 1 or 3)")
+            channels = self.config.channels or image.shape[-1]
+            return {
+                "image": images.set_channels(image, channels),
+                "label": np.int32(label),
+                "mask": np.bool_(offset == 0),
+            }
+        raise UserError(f"none of the {len(self)} images of {self.config.source} can be decoded")
+
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels that the net will see: those of the first image, or of the settings."""
+        height, width, channels = self[0]["image"].shape
+        size = self.config.image_size
+        return (height, width, channels) if size is None else (size, size, channels)
+
+
+def _check_shape(shape: tuple[int, int, int], example: _Example) -> _Example:
+    if example["image"].shape != shape:
+        raise UserError(
+            f"an image has shape {example['image'].shape}, the first has {shape}: "
+            "set data.image_size, and data.channels where only those differ"
+        )
+    return example
+
+
+def _augment(config: DataConfig, example: _Example, rng: np.random.Generator) -> _Example:
+    image = example["image"]
+    if config.augmentation == "random_resized_crop":
+        assert config.image_size is not None
+        image = images.random_resized_crop(image, config.image_size, rng)
+    elif config.image_size is not None:
+        image = images.resize_and_crop(image, config.image_size, config.image_size)
+    if config.augmentation == "pad_crop":
+        image = images.pad_crop(image, config.pad, rng)
+    if config.flip and rng.random() < 0.5:
+        image = image[:, ::-1]
+    return {**example, "image": image}
+
+
+def evaluation_transform(config: DataConfig, image: np.ndarray) -> np.ndarray:
+    """Resizes and crops the centre, where the settings give a size."""
+    if config.image_size is None:
+        return image
+    return images.resize_and_crop(image, config.resize or config.image_size, config.image_size)
+
+
+def training_iterator(reader: Reader, seed: int) -> grain.DatasetIterator:
+    """Endless batches in an order that the seed fixes; every pass is shuffled anew and no image is left out.
+
+    `get_state()` of the iterator is `{"next_index": batches given so far}`, whatever the threads have read ahead.
+    """
+    dataset = (
+        grain.MapDataset.source(reader)
+        .seed(seed)
+        .shuffle()
+        .repeat()
+        .random_map(partial(_augment, reader.config))
+        .map(partial(_check_shape, reader.image_shape()))
+        .batch(reader.config.batch_size, drop_remainder=True)
+    )
+    return iter(dataset.to_iter_dataset(_read_options(reader.config)))
+
+
+def evaluation_batches(reader: Reader) -> Iterator[Batch]:
+    """All images once, in order, in full batches: the last one is filled up with masked examples."""
+
+    def transform(example: _Example) -> _Example:
+        return {**example, "image": evaluation_transform(reader.config, example["image"])}
+
+    size = reader.config.batch_size
+    dataset = (
+        grain.MapDataset.source(reader)
+        .map(transform)
+        .map(partial(_check_shape, reader.image_shape()))
+        .batch(size, drop_remainder=False)
+    )
+    for batch in dataset.to_iter_dataset(_read_options(reader.config)):
+        missing = size - len(batch["label"])
+        yield Batch(**{k: np.pad(v, [(0, missing)] + [(0, 0)] * (v.ndim - 1)) for k, v in batch.items()})
+
+
+def _read_options(config: DataConfig) -> grain.ReadOptions:
+    return grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=config.num_threads + 2)

@@ -1,0 +1,202 @@
+"""The three sources behind one interface: digits, prepared TFDS sets and image folders."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+from typing import Any, Protocol
+
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from train.config import DataConfig
+from train.data.images import SUFFIXES, read_image
+from train.errors import UserError
+
+
+class Split(Protocol):
+    """Labelled images with random access."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        """Returns an image, uint8 (h, w, c), and its label."""
+        ...
+
+    def name(self, index: int) -> str:
+        """Says which image that is, for messages."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """What a source gives: two splits and the names of the classes, by label."""
+
+    train: Split
+    test: Split
+    class_names: tuple[str, ...]
+
+
+def open_dataset(config: DataConfig) -> Dataset:
+    """Opens the source that the settings name.
+
+    Raises:
+      UserError: it is not there, is empty, or is not as it should be.
+    """
+    kind, _, name = config.source.partition(":")
+    if kind == "tfds":
+        return _tfds(name, config.tfds_dir)
+    if kind == "folder":
+        return _folder(name, config)
+    return _digits()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Arrays:
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        return self.images[index], int(self.labels[index])
+
+    def name(self, index: int) -> str:
+        return f"digit {index}"
+
+
+def _digits() -> Dataset:
+    """1,797 scanned digits of 8x8 pixels with 17 levels of gray; 1,437 to train on and 360 to test on, stratified.
+
+    Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998, as scikit-learn ships it.
+    """
+    bunch = load_digits()
+    images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
+    kept, held_out = _stratified_split(bunch.target, 360)
+    splits = [_Arrays(images[part], bunch.target[part]) for part in (kept, held_out)]
+    return Dataset(*splits, tuple(str(digit) for digit in range(10)))
+
+
+def _stratified_split(labels: np.ndarray, test_size: int | float) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted indices of two parts with the same share of every class; always the same for the same labels."""
+    parts = train_test_split(np.arange(len(labels)), test_size=test_size, stratify=labels, random_state=0)
+    return np.sort(parts[0]), np.sort(parts[1])
+
+
+@dataclasses.dataclass(frozen=True)
+class _TfdsSplit:
+    source: Any
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        record = self.source[index]
+        return np.asarray(record["image"]), int(record["label"])
+
+    def name(self, index: int) -> str:
+        return f"record {index} of {self.source}"
+
+
+def _tfds(name: str, data_dir: str | None) -> Dataset:
+    import tensorflow_datasets as tfds
+
+    folder = data_dir or os.path.expanduser("~/tensorflow_datasets")
+    flag = f" --data_dir={data_dir}" if data_dir else ""
+    command = f"pip install -e '.[prepare]' && tfds build {name} --file_format=array_record{flag}"
+    try:
+        builder = tfds.builder(name, data_dir=folder, try_gcs=False)
+    except tfds.core.DatasetNotFoundError:
+        near = _nearest(name.partition("/")[0], tfds.list_builders())
+        raise UserError(f"TFDS knows no data set {name!r}, and none is prepared in {folder}{near}") from None
+    if not builder.is_prepared():
+        raise UserError(f"tfds:{name} is not prepared in {folder}: {command}")
+    if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
+        stored = builder.info.file_format.value
+        raise UserError(f"tfds:{name} is stored as {stored}, which has no random access: {command}")
+    if not {"image", "label"} <= set(builder.info.features):
+        raise UserError(f"tfds:{name} has features {sorted(builder.info.features)}, but not image and label")
+    test = next((split for split in ("test", "validation") if split in builder.info.splits), None)
+    if "train" not in builder.info.splits or test is None:
+        raise UserError(f"tfds:{name} has splits {sorted(builder.info.splits)}, but not train and test or validation")
+    train_source, test_source = (builder.as_data_source(split=split) for split in ("train", test))
+    names = builder.info.features["label"].names
+    return Dataset(_TfdsSplit(train_source), _TfdsSplit(test_source), tuple(names))
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1)
+    return f": did you mean {near[0]}?" if near else ""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Files:
+    paths: tuple[str, ...]
+    labels: tuple[int, ...]
+    apply_exif_orientation: bool
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        return read_image(self.paths[index], self.apply_exif_orientation), self.labels[index]
+
+    def name(self, index: int) -> str:
+        return self.paths[index]
+
+
+def _folder(path: str, config: DataConfig) -> Dataset:
+    path = os.path.expanduser(path)
+    if not os.path.isdir(path):
+        raise UserError(f"there is no folder {path} (data.source={config.source!r})")
+    inside = _subfolders(path)
+    test_name = next((name for name in ("test", "val") if name in inside), None)
+    if "train" in inside:
+        if test_name is None:
+            raise UserError(f"{path} has a folder train, but neither test nor val")
+        class_names = _subfolders(os.path.join(path, "train"))
+        test_classes = _subfolders(os.path.join(path, test_name))
+        if class_names != test_classes:
+            odd = sorted(set(class_names) ^ set(test_classes))
+            raise UserError(f"{path}: train and {test_name} differ in these class folders: {', '.join(odd[:10])}")
+        parts = [_list_files(os.path.join(path, part), class_names) for part in ("train", test_name)]
+    else:
+        class_names = inside
+        paths, labels = _list_files(path, class_names)
+        if min(np.bincount(labels)) < 2:
+            few = class_names[int(np.argmin(np.bincount(labels)))]
+            raise UserError(f"{path}/{few} has fewer than the 2 images that a train and test split needs")
+        try:
+            split = _stratified_split(np.asarray(labels), config.test_fraction)
+        except ValueError as error:
+            raise UserError(f"{path} cannot be split with test_fraction={config.test_fraction}: {error}") from error
+        parts = [(tuple(paths[i] for i in part), tuple(labels[i] for i in part)) for part in split]
+    train, test = (_Files(*part, config.apply_exif_orientation) for part in parts)
+    return Dataset(train, test, tuple(class_names))
+
+
+def _subfolders(path: str) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _list_files(path: str, class_names: list[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Image files of each class folder, sorted, at any depth."""
+    if len(class_names) < 2:
+        raise UserError(f"{path} needs a folder for each of at least two classes, found {class_names}")
+    paths: list[str] = []
+    labels: list[int] = []
+    for label, name in enumerate(class_names):
+        files = [
+            os.path.join(folder, file)
+            for folder, _, names in os.walk(os.path.join(path, name))
+            for file in names
+            if file.lower().endswith(SUFFIXES) and not file.startswith(".")
+        ]
+        if not files:
+            raise UserError(f"class folder {os.path.join(path, name)} holds no {', '.join(SUFFIXES)} files")
+        paths += sorted(files)
+        labels += [label] * len(files)
+    return tuple(paths), tuple(labels)

@@ -1,0 +1,35 @@
+"""Sums and counts on the device, and the figures made of them."""
+
+from __future__ import annotations
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+
+class Metrics(flax.struct.PyTreeNode):
+    """Sums over examples. Figures are made on the host, so that every example counts once.
+
+    Attributes:
+      loss: sum of losses, float32 ().
+      correct: right answers, int32 ().
+      count: examples, int32 ().
+      bad_step: the first step whose loss or gradient was not finite, or -1, int32 ().
+    """
+
+    loss: jax.Array
+    correct: jax.Array
+    count: jax.Array
+    bad_step: jax.Array
+
+    @classmethod
+    def zero(cls) -> Metrics:
+        """No examples."""
+        return cls(jnp.zeros(()), *(jnp.asarray(value, jnp.int32) for value in (0, 0, -1)))
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
+    """Cross-entropy of each example, (b, n) and (b,) -> (b,), with targets (1 - smoothing) onehot + smoothing / n."""
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), smoothing)
+    return optax.softmax_cross_entropy(logits, targets)

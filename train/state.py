@@ -1,0 +1,49 @@
+"""What a run has learnt so far."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+import attnjax
+
+Variables = dict[str, Any]
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """Everything that a step changes.
+
+    Attributes:
+      step: steps done, int32 ().
+      variables: `params` and `batch_stats`.
+      opt_state: the optimiser's.
+      ema: average of the variables, or None.
+    """
+
+    step: jax.Array
+    variables: Variables
+    opt_state: optax.OptState
+    ema: Variables | None
+
+    @property
+    def evaluated(self) -> Variables:
+        """The variables that evaluation and prediction use: the average where there is one."""
+        return self.variables if self.ema is None else self.ema
+
+
+def create_state(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    image_shape: tuple[int, int, int],
+    seed: int,
+    average: bool,
+) -> TrainState:
+    """A fresh state; the seed fixes the initial parameters."""
+    variables = attnjax.init(model, jax.random.key(seed), (1, *image_shape))
+    ema = jax.tree.map(jnp.copy, variables) if average else None
+    return TrainState(jnp.zeros((), jnp.int32), variables, optimizer.init(variables["params"]), ema)
