@@ -47,8 +47,12 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def parse(cls: type[_T], arguments: Sequence[str], *, default: _T | None = None, prog: str) -> _T:
+def parse(
+    cls: type[_T], arguments: Sequence[str], *, prog: str, default: _T | None = None, switches: bool = False
+) -> _T:
     """Builds a dataclass from flags, spelt with underscores as `--key value` or `--key=value`.
+
+    With `switches`, flags of type bool take no value.
 
     Raises:
       UserError: a flag is unknown (the message gives the nearest), or its value does not fit.
@@ -62,7 +66,7 @@ def parse(cls: type[_T], arguments: Sequence[str], *, default: _T | None = None,
                 args=list(arguments),
                 prog=prog,
                 use_underscores=True,
-                config=(tyro.conf.FlagConversionOff,),
+                config=(() if switches else (tyro.conf.FlagConversionOff,)),
                 **options,
             )
     except SystemExit as stop:

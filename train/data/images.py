@@ -55,12 +55,19 @@ def resize(image: np.ndarray, height: int, width: int, box: tuple[float, float, 
 
 
 def resize_and_crop(image: np.ndarray, shorter_side: int, size: int) -> np.ndarray:
-    """Resizes to a shorter side, keeping the aspect ratio, and cuts out the centre."""
-    height, width = image.shape[:2]
-    scale = shorter_side / min(height, width)
-    height, width = max(size, round(height * scale)), max(size, round(width * scale))
-    top, left = (height - size) // 2, (width - size) // 2
-    return resize(image, height, width)[top : top + size, left : left + size]
+    """Resizes to a shorter side, keeping the aspect ratio, and cuts a square out of the centre."""
+    return _scale_and_crop(image, shorter_side / min(image.shape[:2]), size, size)
+
+
+def fill(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes to cover a rectangle, keeping the aspect ratio, and cuts it out of the centre."""
+    return _scale_and_crop(image, max(height / image.shape[0], width / image.shape[1]), height, width)
+
+
+def _scale_and_crop(image: np.ndarray, scale: float, height: int, width: int) -> np.ndarray:
+    scaled = resize(image, *(max(least, round(side * scale)) for side, least in zip(image.shape, (height, width), strict=False)))
+    top, left = (scaled.shape[0] - height) // 2, (scaled.shape[1] - width) // 2
+    return scaled[top : top + height, left : left + width]
 
 
 def pad_crop(image: np.ndarray, pad: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,0 +1,95 @@
+"""python -m train.predict --workdir RUN [--checkpoint best|last|STEP] IMAGE..."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from train.cli import parse, program  # first: it checks the extra
+
+# isort: split
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from flax import linen as nn
+
+from train.config import DataConfig
+from train.data import evaluation_transform
+from train.data.images import fill, read_image, set_channels
+from train.errors import UserError
+from train.run import Run, load_run, read_run
+from train.state import Variables
+from train.step import normalize
+
+
+class Prediction(NamedTuple):
+    """The most probable class of an image file, and its softmax probability."""
+
+    path: str
+    class_name: str
+    probability: float
+
+
+def predict(workdir: str, paths: Sequence[str], checkpoint: str = "last") -> Iterator[Prediction]:
+    """Classifies image files with the net of a run.
+
+    Args:
+      workdir: the run's folder.
+      paths: image files. They go through what the run's test images went through; where those kept their own size,
+        the files are resized to it and cropped to its aspect ratio.
+      checkpoint: `last`, `best` or a step.
+
+    Raises:
+      UserError: the folder is no run, or a file is no image.
+    """
+    run = read_run(workdir)
+    loaded = load_run(workdir, checkpoint)
+    probabilities = jax.jit(partial(_probabilities, loaded.model, run.config.data))
+    size = min(len(paths), run.config.data.batch_size)
+    for start in range(0, len(paths), size or 1):
+        part = paths[start : start + size]
+        images = np.stack([prepare(run, path) for path in part])
+        padded = np.pad(images, [(0, size - len(part)), (0, 0), (0, 0), (0, 0)])
+        for path, row in zip(part, np.asarray(probabilities(loaded.variables, padded)), strict=False):
+            yield Prediction(path, loaded.class_names[int(row.argmax())], float(row.max()))
+
+
+def prepare(run: Run, path: str) -> np.ndarray:
+    """Reads a file as the run's test images are read, uint8 of the shape that the net sees."""
+    height, width, channels = run.image_shape
+    image = set_channels(read_image(path, run.config.data.apply_exif_orientation), channels)
+    if run.config.data.image_size is None:
+        return fill(image, height, width)
+    return evaluation_transform(run.config.data, image)
+
+
+def _probabilities(model: nn.Module, config: DataConfig, variables: Variables, images: jax.Array) -> jax.Array:
+    return jax.nn.softmax(model.apply(variables, normalize(config, images), train=False).astype(jnp.float32))
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Classifies image files with the net of a run: prints PATH, CLASS and PROBABILITY, separated by tabs."""
+
+    images: tyro.conf.Positional[tuple[str, ...]]
+    """Image files: JPEG, PNG or WebP."""
+    workdir: str
+    """Folder of the run."""
+    checkpoint: str = "last"
+    """`last`, `best` (the highest test accuracy) or a step."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Reads the flags and prints a line for each image."""
+    parsed = parse(Arguments, arguments, prog="python -m train.predict")
+    if not parsed.images:
+        raise UserError("name at least one image file")
+    for path, class_name, probability in predict(parsed.workdir, parsed.images, parsed.checkpoint):
+        print(f"{path}\t{class_name}\t{probability:.4f}", flush=True)
+
+
+if __name__ == "__main__":
+    program(main)

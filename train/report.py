@@ -1,0 +1,174 @@
+"""What is seen of a run: progress, metrics.jsonl, TensorBoard events, and pictures at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import Any
+
+import matplotlib
+import numpy as np
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tqdm import tqdm
+
+from train.run import Run, replacing
+
+matplotlib.use("Agg")
+
+
+class Report:
+    """Tells of a run on standard output and in its folder.
+
+    Args:
+      workdir: the run's folder.
+      step: the step that the run starts or resumes at; what the files tell of later steps is taken back.
+      total_steps: the step it ends at.
+    """
+
+    def __init__(self, workdir: str, step: int, total_steps: int) -> None:
+        self._workdir, self._total = workdir, total_steps
+        self._jsonl_path = os.path.join(workdir, "metrics.jsonl")
+        self._rewind(step)
+        self._jsonl = open(self._jsonl_path, "a", buffering=1)  # noqa: SIM115 - closed by close()
+        self._events = EventFileWriter(os.path.join(workdir, "tensorboard"))
+        restart = SessionLog(status=SessionLog.START)
+        self._events.add_event(Event(wall_time=time.time(), step=step + 1, session_log=restart))
+        terminal = sys.stdout.isatty()
+        self._bar = tqdm(total=total_steps, initial=step, unit="step", file=sys.stdout) if terminal else None
+        self._started, self._first_step = time.perf_counter(), step
+
+    def _rewind(self, step: int) -> None:
+        records = [record for record in read_metrics(self._workdir) if record["step"] <= step]
+        with replacing(self._jsonl_path) as path, open(path, "w") as file:
+            file.writelines(json.dumps(record) + "\n" for record in records)
+
+    def start(self, run: Run) -> None:
+        """Says what is trained, or that and where the run goes on."""
+        step, total = self._first_step, self._total
+        if step:
+            self.say(f"{self._workdir} {'is finished' if step == total else 'resumes'} at step {step} of {total}")
+        config, (height, width, channels) = run.config, run.image_shape
+        self.say(
+            f"{config.model.name} on {config.data.source}: {run.num_examples} training images of "
+            f"{height}x{width}x{channels}, {len(run.class_names)} classes, {total} steps of {config.data.batch_size}"
+        )
+
+    def say(self, text: str) -> None:
+        """Prints a line, above the progress bar where there is one."""
+        if self._bar is None:
+            print(text, flush=True)
+        else:
+            self._bar.write(text, file=sys.stdout)
+
+    def training(self, step: int, figures: dict[str, float]) -> None:
+        """Tells the figures since the last call; loss, accuracy and images_per_second are among them."""
+        self._record(step, "train", figures)
+        text = (
+            f"loss {figures['loss']:.4f}, top-1 {figures['accuracy']:.4f}, {figures['images_per_second']:.0f} images/s"
+        )
+        if self._bar is None:
+            print(f"step {step}/{self._total}: {text}, {self._remaining(step)} left", flush=True)
+        else:
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update(step - self._bar.n)
+
+    def evaluation(self, step: int, figures: dict[str, float]) -> None:
+        """Tells the figures on the test images."""
+        self._record(step, "test", figures)
+        self.say(f"step {step}/{self._total}: test loss {figures['loss']:.4f}, test top-1 {figures['accuracy']:.4f}")
+
+    def _record(self, step: int, split: str, figures: dict[str, float]) -> None:
+        self._jsonl.write(json.dumps({"step": step, "split": split, **figures}) + "\n")
+        values = [Summary.Value(tag=f"{split}/{name}", simple_value=value) for name, value in figures.items()]
+        self._events.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+
+    def _remaining(self, step: int) -> str:
+        done = max(1, step - self._first_step)
+        seconds = (time.perf_counter() - self._started) / done * (self._total - step)
+        return tqdm.format_interval(seconds)
+
+    def finish(self, summary: dict[str, Any], confusion: np.ndarray, class_names: tuple[str, ...]) -> None:
+        """Writes summary.json, curves.png, confusion.csv and confusion.png, and says where they are."""
+        with replacing(os.path.join(self._workdir, "summary.json")) as path, open(path, "w") as file:
+            json.dump(summary, file, indent=2)
+        with replacing(os.path.join(self._workdir, "confusion.csv")) as path, open(path, "w") as file:
+            names = [json.dumps(name) for name in class_names]
+            file.write(",".join(["true", *names]) + "\n")
+            rows = zip(names, confusion, strict=True)
+            file.writelines(f"{name},{','.join(map(str, row))}\n" for name, row in rows)
+        _draw_curves(self._workdir)
+        _draw_confusion(self._workdir, confusion, class_names)
+        if summary["unreadable_images"]:
+            self.say(f"{len(summary['unreadable_images'])} unreadable images skipped, see summary.json")
+        self.say(f"{summary['steps']} steps in {summary['seconds']:.0f} s; the run lies in {self._workdir}")
+
+    def close(self) -> None:
+        """Closes files and progress bar."""
+        self._jsonl.close()
+        self._events.close()
+        if self._bar is not None:
+            self._bar.close()
+
+
+def read_metrics(workdir: str) -> list[dict[str, Any]]:
+    """Reads metrics.jsonl; a last line cut short by a kill is passed over."""
+    path = os.path.join(workdir, "metrics.jsonl")
+    if not os.path.exists(path):
+        return []
+    with open(path) as file:
+        return [json.loads(line) for line in file if line.endswith("}\n")]
+
+
+def _draw_curves(workdir: str) -> None:
+    import matplotlib.pyplot as plt
+
+    records = read_metrics(workdir)
+    figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
+    for split, style in (("train", "-"), ("test", "o-")):
+        part = [record for record in records if record["split"] == split]
+        steps = [record["step"] for record in part]
+        axes[0].plot(steps, [record["loss"] for record in part], style, label=split, markersize=3)
+        axes[1].plot(steps, [1 - record["accuracy"] for record in part], style, label=split, markersize=3)
+        if split == "train":
+            axes[2].plot(steps, [record["learning_rate"] for record in part])
+    for axis, title in zip(axes, ("loss", "top-1 error", "learning rate"), strict=True):
+        axis.set(title=title, xlabel="step")
+        axis.grid(alpha=0.3)
+    axes[0].set_yscale("log")
+    axes[1].set_yscale("symlog", linthresh=0.01)
+    axes[1].set_ylim(bottom=0)
+    axes[0].legend()
+    axes[1].legend()
+    _save(figure, os.path.join(workdir, "curves.png"))
+
+
+def _draw_confusion(workdir: str, confusion: np.ndarray, class_names: tuple[str, ...]) -> None:
+    import matplotlib.pyplot as plt
+
+    n = len(class_names)
+    side = min(12.0, 3.5 + 0.35 * n)
+    figure, axis = plt.subplots(figsize=(side, side), layout="constrained")
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    picture = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axis.set(title="Test images: share of each true class", xlabel="answer", ylabel="true class")
+    if n <= 40:
+        axis.set_xticks(range(n), class_names, rotation=90 if max(map(len, class_names)) > 2 else 0)
+        axis.set_yticks(range(n), class_names)
+    if n <= 20:
+        for row, column in zip(*np.nonzero(confusion), strict=True):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axis.text(column, row, str(confusion[row, column]), ha="center", va="center", color=colour, fontsize=8)
+    figure.colorbar(picture, ax=axis, shrink=0.8)
+    _save(figure, os.path.join(workdir, "confusion.png"))
+
+
+def _save(figure: Any, path: str) -> None:
+    import matplotlib.pyplot as plt
+
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+    plt.close(figure)

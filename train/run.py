@@ -1,0 +1,206 @@
+"""A run's folder: its settings, and what it has learnt."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+import attnjax
+from train.checkpoint import Checkpoints
+from train.config import MAY_CHANGE, Config, flatten, from_dict
+from train.errors import UserError
+from train.optimizer import make_optimizer, make_schedule
+from train.parallel import Layout
+from train.state import TrainState, Variables, create_state
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What config.json says of a run.
+
+    Attributes:
+      config: its settings.
+      class_names: names of the classes, by label.
+      image_shape: height, width and channels of the images that the net sees.
+      num_examples: training images.
+    """
+
+    config: Config
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    num_examples: int
+
+    def model(self) -> nn.Module:
+        """The net, without its variables."""
+        return attnjax.create_model(
+            self.config.model.name,
+            num_classes=len(self.class_names),
+            dtype=jnp.dtype(self.config.model.dtype),
+        )
+
+    def schedule(self) -> optax.Schedule:
+        """Learning rate by step."""
+        steps = self.config.steps(self.num_examples)
+        return make_schedule(self.config.schedule, self.config.optimizer.learning_rate, steps)
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """The optimiser with its schedule."""
+        return make_optimizer(self.config.optimizer, self.schedule())
+
+    def fresh_state(self) -> TrainState:
+        """The state before the first step."""
+        average = self.config.ema_decay is not None
+        return create_state(self.model(), self.optimizer(), self.image_shape, self.config.seed, average)
+
+    def abstract_state(self, layout: Layout) -> TrainState:
+        """Shapes, types and shardings of the state, computed from the settings alone."""
+        image = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
+        variables = jax.eval_shape(partial(self.model().init, train=False), jax.random.key(0), image)
+        opt_state = jax.eval_shape(self.optimizer().init, variables["params"])
+        ema = None if self.config.ema_decay is None else variables
+        state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), variables, opt_state, ema)
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout.replicated), state
+        )
+
+
+class LoadedRun(NamedTuple):
+    """A trained net.
+
+    Attributes:
+      model: the net; call `model.apply(variables, x, train=False)` with images that `preprocess` has made.
+      variables: its parameters and batch statistics (the averaged ones, where the run averages).
+      class_names: names of the classes, by label.
+    """
+
+    model: nn.Module
+    variables: Variables
+    class_names: tuple[str, ...]
+
+
+def load_run(workdir: str, checkpoint: str = "last") -> LoadedRun:
+    """Loads the net that a run has trained.
+
+    Args:
+      workdir: the run's folder.
+      checkpoint: `last`, `best` (the highest test accuracy) or a step.
+
+    Returns:
+      Model, variables and class names.
+
+    Raises:
+      UserError: the folder is no run, or has no such checkpoint.
+    """
+    run = read_run(workdir)
+    state = load_state(run, workdir, checkpoint, Layout.of_dividing_devices(1))
+    return LoadedRun(run.model(), state.evaluated, run.class_names)
+
+
+def load_state(run: Run, workdir: str, checkpoint: str, layout: Layout) -> TrainState:
+    """Loads a run's state from the checkpoint `last`, `best` or a step."""
+    checkpoints = Checkpoints(os.path.join(workdir, "checkpoints"))
+    try:
+        state, _ = checkpoints.restore(checkpoints.find(checkpoint), run.abstract_state(layout))
+        return state
+    finally:
+        checkpoints.close()
+
+
+def read_run(workdir: str) -> Run:
+    """Reads config.json.
+
+    Raises:
+      UserError: it is not there or was not written by this program.
+    """
+    path = os.path.join(workdir, "config.json")
+    try:
+        with open(path) as file:
+            stored = json.load(file)
+        return Run(
+            from_dict(Config, stored["config"]),
+            tuple(stored["class_names"]),
+            tuple(stored["image_shape"]),
+            stored["num_examples"],
+        )
+    except FileNotFoundError:
+        raise UserError(f"{workdir} is no run: it has no config.json") from None
+    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read: {error!r}") from error
+
+
+def claim(run: Run, workdir: str) -> None:
+    """Makes the folder the run's: writes config.json, or checks that the one there allows to resume.
+
+    Raises:
+      UserError: the folder belongs to another run or cannot be written to.
+    """
+    if os.path.exists(os.path.join(workdir, "config.json")):
+        _check_same(read_run(workdir), run, workdir)
+    record = {
+        "config": dataclasses.asdict(run.config),
+        "class_names": run.class_names,
+        "image_shape": run.image_shape,
+        "num_examples": run.num_examples,
+        "versions": _versions(),
+        "git_commit": _git_commit(),
+        "devices": [device.device_kind for device in jax.local_devices()],
+    }
+    try:
+        os.makedirs(workdir, exist_ok=True)
+        with replacing(os.path.join(workdir, "config.json")) as path, open(path, "w") as file:
+            json.dump(record, file, indent=2)
+    except OSError as error:
+        raise UserError(f"cannot write to work directory {workdir}: {error.strerror}") from error
+
+
+def _check_same(stored: Run, run: Run, workdir: str) -> None:
+    old, new = flatten(stored.config), flatten(run.config)
+    changes = [f"{k} is {old[k]!r} there, {new[k]!r} here" for k in new if k not in MAY_CHANGE and old[k] != new[k]]
+    for name in ("class_names", "image_shape", "num_examples"):
+        if getattr(stored, name) != getattr(run, name):
+            changes.append(f"{name} of the data: {getattr(stored, name)} there, {getattr(run, name)} here")
+    if changes:
+        raise UserError(f"{workdir} belongs to another run ({'; '.join(changes)}): choose another --workdir")
+
+
+@contextlib.contextmanager
+def replacing(path: str) -> Iterator[str]:
+    """Gives a temporary name to write to, and renames it to the path when all went well."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
+
+
+def _versions() -> dict[str, str]:
+    packages = ("attnjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+    versions = {"python": platform.python_version()}
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions
+
+
+def _git_commit() -> str | None:
+    """Commit of the checkout that this file is in, marked where files differ from it; None outside of one."""
+    command = ["git", "-C", os.path.dirname(os.path.abspath(__file__)), "describe", "--always", "--dirty", "--abbrev=40"]
+    with contextlib.suppress(OSError):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.stdout.strip() or None
+    return None
