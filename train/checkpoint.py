@@ -23,9 +23,10 @@ class Checkpoints:
       folder: where they are.
       keep_last: how many of the newest to keep.
       keep_best: how many of those with the highest accuracy to keep besides.
+      read_only: leave the folder as it is, also what another process is writing there.
     """
 
-    def __init__(self, folder: str, keep_last: int = 1, keep_best: int = 1) -> None:
+    def __init__(self, folder: str, keep_last: int = 1, keep_best: int = 1, *, read_only: bool = False) -> None:
         policies = [
             preservation_policy.LatestN(keep_last),
             preservation_policy.BestN(
@@ -35,7 +36,9 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             best_fn=_accuracy,
             preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=not read_only,
+            create=not read_only,
+            read_only=read_only,
         )
         self._manager = ocp.CheckpointManager(os.path.abspath(folder), options=options)
 

@@ -111,12 +111,11 @@ def load_run(workdir: str, checkpoint: str = "last") -> LoadedRun:
 
 def load_state(run: Run, workdir: str, checkpoint: str, layout: Layout) -> TrainState:
     """Loads a run's state from the checkpoint `last`, `best` or a step."""
-    checkpoints = Checkpoints(os.path.join(workdir, "checkpoints"))
-    try:
-        state, _ = checkpoints.restore(checkpoints.find(checkpoint), run.abstract_state(layout))
-        return state
-    finally:
-        checkpoints.close()
+    folder = os.path.join(workdir, "checkpoints")
+    if not os.path.isdir(folder):
+        raise UserError(f"{workdir} has no checkpoint yet")
+    with contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
+        return checkpoints.restore(checkpoints.find(checkpoint), run.abstract_state(layout))[0]
 
 
 def read_run(workdir: str) -> Run:

@@ -46,7 +46,7 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: int = 0, ceil_mode
         pads.append((padding, max(padding, steps * stride + window - size - padding)))
     return jax.lax.reduce_window(
         x,
-        jnp.array(-jnp.inf, x.dtype),
+        -jnp.inf,
         jax.lax.max,
         window_dimensions=(1, window, window, 1),
         window_strides=(1, stride, stride, 1),
