@@ -1,6 +1,6 @@
 """CBAM-ResNet-20 on the 1,797 scanned digits that scikit-learn ships: the embedded default.
 
-    python -m train configs/digits_cbam.py --workdir runs/digits_cbam
+python -m train configs/digits_cbam.py --workdir runs/digits_cbam
 """
 
 from train.config import Config, DataConfig, ModelConfig, OptimizerConfig, ScheduleConfig

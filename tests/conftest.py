@@ -6,6 +6,7 @@ from pathlib import Path
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
+import chex
 import jax
 import pytest
 
@@ -24,3 +25,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def root() -> Path:
     """The checkout."""
     return ROOT
+
+
+@pytest.fixture(autouse=True)
+def _count_traces_anew() -> None:
+    """chex counts traces by name: functions of two tests may share one."""
+    chex.clear_trace_counter()

@@ -29,9 +29,7 @@ class Checkpoints:
     def __init__(self, folder: str, keep_last: int = 1, keep_best: int = 1, *, read_only: bool = False) -> None:
         policies = [
             preservation_policy.LatestN(keep_last),
-            preservation_policy.BestN(
-                get_metric_fn=_accuracy, n=keep_best, keep_checkpoints_without_metrics=False
-            ),
+            preservation_policy.BestN(get_metric_fn=_accuracy, n=keep_best, keep_checkpoints_without_metrics=False),
         ]
         options = ocp.CheckpointManagerOptions(
             best_fn=_accuracy,

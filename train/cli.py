@@ -126,4 +126,5 @@ def with_duration_of(config: Config, arguments: Sequence[str]) -> Config:
     given = [name for name in DURATIONS if name in flags]
     if not given:
         return config
-    return dataclasses.replace(config, **{name: 1 if name == given[0] else None for name in DURATIONS})
+    durations: dict[str, Any] = {name: 1 if name == given[0] else None for name in DURATIONS}
+    return dataclasses.replace(config, **durations)

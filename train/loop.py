@@ -108,7 +108,7 @@ def _train(
         if step == total or step % config.evaluate_every_steps == 0:
             evaluation = evaluator(state.evaluated)
             report.evaluation(step, {"loss": evaluation.loss, "accuracy": evaluation.accuracy})
-        checkpoints.save(state, images.get_state(), evaluation and evaluation.accuracy)
+        checkpoints.save(state, images.get_state(), evaluation.accuracy if evaluation else None)
         return evaluation
 
     metrics, speed = layout.put(Metrics.zero()), _Speed(config.data.batch_size, start)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from train.cli import parse, program  # first: it checks the extra
 
@@ -67,7 +67,8 @@ def prepare(run: Run, path: str) -> np.ndarray:
 
 
 def _probabilities(model: nn.Module, config: DataConfig, variables: Variables, images: jax.Array) -> jax.Array:
-    return jax.nn.softmax(model.apply(variables, normalize(config, images), train=False).astype(jnp.float32))
+    logits: Any = model.apply(variables, normalize(config, images), train=False)
+    return jax.nn.softmax(logits.astype(jnp.float32))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ import platform
 import subprocess
 from collections.abc import Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +71,8 @@ class Run:
         variables = jax.eval_shape(partial(self.model().init, train=False), jax.random.key(0), image)
         opt_state = jax.eval_shape(self.optimizer().init, variables["params"])
         ema = None if self.config.ema_decay is None else variables
-        state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), variables, opt_state, ema)
+        step: Any = jax.ShapeDtypeStruct((), jnp.int32)
+        state = TrainState(step, variables, opt_state, ema)
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout.replicated), state
         )
@@ -198,7 +199,15 @@ def _versions() -> dict[str, str]:
 
 def _git_commit() -> str | None:
     """Commit of the checkout that this file is in, marked where files differ from it; None outside of one."""
-    command = ["git", "-C", os.path.dirname(os.path.abspath(__file__)), "describe", "--always", "--dirty", "--abbrev=40"]
+    command = [
+        "git",
+        "-C",
+        os.path.dirname(os.path.abspath(__file__)),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=40",
+    ]
     with contextlib.suppress(OSError):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         return done.stdout.strip() or None

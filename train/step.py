@@ -34,7 +34,8 @@ def train_step(
 
     def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
         variables = {**state.variables, "params": params}
-        logits, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
+        applied: Any = model.apply(variables, images, train=True, mutable=["batch_stats"])
+        logits, updates = applied
         losses = cross_entropy(logits, batch["label"], config.label_smoothing)
         return losses.mean(), (logits, updates)
 
@@ -66,8 +67,8 @@ def eval_step(
     confusion: jax.Array,
     batch: Mapping[str, jax.Array],
 ) -> tuple[Metrics, jax.Array]:
-    """Adds a batch to the metrics and to the confusion matrix, int32 (true class, answer); masked examples do not count."""
-    logits = model.apply(variables, normalize(config.data, batch["image"]), train=False)
+    """Adds the unmasked examples to the metrics and to the confusion matrix, int32 (true class, answer)."""
+    logits: Any = model.apply(variables, normalize(config.data, batch["image"]), train=False)
     mask, labels = batch["mask"], batch["label"]
     metrics = metrics.replace(
         loss=metrics.loss + jnp.where(mask, cross_entropy(logits, labels), 0).sum(),

@@ -14,6 +14,7 @@ from attnjax.layers import (
     BatchNorm,
     Constant,
     Conv,
+    at_least_float32,
     global_avg_pool,
     global_lp_pool,
     global_lse_pool,
@@ -138,7 +139,7 @@ class SpatialGate(nn.Module):
         if self.kernel_size % 2 == 0:
             raise ValueError(f"kernel_size={self.kernel_size} must be odd")
         dtypes = {"dtype": x.dtype if self.dtype is None else self.dtype, "param_dtype": self.param_dtype}
-        wide = jnp.promote_types(x.dtype, jnp.float32)
+        wide = at_least_float32(x.dtype)
         if self.descriptor == "pool":
             x = jnp.concatenate(
                 [jnp.max(x, -1, keepdims=True), jnp.mean(x.astype(wide), -1, keepdims=True).astype(x.dtype)], -1
@@ -212,9 +213,7 @@ class CBAM(nn.Module):
         channel = ChannelGate(self.reduction, self.pools, self.use_bias, name="channel_gate", **dtypes)
         if not self.spatial:
             return channel(x, train=train)
-        spatial = SpatialGate(
-            self.kernel_size, self.descriptor, self.spatial_norm, name="spatial_gate", **dtypes
-        )
+        spatial = SpatialGate(self.kernel_size, self.descriptor, self.spatial_norm, name="spatial_gate", **dtypes)
         if self.arrangement == "channel_first":
             return spatial(channel(x, train=train), train=train)
         if self.arrangement == "spatial_first":
@@ -222,6 +221,4 @@ class CBAM(nn.Module):
         if self.arrangement == "parallel":
             gate = channel.gate(x, train=train) * spatial.gate(x, train=train)
             return x * gate.astype(x.dtype)
-        raise ValueError(
-            f"arrangement={self.arrangement!r} is not 'channel_first', 'spatial_first' or 'parallel'"
-        )
+        raise ValueError(f"arrangement={self.arrangement!r} is not 'channel_first', 'spatial_first' or 'parallel'")

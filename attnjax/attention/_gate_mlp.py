@@ -13,13 +13,13 @@ from attnjax.layers import Constant, VarianceScaling
 
 
 class GateMLP(nn.Module):
-    """`fc2(activation(fc1(x)))` with `c // reduction` hidden features, (b, c) -> (b, c) logits."""
+    """`fc2(activation(fc1(x)))` with `c // reduction` hidden features, (b, c) -> (b, c) logits of type `dtype`."""
 
     reduction: int = 16
     use_bias: bool = True
     activation: Callable[[jax.Array], jax.Array] = nn.relu
     kernel_init: Any = VarianceScaling(2.0, "fan_in", "normal")
-    dtype: Any = None
+    dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
     @nn.compact
@@ -27,8 +27,7 @@ class GateMLP(nn.Module):
         channels = x.shape[-1]
         if not 1 <= self.reduction <= channels:
             raise ValueError(
-                f"reduction={self.reduction} leaves no hidden feature for {channels} channels: "
-                f"use 1 to {channels}"
+                f"reduction={self.reduction} leaves no hidden feature for {channels} channels: use 1 to {channels}"
             )
 
         def dense(features: int, name: str) -> nn.Dense:

@@ -60,9 +60,7 @@ class SqueezeExcite(nn.Module):
             raise ValueError(f"pool={self.pool!r} is not one of {sorted(_POOLS)}")
         dtype = x.dtype if self.dtype is None else self.dtype
         pooled = _POOLS[self.pool](x)
-        logits = GateMLP(
-            self.reduction, self.use_bias, dtype=dtype, param_dtype=self.param_dtype, name="mlp"
-        )(pooled)
+        logits = GateMLP(self.reduction, self.use_bias, dtype=dtype, param_dtype=self.param_dtype, name="mlp")(pooled)
         gate = self.gate(logits.astype(pooled.dtype))
         self.sow("intermediates", "gate", gate)
         return x * gate[:, None, None, :].astype(x.dtype)

@@ -1,6 +1,7 @@
 """What every net is built of: convolution, batch norm and pooling with PyTorch's numerics."""
 
 from attnjax.layers._conv import Conv
+from attnjax.layers._dtypes import at_least_float32
 from attnjax.layers._initializers import Constant, VarianceScaling, he_normal_fan_out, torch_default
 from attnjax.layers._norm import BatchNorm
 from attnjax.layers._pool import (
@@ -16,6 +17,7 @@ __all__ = [
     "Constant",
     "Conv",
     "VarianceScaling",
+    "at_least_float32",
     "global_avg_pool",
     "global_lp_pool",
     "global_lse_pool",

@@ -6,7 +6,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-from flax.linen.dtypes import promote_dtype
 
 from attnjax.layers._initializers import Constant, he_normal_fan_out
 
@@ -26,7 +25,7 @@ class Conv(nn.Module):
       groups: groups of channels that do not see each other; must divide `c` and `features`.
       use_bias: whether to add a bias.
       kernel_init, bias_init: initializers; the kernel has shape (kernel_size, kernel_size, c / groups, features).
-      dtype: compute type; None takes it from input and parameters.
+      dtype: compute type; None takes the input's.
       param_dtype: type of the parameters.
 
     Returns:
@@ -73,14 +72,14 @@ class Conv(nn.Module):
         shape = (self.kernel_size, self.kernel_size, channels // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
-        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        dtype = x.dtype if self.dtype is None else self.dtype
         y = jax.lax.conv_general_dilated(
-            x,
-            kernel,
+            x.astype(dtype),
+            kernel.astype(dtype),
             window_strides=(self.stride, self.stride),
             padding=((padding, padding), (padding, padding)),
             rhs_dilation=(self.dilation, self.dilation),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=self.groups,
         )
-        return y if bias is None else y + bias.reshape(1, 1, 1, -1)
+        return y if bias is None else y + bias.astype(dtype).reshape(1, 1, 1, -1)

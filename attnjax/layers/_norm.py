@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from attnjax.layers._dtypes import at_least_float32
 from attnjax.layers._initializers import Constant
 
 
@@ -65,7 +66,7 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, channels, self.param_dtype)
 
         out_dtype = x.dtype if self.dtype is None else self.dtype
-        wide = jnp.promote_types(jnp.promote_types(x.dtype, self.param_dtype), jnp.float32)
+        wide = at_least_float32(x.dtype)
         row = (1,) * (x.ndim - 1) + channels
         x = x.astype(wide)
         mean, var = running_mean.value.astype(wide), running_var.value.astype(wide)

@@ -118,7 +118,7 @@ class ResNet(nn.Module):
 
     Args:
       stage_sizes: blocks of each stage; every stage but the first halves the map.
-      block: constructor of a block, `BasicBlock` or `Bottleneck`, or one with their signature.
+      block: `BasicBlock`, `Bottleneck` or a subclass of one.
       num_classes: outputs of the classifier; 0 leaves it out, so that the net returns pooled features.
       attention: constructor of an attention block, such as `partial(CBAM, reduction=16)`, or None. It is called with
         `dtype`, `param_dtype` and `name`, and its module with `(x, train=train)`.
@@ -167,7 +167,7 @@ class ResNet(nn.Module):
     """
 
     stage_sizes: Sequence[int]
-    block: Callable[..., nn.Module] = Bottleneck
+    block: type[BasicBlock] | type[Bottleneck] = Bottleneck
     num_classes: int = 1000
     attention: Callable[..., nn.Module] | None = None
     attention_placement: Literal["branch", "stage"] = "branch"
@@ -185,7 +185,8 @@ class ResNet(nn.Module):
     def setup(self) -> None:
         self._check()
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        conv, norm = partial(Conv, **dtypes), partial(BatchNorm, **dtypes)
+        conv: Callable[..., nn.Module] = partial(Conv, **dtypes)
+        norm: Callable[..., nn.Module] = partial(BatchNorm, **dtypes)
         if self.stem == "imagenet":
             self.conv1 = conv(self.stem_width, 7, stride=2)
         else:
@@ -193,8 +194,9 @@ class ResNet(nn.Module):
         self.bn1 = norm()
         stages = []
         for i, (size, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True), start=1):
-            attends = self.attention is not None and i in self._attention_stages()
-            attention = partial(self.attention, **dtypes) if attends else None
+            attention = None
+            if self.attention is not None and i in self._attention_stages():
+                attention = partial(self.attention, **dtypes)
             on_branch = attention if self.attention_placement == "branch" else None
             names = [f"stage{i}_block{j}" for j in range(size)]
             for j, name in enumerate(names):
@@ -206,9 +208,7 @@ class ResNet(nn.Module):
             stages.append(tuple(names))
         self._stages = tuple(stages)
         if self.num_classes:
-            self.fc = nn.Dense(
-                self.num_classes, kernel_init=torch_default, bias_init=Constant(0.0), **dtypes
-            )
+            self.fc = nn.Dense(self.num_classes, kernel_init=torch_default, bias_init=Constant(0.0), **dtypes)
 
     def _attention_stages(self) -> Sequence[int]:
         every = range(1, len(self.stage_sizes) + 1)
@@ -216,7 +216,7 @@ class ResNet(nn.Module):
 
     def _make_block(self, width: int, stride: int, conv: Any, norm: Any, attention: Any) -> nn.Module:
         options: dict[str, Any] = {"conv": conv, "norm": norm, "attention": attention}
-        if self.block is Bottleneck:
+        if issubclass(self.block, Bottleneck):
             inner = width * self.width_per_group // 64 * self.groups
             options |= {"width": inner, "groups": self.groups, "stride_at": self.stride_at}
         return self.block(width * self.block.expansion, stride, **options)
@@ -235,7 +235,7 @@ class ResNet(nn.Module):
             raise ValueError(f"stage_sizes={tuple(self.stage_sizes)} and widths={tuple(self.widths)} differ in length")
         if not set(self._attention_stages()) <= set(range(1, len(self.stage_sizes) + 1)):
             raise ValueError(f"attention_stages={self.attention_stages} must lie in 1..{len(self.stage_sizes)}")
-        if self.groups != 1 and self.block is not Bottleneck:
+        if self.groups != 1 and not issubclass(self.block, Bottleneck):
             raise ValueError(f"groups={self.groups} needs block=Bottleneck")
 
     def features(self, x: jax.Array, *, train: bool, freeze_batch_norm: bool = False) -> dict[str, jax.Array]:

@@ -112,9 +112,7 @@ _cifar_stem = {"stem": "cifar"}
 
 def _small(blocks_per_stage: int) -> partial[ResNet]:
     """The CIFAR ResNet of depth 6 blocks_per_stage + 2."""
-    return partial(
-        ResNet, (blocks_per_stage,) * 3, BasicBlock, widths=(16, 32, 64), stem="cifar", stem_width=16
-    )
+    return partial(ResNet, (blocks_per_stage,) * 3, BasicBlock, widths=(16, 32, 64), stem="cifar", stem_width=16)
 
 
 _PADDED = "stride in the 3x3, max-pool padded by 1"
@@ -130,8 +128,15 @@ def _table() -> dict[str, _Net]:
     nets: dict[str, _Net] = {}
 
     def add(
-        name: str, constructor: Callable[..., nn.Module], parameters: int, macs: int, variant: str, paper: str,
-        *results: Result, size: int = 224, classes: int = 1000,
+        name: str,
+        constructor: Callable[..., nn.Module],
+        parameters: int,
+        macs: int,
+        variant: str,
+        paper: str,
+        *results: Result,
+        size: int = 224,
+        classes: int = 1000,
     ) -> None:
         info = ModelInfo(name, parameters, macs, (size, size), classes, variant, paper, results)
         nets[name] = _Net(partial(constructor, num_classes=classes), info)

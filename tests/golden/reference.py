@@ -1,7 +1,7 @@
 """Reads the reference fixtures: numbers computed by the released PyTorch code, with weights from a recipe.
 
-No weight is stored. An entry of the reference's state dict named n, of shape s, is PCG64(crc32(n)) standard normal noise,
-scaled as `_weight` says; inputs and cotangents are PCG64(seed) noise in NCHW order.
+No weight is stored. An entry of the reference's state dict named n is standard normal noise of PCG64(crc32(n)), scaled
+as `_weight` says; inputs and cotangents are noise of PCG64(seed) in NCHW order.
 """
 
 from __future__ import annotations

@@ -28,7 +28,9 @@ class ConvNormRelu(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        return nn.relu(BatchNorm(momentum=0.99, name="bn")(Conv(12, 3, stride=2, groups=4, name="conv")(x), train=train))
+        return nn.relu(
+            BatchNorm(momentum=0.99, name="bn")(Conv(12, 3, stride=2, groups=4, name="conv")(x), train=train)
+        )
 
 
 class MaxPool(nn.Module):

@@ -3,4 +3,13 @@
 from train.data.pipeline import Batch, Reader, evaluation_batches, evaluation_transform, training_iterator
 from train.data.sources import Dataset, Split, open_dataset
 
-__all__ = ["Batch", "Dataset", "Reader", "Split", "evaluation_batches", "evaluation_transform", "open_dataset", "training_iterator"]
+__all__ = [
+    "Batch",
+    "Dataset",
+    "Reader",
+    "Split",
+    "evaluation_batches",
+    "evaluation_transform",
+    "open_dataset",
+    "training_iterator",
+]

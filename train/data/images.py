@@ -45,7 +45,9 @@ def set_channels(image: np.ndarray, channels: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).convert("L"))[..., None]
 
 
-def resize(image: np.ndarray, height: int, width: int, box: tuple[float, float, float, float] | None = None) -> np.ndarray:
+def resize(
+    image: np.ndarray, height: int, width: int, box: tuple[float, float, float, float] | None = None
+) -> np.ndarray:
     """Resizes an image, or its box (left, top, right, bottom), bilinearly with antialiasing."""
     if box is None and image.shape[:2] == (height, width):
         return image
@@ -65,7 +67,9 @@ def fill(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _scale_and_crop(image: np.ndarray, scale: float, height: int, width: int) -> np.ndarray:
-    scaled = resize(image, *(max(least, round(side * scale)) for side, least in zip(image.shape, (height, width), strict=False)))
+    scaled = resize(
+        image, *(max(least, round(side * scale)) for side, least in zip(image.shape, (height, width), strict=False))
+    )
     top, left = (scaled.shape[0] - height) // 2, (scaled.shape[1] - width) // 2
     return scaled[top : top + height, left : left + width]
 

@@ -16,13 +16,8 @@ from train.data.images import UnreadableImageError
 from train.data.sources import Split
 from train.errors import UserError
 
-
-class Batch(TypedDict):
-    """b images with labels. Where the mask is False, the place is filled up and counts for nothing."""
-
-    image: np.ndarray  # uint8 (b, h, w, c)
-    label: np.ndarray  # int32 (b,)
-    mask: np.ndarray  # bool (b,)
+Batch = dict[str, np.ndarray]
+"""`image` uint8 (b, h, w, c), `label` int32 (b,), `mask` bool (b,): False where the place is only filled up."""
 
 
 class _Example(TypedDict):
@@ -138,7 +133,7 @@ def evaluation_batches(reader: Reader) -> Iterator[Batch]:
     )
     for batch in dataset.to_iter_dataset(_read_options(reader.config)):
         missing = size - len(batch["label"])
-        yield Batch(**{k: np.pad(v, [(0, missing)] + [(0, 0)] * (v.ndim - 1)) for k, v in batch.items()})
+        yield {name: np.pad(v, [(0, missing)] + [(0, 0)] * (v.ndim - 1)) for name, v in batch.items()}
 
 
 def _read_options(config: DataConfig) -> grain.ReadOptions:

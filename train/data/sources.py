@@ -76,8 +76,8 @@ def _digits() -> Dataset:
     bunch = load_digits()
     images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
     kept, held_out = _stratified_split(bunch.target, 360)
-    splits = [_Arrays(images[part], bunch.target[part]) for part in (kept, held_out)]
-    return Dataset(*splits, tuple(str(digit) for digit in range(10)))
+    train, test = (_Arrays(images[part], bunch.target[part]) for part in (kept, held_out))
+    return Dataset(train, test, tuple(str(digit) for digit in range(10)))
 
 
 def _stratified_split(labels: np.ndarray, test_size: int | float) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,156 @@
+"""What every attention block promises, whichever paper it comes from."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import attnjax.attention
+from attnjax.attention import CBAM, ChannelGate, SpatialGate, SqueezeExcite
+
+BLOCKS: dict[str, nn.Module] = {
+    "SqueezeExcite": SqueezeExcite(),
+    "SqueezeExcite max, no bias": SqueezeExcite(pool="max", use_bias=False),
+    "ChannelGate": ChannelGate(),
+    "ChannelGate all pools": ChannelGate(pools=("avg", "max", "lp", "lse")),
+    "SpatialGate": SpatialGate(),
+    "SpatialGate conv 3, paper": SpatialGate(kernel_size=3, descriptor="conv", norm="none"),
+    "CBAM": CBAM(),
+    "CBAM spatial first": CBAM(arrangement="spatial_first"),
+    "CBAM parallel": CBAM(arrangement="parallel"),
+    "CBAM channel only": CBAM(spatial=False),
+}
+SHAPE = (4, 6, 5, 32)
+
+every_block = pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS)
+
+
+def images(shape: tuple[int, ...] = SHAPE, dtype: Any = jnp.float32) -> jax.Array:
+    return jax.random.normal(jax.random.key(0), shape).astype(dtype)
+
+
+def recipe_weights(block: nn.Module) -> dict[str, Any]:
+    """Noise everywhere, so that no gate is dead or at its starting value; variances are positive."""
+    variables = attnjax.init(block, jax.random.key(0), SHAPE)
+    leaves, tree = jax.tree.flatten(variables)
+    rng = np.random.default_rng(0)
+    noise = [jnp.asarray(0.02 + 0.1 * np.abs(rng.standard_normal(leaf.shape)), leaf.dtype) for leaf in leaves]
+    return jax.tree.unflatten(tree, noise)
+
+
+def test_every_public_block_is_here() -> None:
+    assert {type(block).__name__ for block in BLOCKS.values()} == set(attnjax.attention.__all__)
+
+
+@every_block
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_shape_and_type_are_the_inputs(block: nn.Module, dtype: Any) -> None:
+    variables = recipe_weights(block)
+    y = block.apply(variables, images(dtype=dtype), train=False)
+    chex.assert_shape(y, SHAPE)
+    assert y.dtype == dtype
+    chex.assert_tree_all_finite(y)
+
+
+@every_block
+def test_parameters_are_float32_whatever_the_compute_type(block: nn.Module) -> None:
+    low = block.clone(dtype=jnp.bfloat16)
+    variables = attnjax.init(low, jax.random.key(0), SHAPE)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+    exact = block.apply(recipe_weights(block), images(), train=False)
+    near = low.apply(recipe_weights(block), images(dtype=jnp.bfloat16), train=False)
+    np.testing.assert_allclose(near.astype(jnp.float32), exact, atol=0.05, rtol=0.05)
+
+
+@every_block
+def test_jit_equals_eager_and_traces_once(block: nn.Module) -> None:
+    variables = recipe_weights(block)
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def run(variables: Any, x: jax.Array) -> jax.Array:
+        return block.apply(variables, x, train=False)
+
+    run(variables, images())
+    np.testing.assert_allclose(
+        run(variables, images()), block.apply(variables, images(), train=False), rtol=1e-5, atol=1e-6
+    )
+
+
+@every_block
+def test_vmap_equals_the_loop(block: nn.Module) -> None:
+    variables = recipe_weights(block)
+    stack = images((3, *SHAPE))
+    apply = partial(block.apply, train=False)
+    mapped = jax.vmap(apply, in_axes=(None, 0))(variables, stack)
+    looped = jnp.stack([apply(variables, x) for x in stack])
+    np.testing.assert_allclose(mapped, looped, rtol=1e-5, atol=1e-6)
+
+
+@every_block
+def test_vmap_over_parameters_equals_the_loop(block: nn.Module) -> None:
+    trees = [jax.tree.map(lambda leaf, scale=scale: leaf * scale, recipe_weights(block)) for scale in (0.5, 1.0)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    apply = partial(block.apply, train=False)
+    mapped = jax.vmap(apply, in_axes=(0, None))(stacked, images())
+    for one, tree in zip(mapped, trees, strict=True):
+        np.testing.assert_allclose(one, apply(tree, images()), rtol=1e-5, atol=1e-6)
+
+
+@every_block
+def test_an_image_does_not_depend_on_its_batch(block: nn.Module) -> None:
+    apply = partial(block.apply, recipe_weights(block), train=False)
+    np.testing.assert_allclose(apply(images()[:1]), apply(images())[:1], rtol=1e-5, atol=1e-6)
+
+
+@every_block
+def test_permuted_images_give_permuted_outputs(block: nn.Module) -> None:
+    apply = partial(block.apply, recipe_weights(block), train=False)
+    order = np.array([2, 0, 3, 1])
+    np.testing.assert_allclose(apply(images()[order]), apply(images())[order], rtol=1e-5, atol=1e-6)
+
+
+@every_block
+def test_finite_gradients_reach_every_parameter_and_the_input(block: nn.Module) -> None:
+    variables = recipe_weights(block)
+    state = {name: value for name, value in variables.items() if name != "params"}
+
+    def loss(params: Any, x: jax.Array) -> jax.Array:
+        y, _ = block.apply({"params": params, **state}, x, train=True, mutable=["batch_stats"])
+        return jnp.sum(y * images(SHAPE) ** 2)
+
+    grads = jax.grad(loss, (0, 1))(variables["params"], images() / 4)
+    chex.assert_tree_all_finite(grads)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
+        assert np.abs(leaf).max() > 0, jax.tree_util.keystr(path)
+
+
+@every_block
+def test_evaluation_changes_no_state_and_training_only_batch_stats(block: nn.Module) -> None:
+    variables = recipe_weights(block)
+    _, after = block.apply(variables, images(), train=False, mutable=["params", "batch_stats"])
+    chex.assert_trees_all_equal(after, {k: variables[k] for k in after})
+    _, after = block.apply(variables, images(), train=True, mutable=["params", "batch_stats"])
+    chex.assert_trees_all_equal(after["params"], variables["params"])
+    for old, new in zip(*(jax.tree.leaves(tree.get("batch_stats")) for tree in (variables, after)), strict=True):
+        assert np.any(old != new)
+
+
+@every_block
+def test_float64_is_float64_throughout(block: nn.Module) -> None:
+    with jax.enable_x64(True):
+        wide = block.clone(dtype=jnp.float64, param_dtype=jnp.float64)
+        variables = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), recipe_weights(block))
+        x = images().astype(jnp.float64)
+        y = wide.apply(variables, x, train=False)
+        assert y.dtype == jnp.float64
+        low = block.apply(recipe_weights(block), images(), train=False)
+        error = np.abs(np.asarray(y) - np.asarray(low)).max()
+        assert 0 < error < 1e-5

@@ -1,0 +1,148 @@
+"""ResNets with attention: placement, stems, frozen batch norm, and conformance on small nets."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+import attnjax
+from attnjax.attention import CBAM, SqueezeExcite
+from attnjax.models import BasicBlock, Bottleneck, ResNet
+
+small = partial(ResNet, (1, 1), num_classes=5, widths=(16, 32), stem="cifar", stem_width=16)
+NETS: dict[str, ResNet] = {
+    "plain": small(BasicBlock),
+    "SE on branches": small(BasicBlock, attention=SqueezeExcite),
+    "CBAM on branches": small(BasicBlock, attention=CBAM),
+    "CBAM after stages": small(Bottleneck, attention=CBAM, attention_placement="stage"),
+    "SE in stage 2": small(Bottleneck, attention=SqueezeExcite, attention_stages=(2,), stride_at="1x1"),
+    "ImageNet stem, ceil": small(BasicBlock, attention=CBAM, stem="imagenet", stem_pool="ceil"),
+    "ResNeXt": small(Bottleneck, attention=CBAM, groups=4, width_per_group=32),
+}
+every_net = pytest.mark.parametrize("net", NETS.values(), ids=NETS)
+SHAPE = (2, 16, 12, 3)
+
+
+def images(shape: tuple[int, ...] = SHAPE, dtype: Any = jnp.float32) -> jax.Array:
+    return jax.random.normal(jax.random.key(0), shape, dtype)
+
+
+@pytest.fixture(scope="module")
+def variables() -> dict[int, dict[str, Any]]:
+    return {id(net): attnjax.init(net, jax.random.key(0), SHAPE) for net in NETS.values()}
+
+
+@every_net
+def test_logits_are_float32_and_an_image_does_not_depend_on_its_batch(net: ResNet, variables: Any) -> None:
+    run = jax.jit(partial(net.apply, train=False))
+    logits = run(variables[id(net)], images())
+    chex.assert_shape(logits, (2, 5))
+    assert logits.dtype == jnp.float32
+    np.testing.assert_allclose(run(variables[id(net)], images()[1:]), logits[1:], rtol=1e-4, atol=1e-5)
+
+
+@every_net
+def test_vmap_equals_the_loop(net: ResNet, variables: Any) -> None:
+    run = partial(net.apply, variables[id(net)], train=False)
+    stack = images((2, 1, 8, 8, 3))
+    mapped = jax.jit(jax.vmap(run))(stack)
+    looped = jnp.stack([jax.jit(run)(x) for x in stack])
+    np.testing.assert_allclose(mapped, looped, rtol=1e-4, atol=1e-5)
+
+
+@every_net
+def test_bfloat16_is_near_and_keeps_float32_state(net: ResNet, variables: Any) -> None:
+    low = net.clone(dtype=jnp.bfloat16)
+    near, after = jax.jit(partial(low.apply, train=True, mutable=["batch_stats"]))(variables[id(net)], images())
+    exact, _ = jax.jit(partial(net.apply, train=True, mutable=["batch_stats"]))(variables[id(net)], images())
+    assert near.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(after)} == {jnp.dtype(jnp.float32)}
+    assert np.abs(near - exact).max() < 0.1 * np.abs(exact).max()
+
+
+@every_net
+def test_finite_gradients_reach_every_parameter(net: ResNet, variables: Any) -> None:
+    tree = variables[id(net)]
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def gradient(params: Any) -> Any:
+        def loss(params: Any) -> jax.Array:
+            logits, _ = net.apply({**tree, "params": params}, images(), train=True, mutable=["batch_stats"])
+            return jnp.sum(logits**2)
+
+        return jax.grad(loss)(params)
+
+    noisy = jax.tree.map(lambda leaf: leaf + 0.1, tree["params"])
+    gradient(noisy)
+    grads = gradient(noisy)
+    chex.assert_tree_all_finite(grads)
+    dead = {"/".join(path) for path, leaf in flatten_dict(grads).items() if not np.abs(leaf).max() > 0}
+    assert dead == set()
+
+
+def test_attention_goes_where_it_is_put() -> None:
+    def names(net: ResNet) -> set[str]:
+        tree = jax.eval_shape(lambda: net.init(jax.random.key(0), images(), train=False))["params"]
+        return {"/".join(path[: path.index(p) + 1]) for path in flatten_dict(tree) for p in path if "attention" in p}
+
+    assert names(NETS["plain"]) == set()
+    assert names(NETS["CBAM on branches"]) == {"stage1_block0/attention", "stage2_block0/attention"}
+    assert names(NETS["CBAM after stages"]) == {"stage1_attention", "stage2_attention"}
+    assert names(NETS["SE in stage 2"]) == {"stage2_block0/attention"}
+
+
+def test_features_are_the_stages_in_order_and_feed_the_classifier(variables: Any) -> None:
+    net = NETS["CBAM on branches"]
+    maps = net.apply(variables[id(net)], images(), train=False, method="features")
+    assert [(name, value.shape) for name, value in maps.items()] == [
+        ("stem", (2, 16, 12, 16)),
+        ("stage1", (2, 16, 12, 16)),
+        ("stage2", (2, 8, 6, 32)),
+    ]
+    fc = variables[id(net)]["params"]["fc"]
+    logits = maps["stage2"].mean(axis=(1, 2)) @ fc["kernel"] + fc["bias"][None]
+    np.testing.assert_allclose(net.apply(variables[id(net)], images(), train=False), logits, rtol=1e-5, atol=1e-5)
+    headless = net.clone(num_classes=0)
+    pooled = headless.apply(attnjax.init(headless, jax.random.key(0), SHAPE), images(), train=False)
+    np.testing.assert_allclose(pooled, maps["stage2"].mean(axis=(1, 2)), rtol=1e-5, atol=1e-6)
+
+
+def test_frozen_batch_norm_trains_with_its_running_statistics(variables: Any) -> None:
+    net = NETS["CBAM on branches"]
+    tree = variables[id(net)]
+    frozen, after = net.apply(tree, images(), train=True, freeze_batch_norm=True, mutable=["batch_stats"])
+    np.testing.assert_array_equal(frozen, net.apply(tree, images(), train=False))
+    chex.assert_trees_all_equal(after["batch_stats"], tree["batch_stats"])
+    moving, _ = net.apply(tree, images(), train=True, mutable=["batch_stats"])
+    assert np.abs(moving - frozen).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stem": "tiny"}, r"stem='tiny' is not one of \('imagenet', 'cifar'\)"),
+        ({"attention_placement": "block"}, "attention_placement='block' is not one of"),
+        ({"stride_at": "7x7"}, "stride_at='7x7' is not one of"),
+        ({"widths": (16,)}, r"stage_sizes=\(1, 1\) and widths=\(16,\) differ in length"),
+        ({"attention_stages": (3,)}, r"attention_stages=\(3,\) must lie in 1\.\.2"),
+        ({"groups": 4}, "groups=4 needs block=Bottleneck"),
+    ],
+)
+def test_wrong_arguments_are_named(options: dict[str, Any], message: str) -> None:
+    net = small(BasicBlock).clone(**options)
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(lambda: net.init(jax.random.key(0), images(), train=False))
+
+
+@pytest.mark.parametrize("x", [jnp.zeros((8, 8, 3)), jnp.zeros((1, 8, 8, 3), jnp.uint8)], ids=["rank", "uint8"])
+def test_wrong_inputs_are_named(x: jax.Array) -> None:
+    with pytest.raises(ValueError, match=r"expected floating images of shape \(b, h, w, c\), got"):
+        jax.eval_shape(lambda x: NETS["plain"].init(jax.random.key(0), x, train=False), x)

@@ -1,0 +1,91 @@
+"""Every named net: its published size, its stages, and the errors of the table."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import attnjax
+
+every_net = pytest.mark.parametrize("name", attnjax.list_models())
+
+
+@every_net
+def test_parameters_and_macs_are_the_published_ones(name: str) -> None:
+    model, info = attnjax.create_model(name), attnjax.model_info(name)
+    shape = (1, *info.input_size, 3)
+    assert attnjax.count_parameters(model, shape) == info.parameters
+    assert attnjax.count_macs(model, shape) == info.macs
+
+
+@pytest.mark.parametrize(
+    ("name", "at_1x1", "at_3x3"),
+    [
+        ("resnet50", 3.8580, 4.0892),
+        ("se_resnet50", 3.8605, 4.0917),
+        ("cbam_resnet50", 3.8644, 4.0956),
+        ("cbam_resnet101", 7.5814, 7.8126),
+        ("resnext50_32x4d", 3.7681, 4.2305),
+        ("cbam_resnext101_32x4d", 7.5187, 7.9812),
+    ],
+)
+def test_macs_of_both_strides(name: str, at_1x1: float, at_3x3: float) -> None:
+    for stride_at, published in (("1x1", at_1x1), ("3x3", at_3x3)):
+        macs = attnjax.count_macs(attnjax.create_model(name, stride_at=stride_at), (1, 224, 224, 3))
+        assert round(macs / 1e9, 4) == published
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("se_resnet50", 28_088_024), ("cbam_resnet50", 28_089_624), ("cbam_resnet18", 11_779_392)],
+)
+def test_counts_of_the_papers(name: str, parameters: int) -> None:
+    assert attnjax.model_info(name).parameters == parameters
+
+
+@every_net
+def test_stages_halve_the_map_and_logits_have_the_classes(name: str) -> None:
+    model, info = attnjax.create_model(name, num_classes=7), attnjax.model_info(name)
+    x = jax.ShapeDtypeStruct((2, *info.input_size, 1), jnp.float32)
+    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), x)
+
+    def run(method: str | None = None) -> object:
+        return jax.eval_shape(lambda v, x: model.apply(v, x, train=False, method=method), variables, x)
+
+    assert run().shape == (2, 7)
+    maps = run("features")
+    sides = [maps[key].shape[1] for key in sorted(maps)]
+    assert sorted(maps) == [*(f"stage{i}" for i in range(1, len(maps))), "stem"]
+    stride = info.input_size[0] // sides[0]
+    assert sides[:-1] == [info.input_size[0] // stride // 2**i for i in range(len(sides) - 1)]
+
+
+def test_listing_takes_patterns() -> None:
+    assert attnjax.list_models("cbam_resnet[15]*_cifar") == [
+        "cbam_resnet56_cifar",
+        "cbam_resnet110_cifar",
+        "cbam_resnet18_cifar",
+        "cbam_resnet50_cifar",
+        "cbam_resnet101_cifar",
+    ]
+    assert attnjax.list_models("nothing*") == []
+
+
+def test_information_is_frozen_and_names_its_sources() -> None:
+    info = attnjax.model_info("cbam_resnet50")
+    assert (info.results[0].top1_error, info.results[0].verified) == (22.378, True)
+    assert "CBAM" in info.paper
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        info.parameters = 0  # type: ignore[misc]
+
+
+def test_unknown_names_get_the_nearest() -> None:
+    with pytest.raises(ValueError, match="unknown model 'cbam_resnet5': did you mean cbam_resnet50"):
+        attnjax.create_model("cbam_resnet5")
+    with pytest.raises(ValueError, match="unknown model 'zzz': see attnjax"):
+        attnjax.model_info("zzz")
+    with pytest.raises(ValueError, match="unknown argument 'num_clases' of model 'resnet18': did you mean num_classes"):
+        attnjax.create_model("resnet18", num_clases=3)
