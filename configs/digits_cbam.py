@@ -1,6 +1,8 @@
 """CBAM-ResNet-20 on the 1,797 scanned digits that scikit-learn ships: the embedded default.
 
-python -m train configs/digits_cbam.py --workdir runs/digits_cbam
+    python -m train configs/digits_cbam.py --workdir runs/digits_cbam
+
+TIME_AND_RESULT
 """
 
 from train.config import Config, DataConfig, ModelConfig, OptimizerConfig, ScheduleConfig
@@ -13,6 +15,6 @@ config = Config(
     optimizer=OptimizerConfig(learning_rate=0.1, nesterov=True, weight_decay=5e-4),
     schedule=ScheduleConfig(kind="cosine", warmup=0.05),
     total_epochs=60,
-    evaluate_every_steps=200,
     checkpoint_every_steps=200,
+    evaluate_every_steps=200,
 )

@@ -58,14 +58,12 @@ class Checkpoints:
         return restored["state"], restored["data"]
 
     def find(self, which: str) -> int:
-        """Returns the step of `last`, `best` or a step given in digits.
+        """Returns the step of `last`, `best` or a step given in digits, of one or more that there are.
 
         Raises:
           UserError: there is no such checkpoint.
         """
         steps = self.steps()
-        if not steps:
-            raise UserError(f"{self._manager.directory} holds no checkpoint yet")
         if which == "last":
             return steps[-1]
         if which == "best":

@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import importlib.util
 import io
+import logging
 import os
 import re
 import runpy
@@ -31,6 +32,7 @@ _T = TypeVar("_T")
 
 def program(main: Callable[[Sequence[str]], None]) -> None:
     """Runs a program: what a user can mend ends in one line on standard error and exit code 2."""
+    logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         main(sys.argv[1:])
     except UserError as error:

@@ -19,6 +19,7 @@ from flax import linen as nn
 from train.checkpoint import digest
 from train.config import Config
 from train.data import Reader, evaluation_batches, open_dataset
+from train.errors import UserError
 from train.metrics import Metrics
 from train.parallel import Layout
 from train.run import load_state, read_run
@@ -85,7 +86,10 @@ def main(arguments: Sequence[str]) -> None:
     run = read_run(parsed.workdir)
     layout = Layout.of_dividing_devices(run.config.data.batch_size)
     state = load_state(run, parsed.workdir, parsed.checkpoint, layout)
-    reader = Reader(open_dataset(run.config.data).test, run.config.data)
+    dataset = open_dataset(run.config.data)
+    if dataset.class_names != run.class_names:
+        raise UserError(f"{run.config.data.source} has classes {dataset.class_names}, the run has {run.class_names}")
+    reader = Reader(dataset.test, run.config.data)
     evaluator = Evaluator(run.model(), run.config, reader, layout, len(run.class_names))
     result = evaluator(state.evaluated)
     print(f"step {int(state.step)}: test_loss={result.loss:.4f} on {result.count} images")

@@ -21,7 +21,7 @@ from train.errors import UserError
 from train.evaluate import Evaluation, Evaluator
 from train.metrics import Metrics
 from train.parallel import Layout
-from train.report import Report
+from train.report import Report, is_finished
 from train.run import Run, claim
 from train.state import TrainState
 from train.step import train_step
@@ -50,11 +50,12 @@ def train(config: Config, workdir: str) -> Evaluation:
     keep = (config.keep_last_checkpoints, config.keep_best_checkpoints)
     with contextlib.closing(Checkpoints(folder, *keep)) as checkpoints:
         state, images = _start(run, layout, checkpoints, training)
+        evaluator = Evaluator(run.model(), config, test, layout, len(run.class_names))
         total = config.steps(run.num_examples)
-        if int(state.step) > total:
-            raise UserError(f"{workdir} is at step {state.step} already, beyond the end at step {total}")
+        if is_finished(workdir, total):
+            print(f"{workdir} is finished at step {total}")
+            return evaluator(state.evaluated)
         with contextlib.closing(Report(workdir, int(state.step), total)) as report:
-            evaluator = Evaluator(run.model(), config, test, layout, len(run.class_names))
             return _train(run, layout, checkpoints, evaluator, report, state, images, (training, test))
 
 
@@ -119,6 +120,7 @@ def _train(
             evaluate_and_save(step)
             speed.restart(step)
         state, metrics = step_fn(state, metrics, layout.put_batch(next(images)))
+        report.tick()
         if (step + 1) % config.log_every_steps == 0 or step + 1 == total:
             _check_finite(metrics, checkpoints)
             figures = _figures(metrics) | {"learning_rate": float(schedule(step))}
@@ -132,6 +134,7 @@ def _train(
     assert result is not None
     summary = {
         "steps": total,
+        "resumed_at_step": start,
         "test_accuracy": result.accuracy,
         "test_loss": result.loss,
         "test_images": result.count,

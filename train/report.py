@@ -32,7 +32,7 @@ class Report:
     def __init__(self, workdir: str, step: int, total_steps: int) -> None:
         self._workdir, self._total = workdir, total_steps
         self._jsonl_path = os.path.join(workdir, "metrics.jsonl")
-        self._rewind(step)
+        self._rewind(step, total_steps)
         self._jsonl = open(self._jsonl_path, "a", buffering=1)  # noqa: SIM115 - closed by close()
         self._events = EventFileWriter(os.path.join(workdir, "tensorboard"))
         restart = SessionLog(status=SessionLog.START)
@@ -41,8 +41,10 @@ class Report:
         self._bar = tqdm(total=total_steps, initial=step, unit="step", file=sys.stdout) if terminal else None
         self._started, self._first_step = time.perf_counter(), step
 
-    def _rewind(self, step: int) -> None:
+    def _rewind(self, step: int, total_steps: int) -> None:
         records = [record for record in read_metrics(self._workdir) if record["step"] <= step]
+        if step == total_steps:
+            records = [record for record in records if (record["step"], record["split"]) != (step, "test")]
         with replacing(self._jsonl_path) as path, open(path, "w") as file:
             file.writelines(json.dumps(record) + "\n" for record in records)
 
@@ -50,7 +52,7 @@ class Report:
         """Says what is trained, or that and where the run goes on."""
         step, total = self._first_step, self._total
         if step:
-            self.say(f"{self._workdir} {'is finished' if step == total else 'resumes'} at step {step} of {total}")
+            self.say(f"{self._workdir} resumes at step {step} of {total}")
         config, (height, width, channels) = run.config, run.image_shape
         self.say(
             f"{config.model.name} on {config.data.source}: {run.num_examples} training images of "
@@ -64,6 +66,11 @@ class Report:
         else:
             self._bar.write(text, file=sys.stdout)
 
+    def tick(self) -> None:
+        """Moves the progress bar on by a step."""
+        if self._bar is not None:
+            self._bar.update()
+
     def training(self, step: int, figures: dict[str, float]) -> None:
         """Tells the figures since the last call; loss, accuracy and images_per_second are among them."""
         self._record(step, "train", figures)
@@ -73,8 +80,7 @@ class Report:
         if self._bar is None:
             print(f"step {step}/{self._total}: {text}, {self._remaining(step)} left", flush=True)
         else:
-            self._bar.set_postfix_str(text, refresh=False)
-            self._bar.update(step - self._bar.n)
+            self._bar.set_postfix_str(text)
 
     def evaluation(self, step: int, figures: dict[str, float]) -> None:
         """Tells the figures on the test images."""
@@ -104,7 +110,10 @@ class Report:
         _draw_confusion(self._workdir, confusion, class_names)
         if summary["unreadable_images"]:
             self.say(f"{len(summary['unreadable_images'])} unreadable images skipped, see summary.json")
-        self.say(f"{summary['steps']} steps in {summary['seconds']:.0f} s; the run lies in {self._workdir}")
+        self.say(
+            f"steps {self._first_step} to {self._total} took {summary['seconds']:.0f} s, the run lies in "
+            f"{self._workdir}"
+        )
 
     def close(self) -> None:
         """Closes files and progress bar."""
@@ -121,6 +130,15 @@ def read_metrics(workdir: str) -> list[dict[str, Any]]:
         return []
     with open(path) as file:
         return [json.loads(line) for line in file if line.endswith("}\n")]
+
+
+def is_finished(workdir: str, total_steps: int) -> bool:
+    """Whether a run of that duration has come to its end, pictures and all."""
+    path = os.path.join(workdir, "summary.json")
+    if not os.path.exists(path):
+        return False
+    with open(path) as file:
+        return json.load(file)["steps"] == total_steps
 
 
 def _draw_curves(workdir: str) -> None:

@@ -112,10 +112,9 @@ def load_run(workdir: str, checkpoint: str = "last") -> LoadedRun:
 
 def load_state(run: Run, workdir: str, checkpoint: str, layout: Layout) -> TrainState:
     """Loads a run's state from the checkpoint `last`, `best` or a step."""
-    folder = os.path.join(workdir, "checkpoints")
-    if not os.path.isdir(folder):
+    if not checkpoint_steps(workdir):
         raise UserError(f"{workdir} has no checkpoint yet")
-    with contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
+    with contextlib.closing(Checkpoints(os.path.join(workdir, "checkpoints"), read_only=True)) as checkpoints:
         return checkpoints.restore(checkpoints.find(checkpoint), run.abstract_state(layout))[0]
 
 
@@ -149,6 +148,7 @@ def claim(run: Run, workdir: str) -> None:
     """
     if os.path.exists(os.path.join(workdir, "config.json")):
         _check_same(read_run(workdir), run, workdir)
+        _check_not_beyond(run, workdir)
     record = {
         "config": dataclasses.asdict(run.config),
         "class_names": run.class_names,
@@ -174,6 +174,22 @@ def _check_same(stored: Run, run: Run, workdir: str) -> None:
             changes.append(f"{name} of the data: {getattr(stored, name)} there, {getattr(run, name)} here")
     if changes:
         raise UserError(f"{workdir} belongs to another run ({'; '.join(changes)}): choose another --workdir")
+
+
+def _check_not_beyond(run: Run, workdir: str) -> None:
+    end = run.config.steps(run.num_examples)
+    reached = max(checkpoint_steps(workdir), default=0)
+    if reached > end:
+        raise UserError(f"{workdir} is at step {reached} already, beyond the end at step {end}")
+
+
+def checkpoint_steps(workdir: str) -> list[int]:
+    """Steps that have a checkpoint, in order."""
+    folder = os.path.join(workdir, "checkpoints")
+    if not os.path.isdir(folder):
+        return []
+    with contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
+        return checkpoints.steps()
 
 
 @contextlib.contextmanager

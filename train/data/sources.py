@@ -8,8 +8,6 @@ import os
 from typing import Any, Protocol
 
 import numpy as np
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from train.config import DataConfig
 from train.data.images import SUFFIXES, read_image
@@ -73,6 +71,8 @@ def _digits() -> Dataset:
 
     Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998, as scikit-learn ships it.
     """
+    from sklearn.datasets import load_digits
+
     bunch = load_digits()
     images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
     kept, held_out = _stratified_split(bunch.target, 360)
@@ -82,6 +82,8 @@ def _digits() -> Dataset:
 
 def _stratified_split(labels: np.ndarray, test_size: int | float) -> tuple[np.ndarray, np.ndarray]:
     """Sorted indices of two parts with the same share of every class; always the same for the same labels."""
+    from sklearn.model_selection import train_test_split
+
     parts = train_test_split(np.arange(len(labels)), test_size=test_size, stratify=labels, random_state=0)
     return np.sort(parts[0]), np.sort(parts[1])
 
