@@ -112,7 +112,7 @@ def _tfds(name: str, data_dir: str | None) -> Dataset:
     try:
         builder = tfds.builder(name, data_dir=folder, try_gcs=False)
     except tfds.core.DatasetNotFoundError:
-        near = _nearest(name.partition("/")[0], tfds.list_builders())
+        near = _nearest(name.partition("/")[0], tfds.list_builders(with_community_datasets=False))
         raise UserError(f"TFDS knows no data set {name!r}, and none is prepared in {folder}{near}") from None
     if not builder.is_prepared():
         raise UserError(f"tfds:{name} is not prepared in {folder}: {command}")
