@@ -104,7 +104,7 @@ class DataConfig(_Checked):
     test_fraction: float = 0.2
     """folder: share of each class that is held out where PATH has no train and test or val folders."""
     tfds_dir: str | None = None
-    """tfds: folder of the prepared data sets; None is TFDS's own, ~/tensorflow_datasets."""
+    """tfds: folder of the prepared data sets; None is $TFDS_DATA_DIR or ~/tensorflow_datasets."""
     num_threads: int = 8
     """Threads that read and augment."""
 

@@ -106,7 +106,7 @@ class _TfdsSplit:
 def _tfds(name: str, data_dir: str | None) -> Dataset:
     import tensorflow_datasets as tfds
 
-    folder = data_dir or os.path.expanduser("~/tensorflow_datasets")
+    folder = os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
     flag = f" --data_dir={data_dir}" if data_dir else ""
     command = f"pip install -e '.[prepare]' && tfds build {name} --file_format=array_record{flag}"
     try:
@@ -114,6 +114,8 @@ def _tfds(name: str, data_dir: str | None) -> Dataset:
     except tfds.core.DatasetNotFoundError:
         near = _nearest(name.partition("/")[0], tfds.list_builders(with_community_datasets=False))
         raise UserError(f"TFDS knows no data set {name!r}, and none is prepared in {folder}{near}") from None
+    except (AssertionError, ValueError, ModuleNotFoundError) as error:
+        raise UserError(f"TFDS cannot open {name!r}: {error}") from error
     if not builder.is_prepared():
         raise UserError(f"tfds:{name} is not prepared in {folder}: {command}")
     if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
