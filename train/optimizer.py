@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from train.config import OptimizerConfig, ScheduleConfig
@@ -21,9 +22,9 @@ def make_schedule(config: ScheduleConfig, peak: float, steps: int) -> optax.Sche
         main = optax.piecewise_constant_schedule(peak, drops)
     else:
         main = optax.constant_schedule(peak)
-    if warmup == 0:
-        return main
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), main], [warmup])
+    if warmup:
+        main = optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), main], [warmup])
+    return lambda step: main(jnp.asarray(step, jnp.float32))
 
 
 def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
