@@ -2,7 +2,7 @@
 
     python -m train configs/digits_resnet.py --workdir runs/digits_resnet
 
-30 s on two CPU cores; 99.55 +- 0.32 % over seeds 0 to 4, 99.44 % with seed 0.
+About 40 s on two CPU cores; 99.55 +- 0.32 % over seeds 0 to 4, 99.44 % with seed 0.
 """
 
 import dataclasses
