@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from train.loop import train as train
-    from train.predict import predict as predict
     from train.run import load_run as load_run
 
-__all__ = ["load_run", "predict", "train"]
+__all__ = ["load_run", "train"]
 
-_HOMES = {"load_run": "train.run", "predict": "train.predict", "train": "train.loop"}
+_HOMES = {"load_run": "train.run", "train": "train.loop"}
 
 
 def __getattr__(name: str) -> Any:

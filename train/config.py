@@ -41,7 +41,7 @@ def _fits(value: Any, annotation: Any) -> bool:
     if origin is tuple:
         return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
     if annotation is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if annotation is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, annotation)
@@ -50,6 +50,8 @@ def _fits(value: Any, annotation: Any) -> bool:
 def _spell(annotation: Any) -> str:
     if typing.get_origin(annotation) is Literal:
         return " or ".join(repr(option) for option in typing.get_args(annotation))
+    if annotation is float:
+        return "float, and finite"
     return annotation.__name__ if isinstance(annotation, type) else str(annotation)
 
 
@@ -215,7 +217,7 @@ class Config(_Checked):
         self._require(getattr(self, given[0]) > 0, given[0], "positive")
         self._require(0 <= self.label_smoothing < 1, "label_smoothing", "at least 0 and below 1")
         self._require(self.ema_decay is None or 0 < self.ema_decay < 1, "ema_decay", "between 0 and 1")
-        self._require(self.seed >= 0, "seed", "at least 0")
+        self._require(0 <= self.seed < 2**32, "seed", "at least 0 and below 2**32")
         for name in ("checkpoint_every_steps", "evaluate_every_steps", "log_every_steps", "keep_last_checkpoints"):
             self._require(getattr(self, name) >= 1, name, "at least 1")
         self._require(self.keep_best_checkpoints >= 0, "keep_best_checkpoints", "at least 0")
@@ -223,10 +225,15 @@ class Config(_Checked):
     def steps(self, num_examples: int) -> int:
         """Duration in steps on a training set of that many images, at least 1."""
         if self.total_steps is not None:
-            return self.total_steps
-        examples = self.total_examples if self.total_epochs is None else self.total_epochs * num_examples
-        assert examples is not None
-        return max(1, math.ceil(examples / self.data.batch_size))
+            examples: float = self.total_steps * self.data.batch_size
+        elif self.total_examples is not None:
+            examples = self.total_examples
+        else:
+            examples = typing.cast(float, self.total_epochs) * num_examples
+        steps = max(1, math.ceil(examples / self.data.batch_size))
+        if steps >= 2**31:
+            raise UserError(f"a duration of {steps} steps is more than a counter of 32 bits holds")
+        return steps
 
 
 MAY_CHANGE = {

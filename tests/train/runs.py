@@ -52,11 +52,15 @@ def environment(cache: Path | None) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     if cache is None:
         return kept
-    always = {"MIN_COMPILE_TIME_SECS": "0", "MIN_ENTRY_SIZE_BYTES": "-1"}
-    return kept | {f"JAX_PERSISTENT_CACHE_{k}": v for k, v in always.items()} | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
+    return kept | {
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
 
 
 def run(module: str, *arguments: object, cache: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Runs `python -m MODULE ARGUMENTS...` in the checkout, on one device."""
     command = [sys.executable, "-m", module, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, env=environment(cache), capture_output=True, text=True, check=False)
+    options: Any = {"cwd": ROOT, "env": environment(cache), "capture_output": True, "text": True}
+    return subprocess.run(command, check=False, **options)

@@ -7,14 +7,16 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
-from tests.train.runs import DIGITS, SMALL, run, small, write_images
 
+from tests.train.runs import DIGITS, SMALL, run, small, write_images
 from train import evaluate, loop, predict
 from train.__main__ import Arguments, main
 from train.checkpoint import Checkpoints
-from train.cli import parse, read_config_file, with_duration_of
-from train.config import Config
+from train.cli import parse, program, read_config_file, with_duration_of
+from train.config import Config, from_dict
 from train.errors import UserError
 from train.evaluate import Evaluation
 from train.run import load_run
@@ -39,10 +41,18 @@ def config_file(tmp_path: Path) -> Callable[[str], str]:
 
 def test_flags_replace_settings_of_every_type():
     config = parsed(
-        *("--optimizer.learning_rate", "0.2", "--optimizer.nesterov", "False", "--optimizer.clip_norm", "1.5"),
+        *(
+            "--optimizer.learning_rate",
+            "0.2",
+            "--optimizer.nesterov",
+            "False",
+            "--optimizer.clip_norm",
+            "1.5",
+        ),
         *("--data.mean", "0.1", "0.2", "0.3", "--data.image_size=16", "--model.dtype", "bfloat16"),
     )
-    assert (config.optimizer.learning_rate, config.optimizer.nesterov, config.optimizer.clip_norm) == (0.2, False, 1.5)
+    optimizer = config.optimizer
+    assert (optimizer.learning_rate, optimizer.nesterov, optimizer.clip_norm) == (0.2, False, 1.5)
     assert (config.data.mean, config.data.image_size, config.model.dtype) == ((0.1, 0.2, 0.3), 16, "bfloat16")
     assert (config.total_epochs, config.data.batch_size) == (60, 64)
 
@@ -74,7 +84,7 @@ def test_an_unknown_flag_names_the_nearest(fails: Fails):
 @pytest.mark.parametrize(
     ("text", "nearest"),
     [
-        ("config = Config(\n  optimizer=OptimizerConfig(learing_rate=1), total_steps=1)", "optimizer.learning_rate"),
+        ("\nconfig = Config(optimizer=OptimizerConfig(learing_rate=1))", "optimizer.learning_rate"),
         ("\nconfig = Config(data=DataConfig(bath_size=1))", "data.batch_size"),
         ("\nconfig = Config(total_step=1)", "total_steps"),
     ],
@@ -136,7 +146,8 @@ def test_an_unknown_model_names_the_nearest(fails: Fails):
 
 def test_two_durations_are_refused_on_the_command_line(fails: Fails):
     line = fails(main, DIGITS, "--total_steps", 5, "--total_epochs", 1)
-    assert "exactly one of total_steps, total_epochs, total_examples: got total_steps and total_epochs" in line
+    assert "exactly one of total_steps, total_epochs, total_examples" in line
+    assert line.endswith("got total_steps and total_epochs")
 
 
 def test_two_durations_are_refused_in_a_config_file(fails: Fails, config_file: Callable[[str], str]):
@@ -184,7 +195,8 @@ def test_an_unreadable_training_image_is_named(fails: Fails, folder: Path, tmp_p
 def test_a_work_directory_that_cannot_be_made_is_named(fails: Fails, tmp_path: Path, below: str):
     (tmp_path / "file").write_text("")
     workdir = tmp_path / "file" / below
-    assert fails(main, DIGITS, "--workdir", workdir).startswith(f"error: cannot write to work directory {workdir}: ")
+    line = fails(main, DIGITS, "--workdir", workdir)
+    assert line.startswith(f"error: cannot write to work directory {workdir}: ")
 
 
 def test_a_work_directory_that_is_a_file_is_named(fails: Fails, tmp_path: Path):
@@ -197,18 +209,20 @@ def test_the_work_directory_of_another_run_names_setting_and_both_values(
 ):
     flags = (*SMALL, "--total_steps", 6, "--optimizer.learning_rate", 0.2)
     line = fails(main, DIGITS, *flags, "--workdir", trained[0])
-    assert line.startswith(f"error: {trained[0]} belongs to another run (optimizer.learning_rate is 0.1 there, 0.2 here)")
+    said = f"error: {trained[0]} belongs to another run (optimizer.learning_rate is 0.1 there, 0.2 here)"
+    assert line.startswith(said)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_a_good_checkpoint(fails: Fails, tmp_path: Path):
-    flags = ("--total_steps", 6, "--checkpoint_every_steps", 1, "--schedule.kind", "constant", "--schedule.warmup", 0)
+    flags = ("--total_steps", 6, "--checkpoint_every_steps", 1, "--schedule.warmup", 0)
     line = fails(main, DIGITS, *SMALL, *flags, "--optimizer.learning_rate", 1e30, "--workdir", tmp_path)
     step, kept = map(int, re.findall(r"at step (\d+) \(the last good checkpoint is step (\d+)\)", line)[0])
     assert kept == step - 1
     checkpoints = Checkpoints(str(tmp_path / "checkpoints"), read_only=True)
     assert checkpoints.steps()[-1] == kept
     checkpoints.close()
-    assert load_run(str(tmp_path), str(kept)).class_names[0] == "0"
+    variables = load_run(str(tmp_path), str(kept)).variables
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))
     assert not (tmp_path / "summary.json").exists()
 
 
@@ -226,10 +240,10 @@ def test_an_unknown_tfds_set_names_the_nearest(fails: Fails, tmp_path: Path):
     assert line.endswith("did you mean cifar10?")
 
 
-@pytest.mark.parametrize("program", [evaluate.main, predict.main])
-def test_a_folder_that_is_no_run_is_refused(fails: Fails, tmp_path: Path, program: Callable[..., None]):
-    images = ("0.png",) if program is predict.main else ()
-    line = fails(program, *images, "--workdir", tmp_path)
+@pytest.mark.parametrize("main_of", [evaluate.main, predict.main])
+def test_a_folder_that_is_no_run_is_refused(fails: Fails, tmp_path: Path, main_of: Callable[..., None]):
+    images = ("0.png",) if main_of is predict.main else ()
+    line = fails(main_of, *images, "--workdir", tmp_path)
     assert line == f"error: {tmp_path} is no run: it has no config.json"
 
 
@@ -245,9 +259,7 @@ def test_a_run_without_checkpoint_says_so(fails: Fails, tmp_path: Path, trained:
 
 
 @pytest.mark.parametrize("which", ["1", "99", "newest", "-2"])
-def test_a_checkpoint_that_is_not_kept_names_those_that_are(
-    fails: Fails, trained: tuple[Path, Evaluation], which: str
-):
+def test_a_checkpoint_that_is_not_kept_names_those_that_are(fails: Fails, trained: tuple[Path, Evaluation], which: str):
     line = fails(evaluate.main, "--workdir", trained[0], f"--checkpoint={which}")
     assert line.startswith(f"error: checkpoint='{which}' is not best, last or one of the kept steps [")
     assert line.endswith("4, 6]")
@@ -284,8 +296,6 @@ def test_help_is_no_error(capsys: pytest.CaptureFixture[str]):
 def test_an_interrupt_is_said_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):
-    from train.cli import program
-
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -305,7 +315,5 @@ def test_a_user_error_is_a_value_error_for_those_who_call_from_python(tmp_path: 
 
 
 def test_config_json_reads_back_as_the_same_config(trained: tuple[Path, Evaluation]):
-    from train.config import from_dict
-
     stored = json.loads((trained[0] / "config.json").read_text())
     assert from_dict(Config, stored["config"]) == small()

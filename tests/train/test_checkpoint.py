@@ -1,0 +1,155 @@
+"""Which checkpoints are kept and found, and what comes back of them; the digest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from train.checkpoint import Checkpoints, digest
+from train.errors import UserError
+from train.state import TrainState
+
+
+def state_at(step: int) -> TrainState:
+    values = jnp.arange(6, dtype=jnp.float32).reshape(2, 3) / 7 + step
+    variables = {"params": {"fc": {"kernel": values}}, "batch_stats": {"bn": {"mean": values[0] * 3}}}
+    return TrainState(jnp.asarray(step, jnp.int32), variables, (values * 2, jnp.asarray(step, jnp.int32)), None)
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Iterator[Checkpoints]:
+    """Six steps, of which the third is the best: the last two and the best one are kept."""
+    checkpoints = Checkpoints(str(tmp_path), keep_last=2, keep_best=1)
+    for step, accuracy in enumerate([0.5, 0.6, 0.9, None, 0.7, None], start=1):
+        checkpoints.save(state_at(step), {"next_index": step}, accuracy)
+    checkpoints.close()
+    reopened = Checkpoints(str(tmp_path), read_only=True)
+    yield reopened
+    reopened.close()
+
+
+def test_the_last_ones_and_the_best_are_kept(kept: Checkpoints):
+    assert kept.steps() == [3, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("keep_last", "keep_best", "steps"),
+    [(1, 0, [6]), (1, 1, [3, 6]), (1, 2, [3, 5, 6]), (3, 1, [3, 4, 5, 6])],
+)
+def test_as_many_are_kept_as_the_settings_say(tmp_path: Path, keep_last: int, keep_best: int, steps: list[int]):
+    checkpoints = Checkpoints(str(tmp_path), keep_last, keep_best)
+    for step, accuracy in enumerate([0.5, 0.6, 0.9, None, 0.7, None], start=1):
+        checkpoints.save(state_at(step), {"next_index": step}, accuracy)
+    checkpoints.close()
+    reopened = Checkpoints(str(tmp_path), read_only=True)
+    assert reopened.steps() == steps
+    reopened.close()
+
+
+@pytest.mark.parametrize(("which", "step"), [("last", 6), ("best", 3), ("5", 5)])
+def test_last_best_and_a_step_are_found(kept: Checkpoints, which: str, step: int):
+    assert kept.find(which) == step
+
+
+@pytest.mark.parametrize("which", ["4", "7", "first", "", "-1", "5.0", "²"])
+def test_what_is_not_kept_names_what_is(kept: Checkpoints, which: str):
+    message = f"checkpoint={which!r} is not best, last or one of the kept steps [3, 5, 6]"
+    with pytest.raises(UserError, match=re.escape(message)):
+        kept.find(which)
+
+
+def test_without_an_accuracy_the_last_is_the_best(tmp_path: Path):
+    checkpoints = Checkpoints(str(tmp_path), keep_last=2)
+    for step in (1, 2):
+        checkpoints.save(state_at(step), {"next_index": step}, None)
+    assert checkpoints.find("best") == 2
+    checkpoints.close()
+
+
+def test_state_and_position_come_back_bit_for_bit(kept: Checkpoints):
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state_at(0))
+    state, position = kept.restore(5, like)
+    assert position == {"next_index": 5}
+    assert jax.tree.structure(state) == jax.tree.structure(state_at(5))
+    for one, two in zip(jax.tree.leaves(state), jax.tree.leaves(state_at(5)), strict=True):
+        assert one.dtype == two.dtype
+        np.testing.assert_array_equal(one, two)
+    assert digest(state.variables) == digest(state_at(5).variables)
+
+
+def test_a_step_saved_before_is_not_saved_again(tmp_path: Path):
+    checkpoints = Checkpoints(str(tmp_path))
+    checkpoints.save(state_at(1), {"next_index": 1}, 0.5)
+    checkpoints.save(state_at(1).replace(opt_state=()), {"next_index": 9}, 0.1)
+    checkpoints.close()
+    reopened = Checkpoints(str(tmp_path), read_only=True)
+    assert reopened.restore(1, state_at(0))[1] == {"next_index": 1}
+    reopened.close()
+
+
+def test_reading_leaves_the_folder_of_a_running_process_alone(tmp_path: Path):
+    checkpoints = Checkpoints(str(tmp_path))
+    checkpoints.save(state_at(1), {"next_index": 1}, None)
+    checkpoints.close()
+    begun = tmp_path / "2.orbax-checkpoint-tmp"
+    begun.mkdir()
+    reader = Checkpoints(str(tmp_path), read_only=True)
+    assert reader.steps() == [1]
+    reader.close()
+    assert begun.is_dir()
+
+
+def test_what_a_killed_process_left_half_written_is_passed_over(tmp_path: Path):
+    checkpoints = Checkpoints(str(tmp_path))
+    checkpoints.save(state_at(1), {"next_index": 1}, None)
+    checkpoints.close()
+    (tmp_path / "2.orbax-checkpoint-tmp").mkdir()
+    again = Checkpoints(str(tmp_path))
+    assert again.find("last") == 1
+    again.save(state_at(2), {"next_index": 2}, None)
+    again.close()
+    assert Checkpoints(str(tmp_path), read_only=True).find("last") == 2
+
+
+def variables() -> dict[str, Any]:
+    return {
+        "params": {"a": np.arange(4, dtype=np.float32), "b": {"c": np.ones((2, 2), np.float32)}},
+        "batch_stats": {"a": np.zeros(3, np.float32)},
+    }
+
+
+def test_the_digest_is_64_hex_digits_of_all_values():
+    assert re.fullmatch(r"[0-9a-f]{64}", digest(variables()))
+    assert digest(variables()) == digest(jax.tree.map(jnp.asarray, variables()))
+
+
+@pytest.mark.parametrize("collection", ["params", "batch_stats"])
+def test_the_digest_changes_with_the_last_bit_of_one_value(collection: str):
+    changed = variables()
+    changed[collection]["a"][1] = np.nextafter(changed[collection]["a"][1], np.float32(9))
+    assert digest(changed) != digest(variables())
+
+
+def test_the_digest_knows_names_shapes_and_types():
+    base = variables()
+    named = {
+        "params": {"A": base["params"]["a"], "b": base["params"]["b"]},
+        "batch_stats": base["batch_stats"],
+    }
+    shaped, typed = variables(), variables()
+    shaped["params"]["a"] = shaped["params"]["a"].reshape(2, 2)
+    typed["params"]["a"] = typed["params"]["a"].view(np.int32)
+    assert len({digest(one) for one in (base, named, shaped, typed)}) == 4
+
+
+def test_the_digest_does_not_ask_for_the_order_of_names():
+    base = variables()
+    turned = {"batch_stats": base["batch_stats"], "params": dict(reversed(base["params"].items()))}
+    assert digest(turned) == digest(base)

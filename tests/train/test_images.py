@@ -1,0 +1,219 @@
+"""Image files become RGB bytes whatever they are; resizing, cropping and augmentation, by numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from train.data.images import (
+    UnreadableImageError,
+    fill,
+    pad_crop,
+    random_resized_crop,
+    read_image,
+    resize,
+    resize_and_crop,
+    set_channels,
+)
+
+RAMP = np.arange(32, dtype=np.uint8).reshape(4, 8, 1)
+
+
+class Scripted:
+    """Gives the random numbers it was told, in order."""
+
+    def __init__(self, *numbers: float) -> None:
+        self._numbers = list(numbers)
+
+    def uniform(self, low: float, high: float) -> float:
+        number = self._numbers.pop(0)
+        assert low <= number <= high
+        return number
+
+    def integers(self, low: int, high: int, size: int | None = None) -> Any:
+        taken = [int(self._numbers.pop(0)) for _ in range(size or 1)]
+        assert all(low <= number < high for number in taken)
+        return taken[0] if size is None else taken
+
+
+def saved(path: Path, image: Image.Image, **options: Any) -> str:
+    image.save(path, **options)
+    return str(path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_colour_files_are_read_as_rgb(tmp_path: Path, suffix: str):
+    exact = {"webp": {"lossless": True}, "jpg": {"quality": 100, "subsampling": 0}}.get(suffix, {})
+    colour = np.full((4, 6, 3), (200, 100, 50), np.uint8)
+    read = read_image(saved(tmp_path / f"x.{suffix}", Image.fromarray(colour), **exact))
+    assert (read.dtype, read.shape) == (np.uint8, (4, 6, 3))
+    np.testing.assert_allclose(read.astype(int), colour.astype(int), atol=2 if suffix == "jpg" else 0)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_gray_files_become_rgb(tmp_path: Path, suffix: str):
+    read = read_image(saved(tmp_path / f"x.{suffix}", Image.new("L", (6, 4), 77)))
+    assert (read.dtype, read.shape) == (np.uint8, (4, 6, 3))
+    np.testing.assert_allclose(read, 77, atol=1)
+
+
+def test_bilevel_files_become_black_and_white(tmp_path: Path):
+    bits = Image.fromarray(np.asarray([[0, 255], [255, 0]], np.uint8)).convert("1")
+    assert read_image(saved(tmp_path / "x.png", bits))[..., 1].tolist() == [[0, 255], [255, 0]]
+
+
+@pytest.mark.parametrize("options", [{}, {"transparency": 1}])
+def test_palette_files_become_the_colours_of_the_palette(tmp_path: Path, options: dict[str, int]):
+    image = Image.fromarray(np.asarray([[0, 1]], np.uint8)).convert("P")
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    assert read_image(saved(tmp_path / "x.png", image, **options)).tolist() == [[[10, 20, 30], [40, 50, 60]]]
+
+
+@pytest.mark.parametrize(("mode", "pixel", "rgb"), [("RGBA", (9, 8, 7, 3), [9, 8, 7]), ("LA", (9, 3), [9, 9, 9])])
+def test_alpha_is_dropped(tmp_path: Path, mode: str, pixel: tuple[int, ...], rgb: list[int]):
+    assert read_image(saved(tmp_path / "x.png", Image.new(mode, (1, 1), pixel))).tolist() == [[rgb]]
+
+
+def test_16_bit_gray_becomes_its_upper_8_bits(tmp_path: Path):
+    image = Image.fromarray(np.asarray([[0, 0x1234, 0xFFFF]], np.uint16))
+    assert read_image(saved(tmp_path / "x.png", image)).tolist() == [[[0] * 3, [0x12] * 3, [0xFF] * 3]]
+
+
+def test_cmyk_jpeg_becomes_rgb(tmp_path: Path):
+    read = read_image(saved(tmp_path / "x.jpg", Image.new("CMYK", (2, 2), (0, 0, 0, 255)), quality=100))
+    assert read.shape == (2, 2, 3)
+    assert read.max() <= 2
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_exif_orientation_is_applied_or_not(tmp_path: Path, suffix: str):
+    stored = np.zeros((8, 16, 3), np.uint8)
+    stored[:, :8] = 255  # left half white; orientation 6 turns it to the top
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = saved(tmp_path / f"x.{suffix}", Image.fromarray(stored), exif=exif)
+    upright, as_stored = read_image(path), read_image(path, apply_exif_orientation=False)
+    assert (upright.shape, as_stored.shape) == ((16, 8, 3), (8, 16, 3))
+    assert upright[:7].min() > 200
+    assert upright[9:].max() < 50
+    assert as_stored[:, :7].min() > 200
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+@pytest.mark.parametrize("keep", [0.0, 0.1, 0.7])
+def test_a_file_cut_short_is_unreadable_and_named(tmp_path: Path, suffix: str, keep: float):
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    path = tmp_path / f"x.{suffix}"
+    data = Path(saved(path, Image.fromarray(noise))).read_bytes()
+    path.write_bytes(data[: int(len(data) * keep)])
+    with pytest.raises(UnreadableImageError, match=f"cannot read image {re.escape(str(path))}: ."):
+        read_image(str(path))
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_damaged_bytes_give_an_image_or_are_unreadable(tmp_path: Path, suffix: str):
+    rng = np.random.default_rng(0)
+    path = tmp_path / f"x.{suffix}"
+    data = bytearray(Path(saved(path, Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)))).read_bytes())
+    for _ in range(200):
+        damaged = bytearray(data)
+        for place in rng.integers(0, len(data), 3):
+            damaged[place] = rng.integers(0, 256)
+        path.write_bytes(damaged)
+        with contextlib.suppress(UnreadableImageError):
+            assert read_image(str(path)).shape[-1] == 3
+
+
+def test_a_missing_file_is_named(tmp_path: Path):
+    with pytest.raises(UnreadableImageError, match=f"cannot read image {tmp_path}/none.png: no such file"):
+        read_image(str(tmp_path / "none.png"))
+
+
+def test_set_channels_repeats_gray_and_weighs_colours():
+    assert set_channels(RAMP, 1) is RAMP
+    np.testing.assert_array_equal(set_channels(RAMP, 3), np.repeat(RAMP, 3, axis=-1))
+    colours = np.asarray([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [10, 10, 10]]], np.uint8)
+    assert set_channels(colours, 1).tolist() == [[[76], [150], [29], [10]]]
+
+
+def test_resize_filters_when_it_shrinks():
+    steps = np.repeat(np.asarray([[0, 0, 100, 100]], np.uint8), 4, axis=0)[..., None]
+    small = resize(steps, 2, 2)  # a triangle 4 wide: (100 * 0.25) / (0.75 + 0.75 + 0.25) = 14.29
+    assert small[..., 0].tolist() == [[14, 86]] * 2
+
+
+def test_resize_of_a_box_takes_that_box():
+    np.testing.assert_array_equal(resize(RAMP, 2, 3, (4, 1, 7, 3)), RAMP[1:3, 4:7])
+
+
+def test_resize_and_crop_cuts_the_centre():
+    np.testing.assert_array_equal(resize_and_crop(RAMP, 4, 4), RAMP[:, 2:6])
+    np.testing.assert_array_equal(resize_and_crop(RAMP, 4, 2), RAMP[1:3, 3:5])
+
+
+@pytest.mark.parametrize("shape", [(4, 8, 1), (9, 5, 3), (1, 30, 3), (7, 7, 1), (333, 500, 3)])
+@pytest.mark.parametrize(("shorter", "size"), [(6, 5), (5, 5), (224, 224)])
+def test_resize_and_crop_gives_the_size_for_every_shape(shape: tuple[int, int, int], shorter: int, size: int):
+    cropped = resize_and_crop(np.full(shape, 7, np.uint8), shorter, size)
+    assert (cropped.dtype, cropped.shape) == (np.uint8, (size, size, shape[-1]))
+    np.testing.assert_array_equal(cropped, 7)
+
+
+def test_fill_covers_a_rectangle_and_cuts_the_centre():
+    np.testing.assert_array_equal(fill(RAMP, 4, 2), RAMP[:, 3:5])
+    assert fill(np.full((30, 50, 3), 7, np.uint8), 8, 9).shape == (8, 9, 3)
+
+
+@pytest.mark.parametrize(
+    ("top", "left", "expected"),
+    [(1, 1, [[1, 2], [3, 4]]), (0, 0, [[0, 0], [0, 1]]), (2, 0, [[0, 3], [0, 0]]), (0, 2, [[0, 0], [2, 0]])],
+)
+def test_pad_crop_moves_the_image_over_zeros(top: int, left: int, expected: list[list[int]]):
+    image = np.asarray([[1, 2], [3, 4]], np.uint8)[..., None]
+    assert pad_crop(image, 1, Scripted(top, left))[..., 0].tolist() == expected  # type: ignore[arg-type]
+
+
+def test_pad_crop_reaches_every_place():
+    rng, image = np.random.default_rng(0), np.asarray([[9]], np.uint8)[..., None]
+    assert {int(pad_crop(image, 1, rng)[0, 0, 0]) for _ in range(200)} == {0, 9}
+    places = {pad_crop(RAMP, 1, rng).tobytes() for _ in range(300)}
+    assert len(places) == 9
+
+
+def test_random_resized_crop_cuts_the_box_it_drew():
+    square = np.arange(64, dtype=np.uint8).reshape(8, 8, 1)
+    quarter = Scripted(0.25, 0.0, 2, 3)  # a quarter of the area, aspect 1, from row 2, column 3
+    np.testing.assert_array_equal(random_resized_crop(square, 4, quarter), square[2:6, 3:7])  # type: ignore[arg-type]
+    wide = Scripted(0.1875, math.log(4 / 3), 1, 0)  # 12 pixels, 4 wide and 3 high
+    np.testing.assert_array_equal(  # type: ignore[arg-type]
+        random_resized_crop(square, 4, wide), resize(square, 4, 4, (0, 1, 4, 4))
+    )
+
+
+def test_random_resized_crop_takes_the_centre_after_ten_misses():
+    long = np.arange(200, dtype=np.uint8).reshape(1, 200, 1)
+    misses = Scripted(*[1.0, 0.0] * 10)
+    cropped = random_resized_crop(long, 1, misses)  # type: ignore[arg-type]
+    assert cropped.tolist() == [[[99]]]
+
+
+def test_random_resized_crop_draws_areas_and_aspects_as_imagenet_does():
+    rows, columns = (np.broadcast_to(axis, (100, 100)) for axis in np.ogrid[:100, :100])
+    places = np.stack([rows, columns, rows], axis=-1).astype(np.uint8)
+    rng = np.random.default_rng(0)
+    crops = np.stack([random_resized_crop(places, 2, rng) for _ in range(500)]).astype(float)
+    height, width = (2 * (crops[:, 1, 0, 0] - crops[:, 0, 0, 0]), 2 * (crops[:, 0, 1, 1] - crops[:, 0, 0, 1]))
+    assert crops.shape == (500, 2, 2, 3)
+    share, aspect = height * width / 1e4, width / height
+    # the filter cuts off at the edges, so that a half is a little smaller than half of the box
+    assert 0.04 < share.min() < 0.1
+    assert share.max() < 1
+    assert abs(np.log(aspect)).max() < math.log(4 / 3) + 0.3
+    assert abs(np.log(aspect).mean()) < 0.05

@@ -1,0 +1,262 @@
+"""One step of training and of evaluation, on a net small enough to follow by hand."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from jax.sharding import AxisType, Mesh
+
+from tests.train.runs import replace, small
+from train.config import Config, DataConfig
+from train.data import Reader
+from train.evaluate import Evaluation, Evaluator
+from train.metrics import Metrics, cross_entropy
+from train.optimizer import make_optimizer, make_schedule
+from train.parallel import Layout
+from train.run import Run
+from train.state import TrainState, create_state
+from train.step import eval_step, normalize, train_step
+
+CLASSES = 3
+CONFIG: Config = replace(
+    small(),
+    {"data.batch_size": 8, "optimizer.weight_decay": 0.01, "schedule.warmup": 0.0, "total_steps": 4},
+)
+
+
+class Net(nn.Module):
+    """A convolution, a batch norm and a classifier."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        x = nn.Conv(4, (3, 3), name="conv")(x)
+        x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, name="bn")(x))
+        return nn.Dense(CLASSES, name="fc")(x.mean((1, 2)))
+
+
+class Images:
+    """Images and labels at random, each always the same."""
+
+    def __init__(self, count: int) -> None:
+        rng = np.random.default_rng(0)
+        self.images = rng.integers(0, 256, (count, 8, 8, 1), np.uint8)
+        self.labels = rng.integers(0, CLASSES, count)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        return self.images[index], int(self.labels[index])
+
+    def name(self, index: int) -> str:
+        return str(index)
+
+
+def batch(start: int = 0, size: int = 8) -> dict[str, np.ndarray]:
+    images = Images(64)
+    part = slice(start, start + size)
+    return {
+        "image": images.images[part],
+        "label": images.labels[part].astype(np.int32),
+        "mask": np.ones(size, bool),
+    }
+
+
+def steps(config: Config, count: int) -> tuple[TrainState, Metrics]:
+    """The state and the metrics after some steps from the state of seed 0."""
+    model = Net()
+    optimizer = make_optimizer(config.optimizer, make_schedule(config.schedule, config.optimizer.learning_rate, 4))
+    state = create_state(model, optimizer, (8, 8, 1), config.seed, config.ema_decay is not None)
+    step, metrics = jax.jit(partial(train_step, model, optimizer, config)), Metrics.zero()
+    for number in range(count):
+        state, metrics = step(state, metrics, batch(8 * number))
+    return state, metrics
+
+
+def by_hand(config: Config, count: int) -> tuple[list[Any], list[float], list[float]]:
+    """SGD in PyTorch's form, written out: variables after every step, losses and right answers."""
+    variables: Any = steps(config, 0)[0].variables
+    buffers = jax.tree.map(jnp.zeros_like, variables["params"])
+    mean, std = np.float32(config.data.mean[0]), np.float32(config.data.std[0])
+
+    def loss_of(params: Any, statistics: Any, part: dict[str, np.ndarray]) -> Any:
+        images = (part["image"].astype(np.float32) / 255 - mean) / std
+        net = {"params": params, "batch_stats": statistics}
+        logits, updates = Net().apply(net, images, train=True, mutable=["batch_stats"])
+        log = logits - jnp.log(jnp.exp(logits).sum(-1, keepdims=True))
+        targets = np.eye(CLASSES, dtype=np.float32)[part["label"]]
+        targets = targets * (1 - config.label_smoothing) + config.label_smoothing / CLASSES
+        return -(targets * log).sum(-1).mean(), (updates["batch_stats"], logits)
+
+    settings = config.optimizer
+    history, losses, right = [variables], [], []
+    for number in range(count):
+        part, params = batch(8 * number), variables["params"]
+        (loss, (statistics, logits)), grads = jax.value_and_grad(loss_of, has_aux=True)(
+            params, variables["batch_stats"], part
+        )
+        rate = settings.learning_rate * (1 + np.cos(np.pi * number / 4)) / 2
+        grads = jax.tree.map(lambda g, p: g + settings.weight_decay * p, grads, params)
+        buffers = jax.tree.map(lambda b, g: settings.momentum * b + g, buffers, grads)
+        change = buffers
+        if settings.nesterov:
+            change = jax.tree.map(lambda g, b: g + settings.momentum * b, grads, buffers)
+        new = jax.tree.map(lambda p, c, rate=rate: p - np.float32(rate) * c, params, change)
+        variables = {"params": new, "batch_stats": statistics}
+        history.append(variables)
+        losses.append(float(loss))
+        right.append(float((np.asarray(logits).argmax(-1) == part["label"]).sum()))
+    return history, losses, right
+
+
+def assert_close(one: Any, two: Any, **tolerances: float) -> None:
+    assert jax.tree.structure(one) == jax.tree.structure(two)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_allclose(a, b, **{"rtol": 1e-5, "atol": 1e-6, **tolerances})
+
+
+@pytest.mark.parametrize("changes", [{}, {"optimizer.nesterov": False, "label_smoothing": 0.1}])
+def test_training_is_sgd_written_out_by_hand(changes: dict[str, Any]):
+    config = replace(CONFIG, changes)
+    state, metrics = steps(config, 3)
+    history, losses, right = by_hand(config, 3)
+    assert_close(state.variables, history[-1])
+    assert int(state.step) == 3
+    assert float(metrics.loss) == pytest.approx(8 * sum(losses), rel=1e-5)
+    assert (int(metrics.correct), int(metrics.count), int(metrics.bad_step)) == (sum(right), 24, -1)
+
+
+def test_the_average_is_that_of_parameters_and_batch_statistics():
+    config = replace(CONFIG, {"ema_decay": 0.75})
+    state, _ = steps(config, 3)
+    history, *_ = by_hand(config, 3)
+    average = history[0]
+    for variables in history[1:]:
+        average = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, average, variables)
+    assert_close(state.ema, average)
+    assert_close(state.variables, history[-1])
+    assert state.evaluated is state.ema
+    assert set(state.evaluated) == {"params", "batch_stats"}
+
+
+def test_without_an_average_the_variables_themselves_are_evaluated():
+    state, _ = steps(CONFIG, 1)
+    assert state.ema is None
+    assert state.evaluated is state.variables
+
+
+@pytest.mark.parametrize(("mean", "std"), [((0.5,), (0.25,)), ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))])
+def test_images_are_normalised(mean: tuple[float, ...], std: tuple[float, ...]):
+    images = np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3) * 10
+    normalised = normalize(DataConfig(mean=mean, std=std), jnp.asarray(images))
+    assert normalised.dtype == jnp.float32
+    np.testing.assert_allclose(normalised, (images / 255 - np.asarray(mean)) / np.asarray(std), rtol=1e-5, atol=1e-6)
+
+
+def test_label_smoothing_by_numbers():
+    logits = jnp.asarray([[2.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    labels = jnp.asarray([0, 2], jnp.int32)
+    log_sum = np.log(np.exp(2) + 3)
+    plain, smooth = cross_entropy(logits, labels), cross_entropy(logits, labels, 0.2)
+    np.testing.assert_allclose(plain, [log_sum - 2, np.log(4)], rtol=1e-6)
+    # targets 0.85, 0.05, 0.05, 0.05
+    np.testing.assert_allclose(smooth, [log_sum - 0.85 * 2, np.log(4)], rtol=1e-6)
+
+
+def test_evaluation_counts_what_is_not_masked():
+    model, variables = Net(), steps(CONFIG, 2)[0].variables
+    data = batch(0, 8) | {"mask": np.asarray([True] * 5 + [False] * 3)}
+    metrics, confusion = eval_step(
+        model, CONFIG, variables, Metrics.zero(), jnp.zeros((CLASSES, CLASSES), jnp.int32), data
+    )
+    logits: Any = model.apply(variables, normalize(CONFIG.data, data["image"]), train=False)
+    answers, labels = np.asarray(logits.argmax(-1))[:5], data["label"][:5]
+    expected = np.zeros((CLASSES, CLASSES), int)
+    for label, answer in zip(labels, answers, strict=True):
+        expected[label, answer] += 1
+    np.testing.assert_array_equal(confusion, expected)
+    assert (int(metrics.correct), int(metrics.count)) == ((answers == labels).sum(), 5)
+    assert float(metrics.loss) == pytest.approx(float(cross_entropy(logits, data["label"])[:5].sum()), rel=1e-6)
+
+
+def test_evaluation_does_not_smooth():
+    variables = steps(CONFIG, 1)[0].variables
+    sums = [
+        eval_step(Net(), config, variables, Metrics.zero(), jnp.zeros((CLASSES, CLASSES), jnp.int32), batch())[0].loss
+        for config in (CONFIG, replace(CONFIG, {"label_smoothing": 0.3}))
+    ]
+    assert float(sums[0]) == float(sums[1])
+
+
+def evaluate_on(devices: int, variables: Any, count: int) -> Evaluation:
+    mesh = Mesh(np.asarray(jax.devices()[:devices]), ("data",), axis_types=(AxisType.Auto,))
+    layout = Layout(mesh)
+    reader = Reader(Images(count), CONFIG.data)
+    return Evaluator(Net(), CONFIG, reader, layout, CLASSES)(layout.put(variables))
+
+
+@pytest.mark.parametrize("count", [21, 16, 3])
+def test_evaluation_on_8_devices_is_that_on_one(count: int):
+    variables = steps(CONFIG, 3)[0].variables
+    one, eight = (evaluate_on(devices, variables, count) for devices in (1, 8))
+    assert (one.count, eight.count, int(one.confusion.sum())) == (count, count, count)
+    assert one.accuracy == eight.accuracy == np.trace(one.confusion) / count
+    np.testing.assert_array_equal(one.confusion, eight.confusion)
+    assert eight.loss == pytest.approx(one.loss, rel=1e-6)
+    labels = Images(count).labels
+    np.testing.assert_array_equal(one.confusion.sum(axis=1), np.bincount(labels, minlength=CLASSES))
+    logits: Any = Net().apply(variables, normalize(CONFIG.data, jnp.asarray(Images(count).images)), train=False)
+    assert one.loss == pytest.approx(float(cross_entropy(logits, jnp.asarray(labels, jnp.int32)).mean()), rel=1e-5)
+
+
+def test_a_step_on_8_devices_is_that_on_one():
+    model, optimizer = Net(), make_optimizer(CONFIG.optimizer, lambda step: 0.1)
+    states = []
+    for devices in (1, 8):
+        layout = Layout(Mesh(np.asarray(jax.devices()[:devices]), ("data",), axis_types=(AxisType.Auto,)))
+        state = layout.put(create_state(model, optimizer, (8, 8, 1), 0, False))
+        step = jax.jit(partial(train_step, model, optimizer, CONFIG), out_shardings=layout.replicated)
+        states.append(step(state, layout.put(Metrics.zero()), layout.put_batch(batch()))[0])
+    assert_close(states[0].variables, states[1].variables)
+
+
+@pytest.mark.parametrize("bad", ["loss", "gradient"])
+def test_the_first_step_that_is_not_finite_is_kept(bad: str):
+    model, optimizer = Net(), make_optimizer(CONFIG.optimizer, lambda step: 0.1)
+    state = create_state(model, optimizer, (8, 8, 1), 0, False)
+    params = state.variables["params"]
+    if bad == "loss":
+        params = params | {"fc": jax.tree.map(lambda leaf: leaf * jnp.nan, params["fc"])}
+    else:  # the loss is finite, but squares of the gradient are not
+        params = params | {"fc": {**params["fc"], "kernel": params["fc"]["kernel"] * 1e25}}
+    state = state.replace(step=jnp.asarray(7, jnp.int32), variables=state.variables | {"params": params})
+    state, metrics = train_step(model, optimizer, CONFIG, state, Metrics.zero(), batch())
+    assert int(metrics.bad_step) == 7
+    _, metrics = train_step(model, optimizer, CONFIG, state, metrics, batch())
+    assert int(metrics.bad_step) == 7
+
+
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters():
+    configs = [small({"model.dtype": dtype}) for dtype in ("bfloat16", "float32")]
+    runs = [Run(config, tuple("0123456789"), (8, 8, 1), 1437) for config in configs]
+    layout = Layout.of_dividing_devices(1)
+    data = {"image": np.zeros((8, 8, 8, 1), np.uint8), "label": np.zeros(8, np.int32)}
+    texts = []
+    for run in runs:
+        state = run.abstract_state(layout)
+        step = partial(train_step, run.model(), run.optimizer(), run.config)
+        new, metrics = jax.eval_shape(step, state, Metrics.zero(), data)
+        for tree in (new.variables, metrics.loss):
+            assert {leaf.dtype.name for leaf in jax.tree.leaves(tree)} == {"float32"}
+        assert jax.tree.map(lambda leaf: leaf.dtype, new) == jax.tree.map(lambda leaf: leaf.dtype, state)
+        texts.append(str(jax.make_jaxpr(step)(state, Metrics.zero(), data)))
+    convolutions = [[line for line in text.splitlines() if "= conv_general_dilated[" in line] for text in texts]
+    assert all(":bf16[" in line for line in convolutions[0])
+    assert all(":f32[" in line for line in convolutions[1])
+    assert len(convolutions[0]) == len(convolutions[1]) > 19
