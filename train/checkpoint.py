@@ -69,7 +69,7 @@ class Checkpoints:
         if which == "best":
             best = self._manager.best_step()
             return steps[-1] if best is None else best
-        if not which.isdigit() or int(which) not in steps:
+        if not which.isdecimal() or int(which) not in steps:
             raise UserError(f"checkpoint={which!r} is not best, last or one of the kept steps {steps}")
         return int(which)
 

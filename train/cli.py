@@ -78,10 +78,10 @@ def parse(
 
 
 def _first_sentence(box: str) -> str:
-    """The message of one of tyro's error boxes, without frame, title and pointers to the help."""
-    lines = [line.strip("│| ") for line in box.splitlines() if line.startswith(("│", "|"))]
-    text = " ".join(line for line in lines if not set(line) <= {"─", "-"})
-    text = re.split(r"Argument helptext:|For full helptext", text)[0]
+    """The message of one of tyro's error boxes, framed or not, without title, rules and pointers to the help."""
+    stripped = (line.strip("│ ") for line in box.splitlines())
+    lines = [line for line in stripped if not set(line) <= set("╰╯─-")]
+    text = re.split(r"Argument helptext:|For full helptext", " ".join(lines[1:]))[0]
     return re.sub(r"^Error parsing [\w.]*config(\.\w+)?: ", "", text).strip()
 
 

@@ -7,7 +7,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from train.errors import UserError
 
@@ -17,11 +17,13 @@ _T = TypeVar("_T")
 class _Checked:
     """Checks every field against its annotation when a dataclass is built."""
 
+    _prefix: ClassVar[str] = ""
+
     def __post_init__(self) -> None:
-        for name, annotation in typing.get_type_hints(type(self)).items():
-            value = getattr(self, name)
-            if not _fits(value, annotation):
-                raise UserError(f"{name}={value!r} must be of type {_spell(annotation)}")
+        hints = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(typing.cast(Any, self)):
+            annotation = hints[field.name]
+            self._require(_fits(getattr(self, field.name), annotation), field.name, f"of type {_spell(annotation)}")
         self.validate()
 
     def validate(self) -> None:
@@ -29,7 +31,7 @@ class _Checked:
 
     def _require(self, condition: bool, name: str, allowed: str) -> None:
         if not condition:
-            raise UserError(f"{name}={getattr(self, name)!r} must be {allowed}")
+            raise UserError(f"{self._prefix}{name}={getattr(self, name)!r} must be {allowed}")
 
 
 def _fits(value: Any, annotation: Any) -> bool:
@@ -59,6 +61,8 @@ def _spell(annotation: Any) -> str:
 class ModelConfig(_Checked):
     """Which net, see `python -c "import attnjax; print(attnjax.list_models())"`."""
 
+    _prefix: ClassVar[str] = "model."
+
     name: str = "cbam_resnet20_cifar"
     """A named net of attnjax."""
     num_classes: int | None = None
@@ -78,6 +82,8 @@ class ModelConfig(_Checked):
 @dataclasses.dataclass(frozen=True)
 class DataConfig(_Checked):
     """Which images, and what is done to them."""
+
+    _prefix: ClassVar[str] = "data."
 
     source: str = "digits"
     """`digits`, `tfds:NAME` (a prepared TFDS data set) or `folder:PATH` (images in folders named by class)."""
@@ -113,7 +119,7 @@ class DataConfig(_Checked):
     def validate(self) -> None:
         kind, _, rest = self.source.partition(":")
         if self.source != "digits" and not (kind in ("tfds", "folder") and rest):
-            raise UserError(f"data.source={self.source!r} must be digits, tfds:NAME or folder:PATH")
+            self._require(False, "source", "digits, tfds:NAME or folder:PATH")
         for name in ("batch_size", "num_threads"):
             self._require(getattr(self, name) >= 1, name, "at least 1")
         self._require(self.pad >= 0, "pad", "at least 0")
@@ -122,9 +128,9 @@ class DataConfig(_Checked):
         smallest = self.image_size or 1
         self._require(self.resize is None or self.resize >= smallest, "resize", f"at least image_size ({smallest})")
         if self.resize is not None and self.image_size is None:
-            raise UserError("resize needs image_size, the side of the centre crop")
+            raise UserError("data.resize needs data.image_size, the side of the centre crop")
         if self.augmentation == "random_resized_crop" and self.image_size is None:
-            raise UserError("augmentation='random_resized_crop' needs image_size, the side of the crops")
+            raise UserError("data.augmentation='random_resized_crop' needs data.image_size, the side of the crops")
         self._require(len(self.mean) in (1, 3), "mean", "one value or three")
         self._require(len(self.std) in (1, 3) and min(self.std) > 0, "std", "one value or three, all positive")
 
@@ -132,6 +138,8 @@ class DataConfig(_Checked):
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig(_Checked):
     """SGD with momentum, as PyTorch has it: the decay is added to the gradient."""
+
+    _prefix: ClassVar[str] = "optimizer."
 
     learning_rate: float = 0.1
     """Highest value of the schedule."""
@@ -147,7 +155,7 @@ class OptimizerConfig(_Checked):
     """Scale gradients down to this global norm; None does not."""
 
     def validate(self) -> None:
-        self._require(self.learning_rate > 0 and math.isfinite(self.learning_rate), "learning_rate", "positive")
+        self._require(self.learning_rate > 0, "learning_rate", "positive")
         self._require(0 <= self.momentum < 1, "momentum", "at least 0 and below 1")
         self._require(self.weight_decay >= 0, "weight_decay", "at least 0")
         self._require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", "positive or None")
@@ -156,6 +164,8 @@ class OptimizerConfig(_Checked):
 @dataclasses.dataclass(frozen=True)
 class ScheduleConfig(_Checked):
     """How the learning rate goes; times are fractions of the duration."""
+
+    _prefix: ClassVar[str] = "schedule."
 
     kind: Literal["constant", "step", "cosine"] = "cosine"
     """After the warm-up: stay; drop at the milestones; fall to 0 along half a cosine."""

@@ -52,7 +52,7 @@ def train(config: Config, workdir: str) -> Evaluation:
         state, images = _start(run, layout, checkpoints, training)
         evaluator = Evaluator(run.model(), config, test, layout, len(run.class_names))
         total = config.steps(run.num_examples)
-        if is_finished(workdir, total):
+        if int(state.step) == total and is_finished(workdir, total):
             print(f"{workdir} is finished at step {total}")
             return evaluator(state.evaluated)
         with contextlib.closing(Report(workdir, int(state.step), total)) as report:

@@ -18,7 +18,10 @@ def make_schedule(config: ScheduleConfig, peak: float, steps: int) -> optax.Sche
     if config.kind == "cosine":
         main = optax.cosine_decay_schedule(peak, max(1, rest))
     elif config.kind == "step":
-        drops = {round(milestone * steps) - warmup: config.factor for milestone in config.milestones}
+        drops: dict[int, float] = {}
+        for milestone in config.milestones:
+            step = round(milestone * steps) - warmup
+            drops[step] = drops.get(step, 1.0) * config.factor
         main = optax.piecewise_constant_schedule(peak, drops)
     else:
         main = optax.constant_schedule(peak)

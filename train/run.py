@@ -82,7 +82,7 @@ class LoadedRun(NamedTuple):
     """A trained net.
 
     Attributes:
-      model: the net; call `model.apply(variables, x, train=False)` with images that `preprocess` has made.
+      model: the net; call `model.apply(variables, x, train=False)` with images normalised as its config says.
       variables: its parameters and batch statistics (the averaged ones, where the run averages).
       class_names: names of the classes, by label.
     """
@@ -136,6 +136,8 @@ def read_run(workdir: str) -> Run:
         )
     except FileNotFoundError:
         raise UserError(f"{workdir} is no run: it has no config.json") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read: {error!r}") from error
 
@@ -215,15 +217,8 @@ def _versions() -> dict[str, str]:
 
 def _git_commit() -> str | None:
     """Commit of the checkout that this file is in, marked where files differ from it; None outside of one."""
-    command = [
-        "git",
-        "-C",
-        os.path.dirname(os.path.abspath(__file__)),
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=40",
-    ]
+    here = os.path.dirname(os.path.abspath(__file__))
+    command = ["git", "-C", here, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     with contextlib.suppress(OSError):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         return done.stdout.strip() or None
