@@ -8,7 +8,7 @@ RUN ?= runs/digits_cbam
 .PHONY: help train test test-slow lint clean
 
 help:
-	@echo "make train      train CBAM-ResNet-20 on the embedded digits (RUN=$(RUN)), two minutes on two CPU cores"
+	@echo "make train      train CBAM-ResNet-20 on the embedded digits (RUN=$(RUN)): a minute or two on two CPU cores"
 	@echo "make test       the tests, but for the long ones"
 	@echo "make test-slow  the long tests: whole runs, kills"
 	@echo "make lint       style (ruff) and types (mypy)"

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> None:
     config = with_duration_of(read_config_file(path), flags)
     name = os.path.splitext(os.path.basename(path))[0]
     default = Arguments(config, os.path.join("runs", name))
-    parsed = parse(Arguments, flags, default=default, prog=f"python -m train {path}")
+    parsed = parse(Arguments, flags, default=default, prog="python -m train CONFIG")
 
     from train.loop import train
 

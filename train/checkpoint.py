@@ -36,7 +36,6 @@ class Checkpoints:
             preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=not read_only,
             create=not read_only,
-            read_only=read_only,
         )
         self._manager = ocp.CheckpointManager(os.path.abspath(folder), options=options)
 

@@ -82,6 +82,7 @@ def _first_sentence(box: str) -> str:
     stripped = (line.strip("│ ") for line in box.splitlines())
     lines = [line for line in stripped if not set(line) <= set("╰╯─-")]
     text = re.split(r"Argument helptext:|For full helptext", " ".join(lines[1:]))[0]
+    text = text.replace(" Perhaps you meant:", "; perhaps you meant")
     return re.sub(r"^Error parsing [\w.]*config(\.\w+)?: ", "", text).strip()
 
 
@@ -91,6 +92,8 @@ def read_config_file(path: str) -> Config:
     Raises:
       UserError: there is no such file, it fails, or it defines no `config` of type Config.
     """
+    if os.path.isdir(path):
+        raise UserError(f"{path} is a folder, not a config file")
     if not os.path.isfile(path):
         raise UserError(f"there is no config file {path}{_nearest_file(path)}")
     try:
@@ -114,6 +117,8 @@ def _nearest_file(path: str) -> str:
 
 def _describe(error: Exception) -> str:
     """The error's message, with the nearest setting where a setting is unknown."""
+    if isinstance(error, SyntaxError):
+        return f"SyntaxError: {error.msg}"
     unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
     if not unknown:
         return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

@@ -204,8 +204,7 @@ class Config(_Checked):
     label_smoothing: float = 0.0
     """Share of the target that is spread evenly over all classes."""
     ema_decay: float | None = None
-    """Also average parameters and batch statistics, keeping this share of the old average at each step, and evaluate
-    the average; None does not."""
+    """Evaluate an average of parameters and statistics that keeps this share of itself at each step; None has none."""
     seed: int = 0
     """Of the initial parameters, the order of the images and their augmentation."""
     checkpoint_every_steps: int = 1000

@@ -89,7 +89,7 @@ def main(arguments: Sequence[str]) -> None:
     dataset = open_dataset(run.config.data)
     if dataset.class_names != run.class_names:
         raise UserError(f"{run.config.data.source} has classes {dataset.class_names}, the run has {run.class_names}")
-    reader = Reader(dataset.test, run.config.data)
+    reader = Reader(dataset.test, run.config.data, run.image_shape)
     evaluator = Evaluator(run.model(), run.config, reader, layout, len(run.class_names))
     result = evaluator(state.evaluated)
     print(f"step {int(state.step)}: test_loss={result.loss:.4f} on {result.count} images")

@@ -16,7 +16,7 @@ import jax
 
 from train.checkpoint import Checkpoints
 from train.config import Config
-from train.data import Dataset, Reader, open_dataset, training_iterator
+from train.data import Dataset, Reader, image_shape, open_dataset, training_iterator
 from train.errors import UserError
 from train.evaluate import Evaluation, Evaluator
 from train.metrics import Metrics
@@ -43,9 +43,9 @@ def train(config: Config, workdir: str) -> Evaluation:
     """
     layout = Layout.of_local_devices(config.data.batch_size)
     dataset = open_dataset(config.data)
-    training, test = Reader(dataset.train, config.data), Reader(dataset.test, config.data)
-    run = describe(config, dataset, training)
+    run = describe(config, dataset)
     claim(run, workdir)
+    training, test = (Reader(split, config.data, run.image_shape) for split in (dataset.train, dataset.test))
     folder = os.path.join(workdir, "checkpoints")
     keep = (config.keep_last_checkpoints, config.keep_best_checkpoints)
     with contextlib.closing(Checkpoints(folder, *keep)) as checkpoints:
@@ -59,16 +59,16 @@ def train(config: Config, workdir: str) -> Evaluation:
             return _train(run, layout, checkpoints, evaluator, report, state, images, (training, test))
 
 
-def describe(config: Config, dataset: Dataset, training: Reader) -> Run:
+def describe(config: Config, dataset: Dataset) -> Run:
     """Checks that the settings fit the data, and says what the run is."""
     classes = len(dataset.class_names)
     if config.model.num_classes not in (None, classes):
         raise UserError(f"model.num_classes={config.model.num_classes}, but {config.data.source} has {classes} classes")
-    image_shape = training.image_shape()
+    shape = image_shape(dataset.train, config.data)
     for name in ("mean", "std"):
-        if len(getattr(config.data, name)) not in (1, image_shape[-1]):
-            raise UserError(f"data.{name}={getattr(config.data, name)} does not fit {image_shape[-1]} channels")
-    return Run(config, dataset.class_names, image_shape, len(training))
+        if len(getattr(config.data, name)) not in (1, shape[-1]):
+            raise UserError(f"data.{name}={getattr(config.data, name)} does not fit {shape[-1]} channels")
+    return Run(config, dataset.class_names, shape, len(dataset.train))
 
 
 def _start(
@@ -127,7 +127,8 @@ def _train(
             report.training(step + 1, figures | {"images_per_second": speed(step + 1)})
             metrics = layout.put(Metrics.zero())
         elif step == start:
-            jax.block_until_ready(metrics)  # compilation does not count as training time
+            jax.block_until_ready(metrics)
+            report.compiled()
             speed.restart(step + 1)
 
     result = evaluate_and_save(total)

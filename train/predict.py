@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from train.cli import parse, program  # first: it checks the extra
 
@@ -18,7 +18,7 @@ from flax import linen as nn
 
 from train.config import DataConfig
 from train.data import evaluation_transform
-from train.data.images import fill, read_image, set_channels
+from train.data.images import UnreadableImageError, fill, read_image, set_channels
 from train.errors import UserError
 from train.run import Run, load_run, read_run
 from train.state import Variables
@@ -39,22 +39,34 @@ def predict(workdir: str, paths: Sequence[str], checkpoint: str = "last") -> Ite
     Args:
       workdir: the run's folder.
       paths: image files. They go through what the run's test images went through; where those kept their own size,
-        the files are resized to it and cropped to its aspect ratio.
+        the files are resized to cover it and cropped to its centre.
       checkpoint: `last`, `best` or a step.
 
+    Yields:
+      A prediction for each file that can be read, in order.
+
     Raises:
-      UserError: the folder is no run, or a file is no image.
+      UserError: the folder is no run; or, after all others, files are no images.
     """
     run = read_run(workdir)
     loaded = load_run(workdir, checkpoint)
     probabilities = jax.jit(partial(_probabilities, loaded.model, run.config.data))
     size = min(len(paths), run.config.data.batch_size)
+    failures: list[str] = []
     for start in range(0, len(paths), size or 1):
-        part = paths[start : start + size]
-        images = np.stack([prepare(run, path) for path in part])
-        padded = np.pad(images, [(0, size - len(part)), (0, 0), (0, 0), (0, 0)])
-        for path, row in zip(part, np.asarray(probabilities(loaded.variables, padded)), strict=False):
+        images = np.zeros((size, *run.image_shape), np.uint8)
+        readable: list[str] = []
+        for path in paths[start : start + size]:
+            try:
+                images[len(readable)] = prepare(run, path)
+                readable.append(path)
+            except UnreadableImageError as error:
+                failures.append(str(error))
+        for path, row in zip(readable, np.asarray(probabilities(loaded.variables, images)), strict=False):
             yield Prediction(path, loaded.class_names[int(row.argmax())], float(row.max()))
+    if failures:
+        more = f", and {len(failures) - 3} more" if len(failures) > 3 else ""
+        raise UserError("; ".join(failures[:3]) + more)
 
 
 def prepare(run: Run, path: str) -> np.ndarray:
@@ -75,8 +87,8 @@ def _probabilities(model: nn.Module, config: DataConfig, variables: Variables, i
 class Arguments:
     """Classifies image files with the net of a run: prints PATH, CLASS and PROBABILITY, separated by tabs."""
 
-    images: tyro.conf.Positional[tuple[str, ...]]
-    """Image files: JPEG, PNG or WebP."""
+    images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE ...")]
+    """Image files: JPEG, PNG or WebP, at least one."""
     workdir: str
     """Folder of the run."""
     checkpoint: str = "last"

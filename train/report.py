@@ -37,8 +37,7 @@ class Report:
         self._events = EventFileWriter(os.path.join(workdir, "tensorboard"))
         restart = SessionLog(status=SessionLog.START)
         self._events.add_event(Event(wall_time=time.time(), step=step + 1, session_log=restart))
-        terminal = sys.stdout.isatty()
-        self._bar = tqdm(total=total_steps, initial=step, unit="step", file=sys.stdout) if terminal else None
+        self._bar: tqdm[Any] | None = None
         self._started, self._first_step = time.perf_counter(), step
 
     def _rewind(self, step: int, total_steps: int) -> None:
@@ -49,7 +48,7 @@ class Report:
             file.writelines(json.dumps(record) + "\n" for record in records)
 
     def start(self, run: Run) -> None:
-        """Says what is trained, or that and where the run goes on."""
+        """Says what is trained, and where the run goes on; on a terminal the progress bar begins."""
         step, total = self._first_step, self._total
         if step:
             self.say(f"{self._workdir} resumes at step {step} of {total}")
@@ -58,6 +57,9 @@ class Report:
             f"{config.model.name} on {config.data.source}: {run.num_examples} training images of "
             f"{height}x{width}x{channels}, {len(run.class_names)} classes, {total} steps of {config.data.batch_size}"
         )
+        if _is_terminal():
+            self._bar = tqdm(total=total, initial=step, unit="step", file=sys.stdout)
+            self._bar.set_postfix_str("compiling")
 
     def say(self, text: str) -> None:
         """Prints a line, above the progress bar where there is one."""
@@ -65,6 +67,13 @@ class Report:
             print(text, flush=True)
         else:
             self._bar.write(text, file=sys.stdout)
+
+    def compiled(self) -> None:
+        """Says how long it took up to the end of the first step; time is counted from here on."""
+        self.say(f"first step after {time.perf_counter() - self._started:.0f} s, most of it compilation")
+        self._started, self._first_step = time.perf_counter(), self._first_step + 1
+        if self._bar is not None:
+            self._bar.set_postfix_str("")
 
     def tick(self) -> None:
         """Moves the progress bar on by a step."""
@@ -98,7 +107,10 @@ class Report:
         return tqdm.format_interval(seconds)
 
     def finish(self, summary: dict[str, Any], confusion: np.ndarray, class_names: tuple[str, ...]) -> None:
-        """Writes summary.json, curves.png, confusion.csv and confusion.png, and says where they are."""
+        """Ends the progress bar, writes summary.json, curves.png, confusion.csv and confusion.png, and says where."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
         with replacing(os.path.join(self._workdir, "summary.json")) as path, open(path, "w") as file:
             json.dump(summary, file, indent=2)
         with replacing(os.path.join(self._workdir, "confusion.csv")) as path, open(path, "w") as file:
@@ -111,7 +123,7 @@ class Report:
         if summary["unreadable_images"]:
             self.say(f"{len(summary['unreadable_images'])} unreadable images skipped, see summary.json")
         self.say(
-            f"steps {self._first_step} to {self._total} took {summary['seconds']:.0f} s, the run lies in "
+            f"steps {summary['resumed_at_step']} to {self._total} took {summary['seconds']:.0f} s, the run lies in "
             f"{self._workdir}"
         )
 
@@ -141,24 +153,34 @@ def is_finished(workdir: str, total_steps: int) -> bool:
         return json.load(file)["steps"] == total_steps
 
 
+def _is_terminal() -> bool:
+    """Whether standard output is a terminal with room for a progress bar."""
+    try:
+        return sys.stdout.isatty() and min(os.get_terminal_size(sys.stdout.fileno())) > 0
+    except OSError:
+        return False
+
+
 def _draw_curves(workdir: str) -> None:
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import FuncFormatter
 
     records = read_metrics(workdir)
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
-    for split, style in (("train", "-"), ("test", "o-")):
+    for split in ("train", "test"):
         part = [record for record in records if record["split"] == split]
         steps = [record["step"] for record in part]
-        axes[0].plot(steps, [record["loss"] for record in part], style, label=split, markersize=3)
-        axes[1].plot(steps, [1 - record["accuracy"] for record in part], style, label=split, markersize=3)
+        axes[0].plot(steps, [record["loss"] for record in part], ".-", label=split)
+        axes[1].plot(steps, [100 * (1 - record["accuracy"]) for record in part], ".-", label=split)
         if split == "train":
-            axes[2].plot(steps, [record["learning_rate"] for record in part])
-    for axis, title in zip(axes, ("loss", "top-1 error", "learning rate"), strict=True):
-        axis.set(title=title, xlabel="step")
+            axes[2].plot(steps, [record["learning_rate"] for record in part], ".-")
+    for axis, title in zip(axes, ("loss", "top-1 error, %", "learning rate"), strict=True):
+        axis.set(title=title, xlabel="step", xlim=(0, 1.03 * max(record["step"] for record in records)))
         axis.grid(alpha=0.3)
     axes[0].set_yscale("log")
-    axes[1].set_yscale("symlog", linthresh=0.01)
-    axes[1].set_ylim(bottom=0)
+    axes[1].set_yscale("symlog", linthresh=1)
+    axes[1].set_ylim(-0.1, 120)
+    axes[1].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes[0].legend()
     axes[1].legend()
     _save(figure, os.path.join(workdir, "curves.png"))
@@ -168,19 +190,20 @@ def _draw_confusion(workdir: str, confusion: np.ndarray, class_names: tuple[str,
     import matplotlib.pyplot as plt
 
     n = len(class_names)
-    side = min(12.0, 3.5 + 0.35 * n)
-    figure, axis = plt.subplots(figsize=(side, side), layout="constrained")
+    side = min(12.0, 4 + 0.35 * n)
+    figure, axis = plt.subplots(figsize=(side + 1, side), layout="constrained")
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     picture = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axis.set(title="Test images: share of each true class", xlabel="answer", ylabel="true class")
+    axis.set(title="Confusion on the test images", xlabel="predicted class", ylabel="true class", xticks=[], yticks=[])
     if n <= 40:
-        axis.set_xticks(range(n), class_names, rotation=90 if max(map(len, class_names)) > 2 else 0)
+        crowded = n * max(map(len, class_names)) > 40
+        axis.set_xticks(range(n), class_names, rotation=90 if crowded else 0)
         axis.set_yticks(range(n), class_names)
     if n <= 20:
         for row, column in zip(*np.nonzero(confusion), strict=True):
             colour = "white" if shares[row, column] > 0.5 else "black"
             axis.text(column, row, str(confusion[row, column]), ha="center", va="center", color=colour, fontsize=8)
-    figure.colorbar(picture, ax=axis, shrink=0.8)
+    figure.colorbar(picture, ax=axis, shrink=0.8, label="share of the true class")
     _save(figure, os.path.join(workdir, "confusion.png"))
 
 

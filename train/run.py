@@ -143,12 +143,12 @@ def read_run(workdir: str) -> Run:
 
 
 def claim(run: Run, workdir: str) -> None:
-    """Makes the folder the run's: writes config.json, or checks that the one there allows to resume.
+    """Makes the folder the run's: writes config.json, after a check that checkpoints there are of the same run.
 
     Raises:
       UserError: the folder belongs to another run or cannot be written to.
     """
-    if os.path.exists(os.path.join(workdir, "config.json")):
+    if checkpoint_steps(workdir):
         _check_same(read_run(workdir), run, workdir)
         _check_not_beyond(run, workdir)
     record = {

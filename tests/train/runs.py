@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from train.cli import read_config_file
-from train.config import Config
+from train.config import Config, DataConfig
+from train.data import Reader, Split, image_shape
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = str(ROOT / "configs" / "digits_cbam.py")
@@ -64,3 +65,8 @@ def run(module: str, *arguments: object, cache: Path | None = None) -> subproces
     command = [sys.executable, "-m", module, *map(str, arguments)]
     options: Any = {"cwd": ROOT, "env": environment(cache), "capture_output": True, "text": True}
     return subprocess.run(command, check=False, **options)
+
+
+def reader_of_split(split: Split, config: DataConfig) -> Reader:
+    """A reader of images in the shape that the split's own first image gives."""
+    return Reader(split, config, image_shape(split, config))

@@ -116,7 +116,7 @@ def test_a_wrong_value_on_the_command_line_is_named(fails: Fails, flag: str, val
 
 def test_a_wrong_type_in_a_config_file_is_named(fails: Fails, config_file: Callable[[str], str]):
     path = config_file('config = Config(data=DataConfig(batch_size="64"), total_steps=1)')
-    assert fails(main, path) == f"error: {path}, line 2: batch_size='64' must be of type int"
+    assert fails(main, path) == f"error: {path}, line 2: data.batch_size='64' must be of type int"
 
 
 def test_a_config_file_that_fails_names_its_line(fails: Fails, config_file: Callable[[str], str]):
@@ -275,7 +275,7 @@ def test_predict_names_a_file_that_is_no_image(
 
 def test_predict_names_a_file_that_is_missing(fails: Fails, tmp_path: Path, trained: tuple[Path, Evaluation]):
     line = fails(predict.main, tmp_path / "none.png", "--workdir", trained[0])
-    assert line == f"error: cannot read image {tmp_path / 'none.png'}: no such file"
+    assert line == f"error: cannot read image {tmp_path / 'none.png'}: No such file or directory"
 
 
 def test_predict_wants_images(fails: Fails, trained: tuple[Path, Evaluation]):

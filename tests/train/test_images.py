@@ -132,7 +132,7 @@ def test_damaged_bytes_give_an_image_or_are_unreadable(tmp_path: Path, suffix: s
 
 
 def test_a_missing_file_is_named(tmp_path: Path):
-    with pytest.raises(UnreadableImageError, match=f"cannot read image {tmp_path}/none.png: no such file"):
+    with pytest.raises(UnreadableImageError, match=f"cannot read image {tmp_path}/none.png: No such file or directory"):
         read_image(str(tmp_path / "none.png"))
 
 

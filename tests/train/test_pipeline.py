@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.train.runs import DIGITS, SMALL, replace, small, write_images
+from tests.train.runs import DIGITS, SMALL, reader_of_split, replace, small, write_images
 from train import evaluate
 from train.__main__ import main
 from train.config import DataConfig
@@ -67,7 +67,7 @@ def assert_equal(one: list[Batch], two: list[Batch]) -> None:
 @pytest.fixture
 def digits() -> Reader:
     config = small().data
-    return Reader(open_dataset(config).train, config)
+    return reader_of_split(open_dataset(config).train, config)
 
 
 def test_batches_have_the_types_and_shapes_they_promise(digits: Reader):
@@ -82,7 +82,7 @@ def test_batches_have_the_types_and_shapes_they_promise(digits: Reader):
 
 @pytest.mark.parametrize(("count", "batch_size"), [(12, 4), (10, 4), (5, 16)])
 def test_every_pass_gives_each_image_once_in_another_order(count: int, batch_size: int):
-    order = labels(batches(Reader(Numbered(count), plain(batch_size)), 3 * count))
+    order = labels(batches(reader_of_split(Numbered(count), plain(batch_size)), 3 * count))
     passes = [order[start : start + count] for start in range(0, 3 * count, count)]
     assert [sorted(part) for part in passes] == [list(range(count))] * 3
     assert passes[0] != passes[1] != passes[2] != passes[0]
@@ -95,7 +95,7 @@ def test_the_same_seed_gives_the_same_batches_and_another_seed_others(digits: Re
 
 
 def test_the_number_of_threads_changes_nothing(digits: Reader):
-    single = Reader(digits.split, replace(digits.config, {"num_threads": 1}))
+    single = reader_of_split(digits.split, replace(digits.config, {"num_threads": 1}))
     assert_equal(batches(digits, 4), batches(single, 4))
 
 
@@ -114,17 +114,17 @@ def test_a_saved_position_gives_the_following_batches_bit_for_bit(digits: Reader
 
 def test_a_position_in_a_later_pass_is_found_again():
     config = plain(4, augmentation="pad_crop", pad=2, flip=True)
-    reader = Reader(Numbered(10), config)
+    reader = reader_of_split(Numbered(10), config)
     assert_equal(batches(reader, 12)[9:], batches(reader, 3, start=9))
 
 
 def test_the_same_image_is_augmented_anew_in_every_pass():
-    reader = Reader(Arrow(1), plain(1, augmentation="pad_crop", pad=1))
+    reader = reader_of_split(Arrow(1), plain(1, augmentation="pad_crop", pad=1))
     assert len({batch["image"].tobytes() for batch in batches(reader, 100)}) == 9
 
 
 def test_flip_mirrors_half_of_the_images_from_left_to_right():
-    images = batches(Reader(Arrow(1000), plain(1000, flip=True)), 1)[0]["image"]
+    images = batches(reader_of_split(Arrow(1000), plain(1000, flip=True)), 1)[0]["image"]
     original = Arrow(1)[0][0]
     same, mirrored = ((images == image).all(axis=(1, 2, 3)) for image in (original, original[:, ::-1]))
     assert (same ^ mirrored).all()
@@ -132,7 +132,7 @@ def test_flip_mirrors_half_of_the_images_from_left_to_right():
 
 
 def test_no_augmentation_gives_the_images_as_they_are(digits: Reader):
-    reader = Reader(digits.split, plain(16))
+    reader = reader_of_split(digits.split, plain(16))
     (batch,) = batches(reader, 1)
     known = {digits.split[index][0].tobytes() for index in range(len(digits))}
     assert all(image.tobytes() in known for image in batch["image"])
@@ -145,8 +145,8 @@ def test_images_of_any_size_come_in_the_size_of_the_settings(augmentation: str):
             return np.full((5 + index, 9, 3), 7, np.uint8), index
 
     config = plain(4, augmentation=augmentation, image_size=6, resize=8, pad=1, flip=True)
-    reader = Reader(Growing(4), config)
-    assert reader.image_shape() == (6, 6, 3)
+    reader = reader_of_split(Growing(4), config)
+    assert reader.image_shape == (6, 6, 3)
     assert batches(reader, 1)[0]["image"].shape == (4, 6, 6, 3)
     assert [batch["image"].shape for batch in evaluation_batches(reader)] == [(4, 6, 6, 3)]
 
@@ -156,14 +156,14 @@ def test_evaluation_resizes_and_cuts_the_centre():
         def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
             return np.repeat(np.asarray([[0, 0, 1, 2, 3, 4, 5, 0]], np.uint8), 4, axis=0)[..., None], 0
 
-    (batch,) = evaluation_batches(Reader(Halves(1), plain(1, image_size=2, resize=4)))
+    (batch,) = evaluation_batches(reader_of_split(Halves(1), plain(1, image_size=2, resize=4)))
     assert batch["image"][0, ..., 0].tolist() == [[2, 3], [2, 3]]
 
 
 @pytest.mark.parametrize(("channels", "shape"), [(None, (4, 4, 1)), (1, (4, 4, 1)), (3, (4, 4, 3))])
 def test_channels_are_those_of_the_settings(channels: int | None, shape: tuple[int, int, int]):
-    reader = Reader(Numbered(2), plain(2, channels=channels))
-    assert reader.image_shape() == shape
+    reader = reader_of_split(Numbered(2), plain(2, channels=channels))
+    assert reader.image_shape == shape
     assert batches(reader, 1)[0]["image"].shape == (2, *shape)
 
 
@@ -173,8 +173,10 @@ def test_images_of_different_shapes_are_refused():
             return np.zeros((4 + (index == 2), 4, 1), np.uint8), 0
 
     for read in (lambda r: batches(r, 1), lambda r: list(evaluation_batches(r))):
-        with pytest.raises(UserError, match=r"\(5, 4, 1\), the first has \(4, 4, 1\): set data\.image_size"):
-            read(Reader(Odd(3), plain(3)))
+        with pytest.raises(
+            UserError, match=r"image 2 has .*\(5, 4, 1\), the first image \(4, 4, 1\): set data\.image_size"
+        ):
+            read(reader_of_split(Odd(3), plain(3)))
 
 
 def test_images_that_are_no_bytes_are_refused():
@@ -183,12 +185,12 @@ def test_images_that_are_no_bytes_are_refused():
             return np.zeros((4, 4, 1), np.float32), 0
 
     with pytest.raises(UserError, match=r"image 0 is float32 \(4, 4, 1\), not uint8"):
-        Reader(Floats(1), plain(1))[0]
+        reader_of_split(Floats(1), plain(1))[0]
 
 
 @pytest.mark.parametrize(("count", "batch_size", "full"), [(10, 4, 3), (8, 4, 2), (3, 16, 1), (1, 1, 1)])
 def test_evaluation_gives_every_image_once_in_full_batches(count: int, batch_size: int, full: int):
-    given = list(evaluation_batches(Reader(Numbered(count), plain(batch_size))))
+    given = list(evaluation_batches(reader_of_split(Numbered(count), plain(batch_size))))
     assert [batch["image"].shape for batch in given] == [(batch_size, 4, 4, 1)] * full
     mask = np.concatenate([batch["mask"] for batch in given])
     assert mask.tolist() == [place < count for place in range(full * batch_size)]
@@ -212,7 +214,7 @@ def damaged(tmp_path: Path) -> tuple[Path, list[str]]:
 
 def reader_of(folder: Path, part: str) -> Reader:
     config = plain(4, source=f"folder:{folder}", skip_unreadable=True)
-    return Reader(getattr(open_dataset(config), part), config)
+    return reader_of_split(getattr(open_dataset(config), part), config)
 
 
 def test_training_passes_over_unreadable_images_and_takes_the_next(damaged: tuple[Path, list[str]]):

@@ -17,12 +17,12 @@ import pytest
 from PIL import Image
 
 import train
-from tests.train.runs import ROOT, small
+from tests.train.runs import ROOT, reader_of_split, small
 from train import evaluate, predict, report
 from train import run as run_module
 from train.checkpoint import Checkpoints, digest
 from train.config import Config
-from train.data import Reader, evaluation_batches, open_dataset
+from train.data import evaluation_batches, open_dataset
 from train.errors import UserError
 from train.evaluate import Evaluation
 from train.loop import train as train_run
@@ -195,7 +195,7 @@ def test_load_run_gives_what_reaches_the_same_accuracy(trained: Trained):
     config = small().data
     apply = jax.jit(lambda images: model.apply(variables, normalize(config, images), train=False))
     right = 0
-    for batch in evaluation_batches(Reader(open_dataset(config).test, config)):
+    for batch in evaluation_batches(reader_of_split(open_dataset(config).test, config)):
         answers = np.asarray(apply(jnp.asarray(batch["image"]))).argmax(-1)
         right += int(((answers == batch["label"]) & batch["mask"]).sum())
     assert right / 360 == result.accuracy
@@ -360,3 +360,10 @@ def test_bfloat16_trains_and_keeps_float32_variables(tmp_path: Path):
     result = train_run(small({"model.dtype": "bfloat16", "total_steps": 2}), str(tmp_path))
     assert 0.5 < result.loss < 10
     assert {leaf.dtype.name for leaf in jax.tree.leaves(load_run(str(tmp_path)).variables)} == {"float32"}
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_gives_its_folder_up(tmp_path: Path):
+    with pytest.raises(UserError, match="not finite at step 1"):
+        train_run(small({"optimizer.learning_rate": 1e30, "schedule.warmup": 0.0}), str(tmp_path / "run"))
+    evaluation = train_run(small(), str(tmp_path / "run"))
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["test_accuracy"] == evaluation.accuracy

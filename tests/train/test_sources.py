@@ -13,12 +13,11 @@ import pytest
 from tests.train.runs import DIGITS, SMALL, small, write_images
 from train.__main__ import main
 from train.config import DataConfig
-from train.data import Dataset, Reader, open_dataset
+from train.data import Dataset, open_dataset
 from train.data.images import UnreadableImageError
 from train.data.sources import Split
 from train.errors import UserError
-from train.loop import describe, train
-from train.run import claim
+from train.loop import train
 
 
 def labels(split: Split) -> list[int]:
@@ -201,8 +200,7 @@ def test_the_digits_config_trains_on_a_folder(folder: Path, tmp_path: Path, caps
 
 def test_a_class_folder_that_comes_later_is_another_run(folder: Path, tmp_path: Path):
     config = small({"data.source": f"folder:{folder}"})
-    data = open_dataset(config.data)
-    claim(describe(config, data, Reader(data.train, config.data)), str(tmp_path / "run"))
+    train(config, str(tmp_path / "run"))
     for part in ("train", "test"):
         write_images(folder / part / "c", 2)
     with pytest.raises(UserError, match=r"class_names .*\('a', 'b'\) there, \('a', 'b', 'c'\) here"):

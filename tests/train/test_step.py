@@ -12,9 +12,8 @@ import pytest
 from flax import linen as nn
 from jax.sharding import AxisType, Mesh
 
-from tests.train.runs import replace, small
+from tests.train.runs import reader_of_split, replace, small
 from train.config import Config, DataConfig
-from train.data import Reader
 from train.evaluate import Evaluation, Evaluator
 from train.metrics import Metrics, cross_entropy
 from train.optimizer import make_optimizer, make_schedule
@@ -197,7 +196,7 @@ def test_evaluation_does_not_smooth():
 def evaluate_on(devices: int, variables: Any, count: int) -> Evaluation:
     mesh = Mesh(np.asarray(jax.devices()[:devices]), ("data",), axis_types=(AxisType.Auto,))
     layout = Layout(mesh)
-    reader = Reader(Images(count), CONFIG.data)
+    reader = reader_of_split(Images(count), CONFIG.data)
     return Evaluator(Net(), CONFIG, reader, layout, CLASSES)(layout.put(variables))
 
 

@@ -1,6 +1,6 @@
 """Images with labels: sources, augmentation, and the pipeline that batches them."""
 
-from train.data.pipeline import Batch, Reader, evaluation_batches, evaluation_transform, training_iterator
+from train.data.pipeline import Batch, Reader, evaluation_batches, evaluation_transform, image_shape, training_iterator
 from train.data.sources import Dataset, Split, open_dataset
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Split",
     "evaluation_batches",
     "evaluation_transform",
+    "image_shape",
     "open_dataset",
     "training_iterator",
 ]

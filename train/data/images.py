@@ -32,7 +32,7 @@ def read_image(path: str, apply_exif_orientation: bool = True) -> np.ndarray:
                 upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
             return np.asarray(upright.convert("RGBA").convert("RGB") if upright.mode == "P" else upright.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error) or type(error).__name__
+        reason = getattr(error, "strerror", None) or str(error).replace(repr(path), "it") or type(error).__name__
         raise UnreadableImageError(f"cannot read image {path}: {reason}") from error
 
 

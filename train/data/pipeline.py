@@ -33,11 +33,13 @@ class Reader:
     Attributes:
       split: where the images are.
       config: the data's settings.
+      image_shape: height, width and channels that the net sees, see `image_shape`.
       unreadable: names of the files that could not be decoded so far, where the settings skip them.
     """
 
     split: Split
     config: DataConfig
+    image_shape: tuple[int, int, int]
     unreadable: set[str] = dataclasses.field(default_factory=set)
 
     def __len__(self) -> int:
@@ -48,36 +50,41 @@ class Reader:
         for offset in range(len(self)):
             place = (index + offset) % len(self)
             try:
-                image, label = self.split[place]
+                image, label = self._read(place)
             except UnreadableImageError:
                 if not self.config.skip_unreadable:
                     raise
                 self.unreadable.add(self.split.name(place))
                 continue
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in (1, 3):
-                raise UserError(f"{self.split.name(place)} is {image.dtype} {image.shape}, not uint8 (h, w, 1 or 3)")
-            channels = self.config.channels or image.shape[-1]
-            return {
-                "image": images.set_channels(image, channels),
-                "label": np.int32(label),
-                "mask": np.bool_(offset == 0),
-            }
+            return {"image": image, "label": np.int32(label), "mask": np.bool_(offset == 0)}
         raise UserError(f"none of the {len(self)} images of {self.config.source} can be decoded")
 
-    def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels that the net will see: those of the first image, or of the settings."""
-        height, width, channels = self[0]["image"].shape
-        size = self.config.image_size
-        return (height, width, channels) if size is None else (size, size, channels)
+    def _read(self, place: int) -> tuple[np.ndarray, int]:
+        image, label = self.split[place]
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in (1, 3):
+            raise UserError(f"{self.split.name(place)} is {image.dtype} {image.shape}, not uint8 (h, w, 1 or 3)")
+        if _shape_in_net(image, self.config) != self.image_shape:
+            raise UserError(
+                f"{self.split.name(place)} has height, width and channels {image.shape}, the first image "
+                f"{self.image_shape}: set data.image_size, or data.channels where only channels differ"
+            )
+        return images.set_channels(image, self.image_shape[-1]), label
 
 
-def _check_shape(shape: tuple[int, int, int], example: _Example) -> _Example:
-    if example["image"].shape != shape:
-        raise UserError(
-            f"an image has shape {example['image'].shape}, the first has {shape}: "
-            "set data.image_size, and data.channels where only those differ"
-        )
-    return example
+def image_shape(split: Split, config: DataConfig) -> tuple[int, int, int]:
+    """Height, width and channels that the net will see: the settings', and where they give none the first image's."""
+    for place in range(len(split)):
+        try:
+            return _shape_in_net(split[place][0], config)
+        except UnreadableImageError:
+            if not config.skip_unreadable:
+                raise
+    raise UserError(f"none of the {len(split)} images of {config.source} can be decoded")
+
+
+def _shape_in_net(image: np.ndarray, config: DataConfig) -> tuple[int, int, int]:
+    height, width, channels = image.shape
+    return (config.image_size or height, config.image_size or width, config.channels or channels)
 
 
 def _augment(config: DataConfig, example: _Example, rng: np.random.Generator) -> _Example:
@@ -112,7 +119,6 @@ def training_iterator(reader: Reader, seed: int) -> grain.DatasetIterator:
         .shuffle()
         .repeat()
         .random_map(partial(_augment, reader.config))
-        .map(partial(_check_shape, reader.image_shape()))
         .batch(reader.config.batch_size, drop_remainder=True)
     )
     return iter(dataset.to_iter_dataset(_read_options(reader.config)))
@@ -125,12 +131,7 @@ def evaluation_batches(reader: Reader) -> Iterator[Batch]:
         return {**example, "image": evaluation_transform(reader.config, example["image"])}
 
     size = reader.config.batch_size
-    dataset = (
-        grain.MapDataset.source(reader)
-        .map(transform)
-        .map(partial(_check_shape, reader.image_shape()))
-        .batch(size, drop_remainder=False)
-    )
+    dataset = grain.MapDataset.source(reader).map(transform).batch(size, drop_remainder=False)
     for batch in dataset.to_iter_dataset(_read_options(reader.config)):
         missing = size - len(batch["label"])
         yield {name: np.pad(v, [(0, missing)] + [(0, 0)] * (v.ndim - 1)) for name, v in batch.items()}
