@@ -363,7 +363,7 @@ def test_bfloat16_trains_and_keeps_float32_variables(tmp_path: Path):
 
 
 def test_a_run_that_failed_before_its_first_checkpoint_gives_its_folder_up(tmp_path: Path):
-    with pytest.raises(UserError, match="not finite at step 1"):
+    with pytest.raises(UserError, match="not finite at step"):
         train_run(small({"optimizer.learning_rate": 1e30, "schedule.warmup": 0.0}), str(tmp_path / "run"))
     evaluation = train_run(small(), str(tmp_path / "run"))
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["test_accuracy"] == evaluation.accuracy
