@@ -93,7 +93,7 @@ def _train(
     images: grain.DatasetIterator,
     readers: tuple[Reader, Reader],
 ) -> Evaluation:
-    config, schedule, began = run.config, run.schedule(), time.perf_counter()
+    config, schedule = run.config, run.schedule()
     start, total = int(state.step), config.steps(run.num_examples)
     report.start(run)
 
@@ -108,7 +108,7 @@ def _train(
         evaluation = None
         if step == total or step % config.evaluate_every_steps == 0:
             evaluation = evaluator(state.evaluated)
-            report.evaluation(step, {"loss": evaluation.loss, "accuracy": evaluation.accuracy})
+            report.evaluation(step, evaluation)
         checkpoints.save(state, images.get_state(), evaluation.accuracy if evaluation else None)
         return evaluation
 
@@ -133,16 +133,8 @@ def _train(
 
     result = evaluate_and_save(total)
     assert result is not None
-    summary = {
-        "steps": total,
-        "resumed_at_step": start,
-        "test_accuracy": result.accuracy,
-        "test_loss": result.loss,
-        "test_images": result.count,
-        "seconds": round(time.perf_counter() - began, 1),
-        "unreadable_images": sorted(set.union(*(reader.unreadable for reader in readers))),
-    }
-    report.finish(summary, result.confusion, run.class_names)
+    unreadable = sorted(set.union(*(reader.unreadable for reader in readers)))
+    report.finish(result, run.class_names, unreadable)
     return result
 
 

@@ -15,6 +15,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tqdm import tqdm
 
+from train.evaluate import Evaluation
 from train.run import Run, replacing
 
 matplotlib.use("Agg")
@@ -38,7 +39,8 @@ class Report:
         restart = SessionLog(status=SessionLog.START)
         self._events.add_event(Event(wall_time=time.time(), step=step + 1, session_log=restart))
         self._bar: tqdm[Any] | None = None
-        self._started, self._first_step = time.perf_counter(), step
+        self._opened = self._started = time.perf_counter()
+        self._resumed_at = self._first_step = step
 
     def _rewind(self, step: int, total_steps: int) -> None:
         records = [record for record in read_metrics(self._workdir) if record["step"] <= step]
@@ -91,10 +93,10 @@ class Report:
         else:
             self._bar.set_postfix_str(text)
 
-    def evaluation(self, step: int, figures: dict[str, float]) -> None:
+    def evaluation(self, step: int, result: Evaluation) -> None:
         """Tells the figures on the test images."""
-        self._record(step, "test", figures)
-        self.say(f"step {step}/{self._total}: test loss {figures['loss']:.4f}, test top-1 {figures['accuracy']:.4f}")
+        self._record(step, "test", {"loss": result.loss, "accuracy": result.accuracy})
+        self.say(f"step {step}/{self._total}: test loss {result.loss:.4f}, test top-1 {result.accuracy:.4f}")
 
     def _record(self, step: int, split: str, figures: dict[str, float]) -> None:
         self._jsonl.write(json.dumps({"step": step, "split": split, **figures}) + "\n")
@@ -106,26 +108,33 @@ class Report:
         seconds = (time.perf_counter() - self._started) / done * (self._total - step)
         return tqdm.format_interval(seconds)
 
-    def finish(self, summary: dict[str, Any], confusion: np.ndarray, class_names: tuple[str, ...]) -> None:
+    def finish(self, result: Evaluation, class_names: tuple[str, ...], unreadable: list[str]) -> None:
         """Ends the progress bar, writes summary.json, curves.png, confusion.csv and confusion.png, and says where."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+        seconds = time.perf_counter() - self._opened
+        summary = {
+            "steps": self._total,
+            "resumed_at_step": self._resumed_at,
+            "test_accuracy": result.accuracy,
+            "test_loss": result.loss,
+            "test_images": result.count,
+            "seconds": round(seconds, 1),
+            "unreadable_images": unreadable,
+        }
         with replacing(os.path.join(self._workdir, "summary.json")) as path, open(path, "w") as file:
             json.dump(summary, file, indent=2)
         with replacing(os.path.join(self._workdir, "confusion.csv")) as path, open(path, "w") as file:
             names = [json.dumps(name) for name in class_names]
             file.write(",".join(["true", *names]) + "\n")
-            rows = zip(names, confusion, strict=True)
+            rows = zip(names, result.confusion, strict=True)
             file.writelines(f"{name},{','.join(map(str, row))}\n" for name, row in rows)
         _draw_curves(self._workdir)
-        _draw_confusion(self._workdir, confusion, class_names)
-        if summary["unreadable_images"]:
-            self.say(f"{len(summary['unreadable_images'])} unreadable images skipped, see summary.json")
-        self.say(
-            f"steps {summary['resumed_at_step']} to {self._total} took {summary['seconds']:.0f} s, the run lies in "
-            f"{self._workdir}"
-        )
+        _draw_confusion(self._workdir, result.confusion, class_names)
+        if unreadable:
+            self.say(f"{len(unreadable)} unreadable images skipped, see summary.json")
+        self.say(f"steps {self._resumed_at} to {self._total} took {seconds:.0f} s, the run lies in {self._workdir}")
 
     def close(self) -> None:
         """Closes files and progress bar."""

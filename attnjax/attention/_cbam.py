@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -10,24 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.attention._gate_mlp import GateMLP
-from attnjax.layers import (
-    BatchNorm,
-    Constant,
-    Conv,
-    at_least_float32,
-    global_avg_pool,
-    global_lp_pool,
-    global_lse_pool,
-    global_max_pool,
-    torch_default,
-)
-
-_POOLS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "avg": global_avg_pool,
-    "max": global_max_pool,
-    "lp": global_lp_pool,
-    "lse": global_lse_pool,
-}
+from attnjax.layers import BatchNorm, Constant, Conv, at_least_float32, global_pool, torch_default
 
 
 class ChannelGate(nn.Module):
@@ -43,8 +26,7 @@ class ChannelGate(nn.Module):
       param_dtype: type of the parameters.
 
     Returns:
-      (b, h, w, c) of the input's type; `method="gate"` gives the gate alone, (b, 1, 1, c), also sown as
-      `intermediates/gate`.
+      (b, h, w, c) of the input's type. The gate (b, 1, 1, c) is `method="gate"`, and sown as `intermediates/gate`.
 
     Raises:
       ValueError: `pools` is empty or names an unknown pool, or `reduction` is larger than c.
@@ -71,9 +53,8 @@ class ChannelGate(nn.Module):
     def gate(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Returns the gate, (b, 1, 1, c), float32 or wider."""
         del train
-        unknown = [pool for pool in self.pools if pool not in _POOLS]
-        if unknown or not self.pools:
-            raise ValueError(f"pools={tuple(self.pools)} must name one or more of {tuple(_POOLS)}")
+        if not self.pools:
+            raise ValueError("pools=() must name at least one pool")
         mlp = GateMLP(
             self.reduction,
             self.use_bias,
@@ -82,7 +63,7 @@ class ChannelGate(nn.Module):
             param_dtype=self.param_dtype,
             name="mlp",
         )
-        pooled = [_POOLS[pool](x) for pool in self.pools]
+        pooled = [global_pool(x, pool) for pool in self.pools]
         gate = nn.sigmoid(sum(mlp(p).astype(p.dtype) for p in pooled))[:, None, None, :]
         self.sow("intermediates", "gate", gate)
         return gate
@@ -106,8 +87,7 @@ class SpatialGate(nn.Module):
       param_dtype: type of parameters and statistics.
 
     Returns:
-      (b, h, w, c) of the input's type; `method="gate"` gives the gate alone, (b, h, w, 1), also sown as
-      `intermediates/gate`.
+      (b, h, w, c) of the input's type. The gate (b, h, w, 1) is `method="gate"`, and sown as `intermediates/gate`.
 
     Raises:
       ValueError: `kernel_size` is even, or `descriptor` or `norm` is unknown.
@@ -124,7 +104,7 @@ class SpatialGate(nn.Module):
       Woo et al., "CBAM", ECCV 2018, section 3 and table 2; official code, Jongchan/attention-module.
 
     Notes:
-      The batch norm's momentum is 0.99 (PyTorch's 0.01), as released. f has no bias in either form.
+      The batch norm's momentum is 0.99 (PyTorch's 0.01), as released. f has no bias.
     """
 
     kernel_size: int = 7
@@ -171,7 +151,7 @@ class CBAM(nn.Module):
       pools: the channel gate's pools, see `ChannelGate` (table 1).
       arrangement: `"channel_first"` (paper and released), `"spatial_first"`, or `"parallel"`, where both gates
         see the input: y = M_c(x) M_s(x) x (table 3). No code was released for the last two.
-      spatial: whether there is a spatial gate at all; without it `arrangement` has no effect.
+      spatial: whether there is a spatial gate at all.
       kernel_size, descriptor, spatial_norm: the spatial gate's kernel_size, descriptor and norm, see `SpatialGate`
         (table 2).
       use_bias: whether the channel gate's MLP has biases. Released code: yes.

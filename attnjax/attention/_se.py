@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from attnjax.attention._gate_mlp import GateMLP
-from attnjax.layers import global_avg_pool, global_max_pool
-
-_POOLS: dict[str, Callable[[jax.Array], jax.Array]] = {"avg": global_avg_pool, "max": global_max_pool}
+from attnjax.layers import global_pool
 
 
 class SqueezeExcite(nn.Module):
@@ -23,7 +21,7 @@ class SqueezeExcite(nn.Module):
     Args:
       reduction: channels per hidden feature; 16 in every released model.
       use_bias: whether W1 and W2 have biases. Official: yes. Some ports leave them out.
-      pool: squeeze, `"avg"` (paper) or `"max"` (its ablation).
+      pool: squeeze, `"avg"` (paper), `"max"` (its ablation) or another kind of `attnjax.layers.global_pool`.
       gate: squashing function of the logits; `nn.relu` and `nn.tanh` are the paper's ablations.
       dtype: compute type; None takes the input's. Pooling and gate are float32 or wider.
       param_dtype: type of the parameters.
@@ -48,7 +46,7 @@ class SqueezeExcite(nn.Module):
 
     reduction: int = 16
     use_bias: bool = True
-    pool: Literal["avg", "max"] = "avg"
+    pool: str = "avg"
     gate: Callable[[jax.Array], jax.Array] = nn.sigmoid
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -56,10 +54,8 @@ class SqueezeExcite(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         del train
-        if self.pool not in _POOLS:
-            raise ValueError(f"pool={self.pool!r} is not one of {sorted(_POOLS)}")
         dtype = x.dtype if self.dtype is None else self.dtype
-        pooled = _POOLS[self.pool](x)
+        pooled = global_pool(x, self.pool)
         logits = GateMLP(self.reduction, self.use_bias, dtype=dtype, param_dtype=self.param_dtype, name="mlp")(pooled)
         gate = self.gate(logits.astype(pooled.dtype))
         self.sow("intermediates", "gate", gate)

@@ -4,13 +4,7 @@ from attnjax.layers._conv import Conv
 from attnjax.layers._dtypes import at_least_float32
 from attnjax.layers._initializers import Constant, VarianceScaling, he_normal_fan_out, torch_default
 from attnjax.layers._norm import BatchNorm
-from attnjax.layers._pool import (
-    global_avg_pool,
-    global_lp_pool,
-    global_lse_pool,
-    global_max_pool,
-    max_pool,
-)
+from attnjax.layers._pool import global_pool, max_pool
 
 __all__ = [
     "BatchNorm",
@@ -18,10 +12,7 @@ __all__ = [
     "Conv",
     "VarianceScaling",
     "at_least_float32",
-    "global_avg_pool",
-    "global_lp_pool",
-    "global_lse_pool",
-    "global_max_pool",
+    "global_pool",
     "he_normal_fan_out",
     "max_pool",
     "torch_default",

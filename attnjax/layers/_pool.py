@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
 from attnjax.layers._dtypes import at_least_float32
-
-_SPATIAL = (-3, -2)
-
-
-def _wide(x: jax.Array) -> jax.Array:
-    return x.astype(at_least_float32(x.dtype))
 
 
 def max_pool(x: jax.Array, window: int, stride: int, padding: int = 0, ceil_mode: bool = False) -> jax.Array:
@@ -56,53 +52,39 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: int = 0, ceil_mode
     )
 
 
-def global_avg_pool(x: jax.Array) -> jax.Array:
-    """Mean over the map, (b, h, w, c) -> (b, c), accumulated in float32 or wider.
+def global_pool(x: jax.Array, kind: str = "avg") -> jax.Array:
+    """Pools the whole map, (b, h, w, c) -> (b, c), in float32 or wider.
+
+    Args:
+      x: (b, h, w, c), floating.
+      kind: `"avg"`, the mean; `"max"`, the largest value; `"lp"`, the Euclidean norm (a sum, not a mean, as in the
+        released CBAM code; its gradient is 0 where the whole map is 0); `"lse"`, the log of the sum of exponentials.
+
+    Raises:
+      ValueError: `kind` is none of these.
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from attnjax.layers import global_avg_pool
-      >>> global_avg_pool(jnp.arange(4.0).reshape(1, 2, 2, 1)).item()
-      1.5
+      >>> from attnjax.layers import global_pool
+      >>> x = jnp.array([3.0, 4.0]).reshape(1, 1, 2, 1)
+      >>> [global_pool(x, kind).item() for kind in ("avg", "max", "lp")]
+      [3.5, 4.0, 5.0]
     """
-    return jnp.mean(_wide(x), _SPATIAL)
+    if kind not in _GLOBAL_POOLS:
+        raise ValueError(f"pool {kind!r} is not one of {', '.join(_GLOBAL_POOLS)}")
+    return _GLOBAL_POOLS[kind](x.astype(at_least_float32(x.dtype)), _SPATIAL)
 
 
-def global_max_pool(x: jax.Array) -> jax.Array:
-    """Largest value over the map, (b, h, w, c) -> (b, c), in float32 or wider.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from attnjax.layers import global_max_pool
-      >>> global_max_pool(jnp.arange(4.0).reshape(1, 2, 2, 1)).item()
-      3.0
-    """
-    return jnp.max(_wide(x), _SPATIAL)
-
-
-def global_lp_pool(x: jax.Array) -> jax.Array:
-    """Euclidean norm over the map, (b, h, w, c) -> (b, c): a sum, not a mean, as in the released CBAM code.
-
-    Its gradient is taken as 0 where the whole map is 0.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from attnjax.layers import global_lp_pool
-      >>> global_lp_pool(jnp.array([3.0, 4.0]).reshape(1, 1, 2, 1)).item()
-      5.0
-    """
-    energy = jnp.sum(jnp.square(_wide(x)), _SPATIAL)
+def _lp(x: jax.Array, axes: tuple[int, int]) -> jax.Array:
+    energy = jnp.sum(jnp.square(x), axes)
     nonzero = energy > 0
     return jnp.where(nonzero, jnp.sqrt(jnp.where(nonzero, energy, 1)), 0)
 
 
-def global_lse_pool(x: jax.Array) -> jax.Array:
-    """Log of the sum of exponentials over the map, (b, h, w, c) -> (b, c), in float32 or wider.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from attnjax.layers import global_lse_pool
-      >>> round(global_lse_pool(jnp.zeros((1, 2, 2, 1))).item(), 4)
-      1.3863
-    """
-    return jax.nn.logsumexp(_wide(x), _SPATIAL)
+_SPATIAL = (-3, -2)
+_GLOBAL_POOLS: dict[str, Callable[..., jax.Array]] = {
+    "avg": jnp.mean,
+    "max": jnp.max,
+    "lp": _lp,
+    "lse": jax.nn.logsumexp,
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -10,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from attnjax.layers import BatchNorm, Constant, Conv, global_avg_pool, max_pool, torch_default
+from attnjax.layers import BatchNorm, Constant, Conv, global_pool, max_pool, torch_default
 
 
 class BasicBlock(nn.Module):
@@ -238,7 +239,7 @@ class ResNet(nn.Module):
         if self.groups != 1 and not issubclass(self.block, Bottleneck):
             raise ValueError(f"groups={self.groups} needs block=Bottleneck")
 
-    def features(self, x: jax.Array, *, train: bool, freeze_batch_norm: bool = False) -> dict[str, jax.Array]:
+    def features(self, x: jax.Array, *, train: bool, freeze_batch_norm: bool = False) -> OrderedDict[str, jax.Array]:
         """Returns the outputs of `stem`, `stage1`, ... by name, in order."""
         if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
             raise ValueError(f"expected floating images of shape (b, h, w, c), got {x.dtype} {x.shape}")
@@ -246,7 +247,7 @@ class ResNet(nn.Module):
         x = nn.relu(self.bn1(self.conv1(x.astype(self.dtype)), train=train))
         if self.stem == "imagenet":
             x = max_pool(x, 3, 2, padding=1) if self.stem_pool == "padded" else max_pool(x, 3, 2, ceil_mode=True)
-        outputs = {"stem": x}
+        outputs = OrderedDict(stem=x)  # jit sorts the keys of a plain dict
         for i, names in enumerate(self._stages, start=1):
             for name in names:
                 x = getattr(self, name)(x, train=train)
@@ -255,5 +256,5 @@ class ResNet(nn.Module):
 
     def __call__(self, x: jax.Array, *, train: bool, freeze_batch_norm: bool = False) -> jax.Array:
         maps = self.features(x, train=train, freeze_batch_norm=freeze_batch_norm)
-        pooled = global_avg_pool(maps[f"stage{len(self._stages)}"])
+        pooled = global_pool(maps[f"stage{len(self._stages)}"])
         return self.fc(pooled).astype(pooled.dtype) if self.num_classes else pooled

@@ -13,8 +13,7 @@ from attnjax.layers import (
     Constant,
     Conv,
     VarianceScaling,
-    global_lp_pool,
-    global_lse_pool,
+    global_pool,
     max_pool,
 )
 
@@ -113,9 +112,9 @@ def test_max_pool_says_what_does_not_fit() -> None:
 
 def test_lp_and_lse_pools_are_sums_and_lp_has_no_nan_gradient_at_zero() -> None:
     x = jnp.array([[1.0, 2.0], [2.0, 4.0]]).reshape(1, 2, 2, 1)
-    assert global_lp_pool(x).item() == 5.0
-    np.testing.assert_allclose(global_lse_pool(x).item(), np.log(np.exp([1, 2, 2, 4]).sum()), rtol=1e-6)
-    assert jax.grad(lambda x: global_lp_pool(x).sum())(jnp.zeros((1, 2, 2, 1))).tolist() == [[[[0.0], [0.0]]] * 2]
+    assert global_pool(x, "lp").item() == 5.0
+    np.testing.assert_allclose(global_pool(x, "lse").item(), np.log(np.exp([1, 2, 2, 4]).sum()), rtol=1e-6)
+    assert jax.grad(lambda x: global_pool(x, "lp").sum())(jnp.zeros((1, 2, 2, 1))).tolist() == [[[[0.0], [0.0]]] * 2]
 
 
 @pytest.mark.parametrize("mode", ["fan_in", "fan_out"])

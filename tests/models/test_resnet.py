@@ -101,7 +101,8 @@ def test_attention_goes_where_it_is_put() -> None:
 
 def test_features_are_the_stages_in_order_and_feed_the_classifier(variables: Any) -> None:
     net = NETS["CBAM on branches"]
-    maps = net.apply(variables[id(net)], images(), train=False, method="features")
+    features = jax.jit(partial(net.apply, train=False, method="features"))
+    maps = features(variables[id(net)], images())
     assert [(name, value.shape) for name, value in maps.items()] == [
         ("stem", (2, 16, 12, 16)),
         ("stage1", (2, 16, 12, 16)),
