@@ -51,10 +51,18 @@ class Checkpoints:
             self._manager.save(step, args=items, metrics=None if accuracy is None else {"accuracy": accuracy})
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, int]]:
-        """Reads state and position; `like` gives shapes, types and shardings."""
+        """Reads state and position; `like` gives shapes, types and shardings.
+
+        Raises:
+          UserError: the checkpoint is damaged.
+        """
         items = ocp.args.Composite(state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore())
-        restored = self._manager.restore(step, args=items)
-        return restored["state"], restored["data"]
+        try:
+            restored = self._manager.restore(step, args=items)
+            return restored["state"], restored["data"]
+        except Exception as error:  # Orbax raises many kinds for a damaged file
+            path = self._manager.directory / str(step)
+            raise UserError(f"checkpoint {path} cannot be read ({error}): remove it to use the one before") from error
 
     def find(self, which: str) -> int:
         """Returns the step of `last`, `best` or a step given in digits, of one or more that there are.
@@ -72,10 +80,14 @@ class Checkpoints:
             raise UserError(f"checkpoint={which!r} is not best, last or one of the kept steps {steps}")
         return int(which)
 
-    def close(self) -> None:
+    def wait(self) -> None:
         """Waits until what was begun is written."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, and lets go of the folder."""
         try:
-            self._manager.wait_until_finished()
+            self.wait()
         finally:
             self._manager.close()
 

@@ -16,7 +16,18 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-_NEEDED = ("grain", "matplotlib", "optax", "orbax", "PIL", "sklearn", "tensorboard", "tqdm", "tyro")
+_NEEDED = (
+    "grain",
+    "matplotlib",
+    "optax",
+    "orbax",
+    "PIL",
+    "sklearn",
+    "tensorboard",
+    "tensorflow_datasets",
+    "tqdm",
+    "tyro",
+)
 
 if _missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
     print(f"error: {', '.join(_missing)} not installed: pip install -e '.[train]'", file=sys.stderr)
@@ -37,11 +48,15 @@ def program(main: Callable[[Sequence[str]], None]) -> None:
         main(sys.argv[1:])
     except UserError as error:
         _fail(str(error), 2)
-    except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on from the last checkpoint", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
+    except MemoryError:
+        _fail("out of memory: lower data.batch_size or data.image_size", 2)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on from the last checkpoint", 130)
 
 
 def _fail(message: str, code: int) -> None:

@@ -120,13 +120,14 @@ class DataConfig(_Checked):
         kind, _, rest = self.source.partition(":")
         if self.source != "digits" and not (kind in ("tfds", "folder") and rest):
             self._require(False, "source", "digits, tfds:NAME or folder:PATH")
-        for name in ("batch_size", "num_threads"):
-            self._require(getattr(self, name) >= 1, name, "at least 1")
-        self._require(self.pad >= 0, "pad", "at least 0")
+        limits = {"batch_size": (1, 2**20), "num_threads": (1, 1024), "pad": (0, 1024), "image_size": (1, 8192)}
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            self._require(value is None or low <= value <= high, name, f"from {low} to {high}")
         self._require(0 < self.test_fraction < 1, "test_fraction", "between 0 and 1")
-        self._require(self.image_size is None or self.image_size >= 1, "image_size", "at least 1")
         smallest = self.image_size or 1
-        self._require(self.resize is None or self.resize >= smallest, "resize", f"at least image_size ({smallest})")
+        fits = self.resize is None or smallest <= self.resize <= 8192
+        self._require(fits, "resize", f"from image_size ({smallest}) to 8192")
         if self.resize is not None and self.image_size is None:
             raise UserError("data.resize needs data.image_size, the side of the centre crop")
         if self.augmentation == "random_resized_crop" and self.image_size is None:
@@ -234,12 +235,11 @@ class Config(_Checked):
     def steps(self, num_examples: int) -> int:
         """Duration in steps on a training set of that many images, at least 1."""
         if self.total_steps is not None:
-            examples: float = self.total_steps * self.data.batch_size
+            steps = self.total_steps
         elif self.total_examples is not None:
-            examples = self.total_examples
+            steps = -(-self.total_examples // self.data.batch_size)
         else:
-            examples = typing.cast(float, self.total_epochs) * num_examples
-        steps = max(1, math.ceil(examples / self.data.batch_size))
+            steps = math.ceil(typing.cast(float, self.total_epochs) * num_examples / self.data.batch_size)
         if steps >= 2**31:
             raise UserError(f"a duration of {steps} steps is more than a counter of 32 bits holds")
         return steps
@@ -250,9 +250,6 @@ MAY_CHANGE = {
     "checkpoint_every_steps",
     "evaluate_every_steps",
     "log_every_steps",
-    "keep_last_checkpoints",
-    "keep_best_checkpoints",
-    "data.num_threads",
 }
 """Settings that may differ when a run is resumed."""
 

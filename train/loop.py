@@ -22,7 +22,7 @@ from train.evaluate import Evaluation, Evaluator
 from train.metrics import Metrics
 from train.parallel import Layout
 from train.report import Report, is_finished
-from train.run import Run, claim
+from train.run import Run, check_claim, claim
 from train.state import TrainState
 from train.step import train_step
 
@@ -44,7 +44,10 @@ def train(config: Config, workdir: str) -> Evaluation:
     layout = Layout.of_local_devices(config.data.batch_size)
     dataset = open_dataset(config.data)
     run = describe(config, dataset)
-    claim(run, workdir)
+    check_claim(run, workdir)
+    finished = is_finished(workdir, config.steps(run.num_examples))
+    if not finished:
+        claim(run, workdir)
     training, test = (Reader(split, config.data, run.image_shape) for split in (dataset.train, dataset.test))
     folder = os.path.join(workdir, "checkpoints")
     keep = (config.keep_last_checkpoints, config.keep_best_checkpoints)
@@ -52,7 +55,7 @@ def train(config: Config, workdir: str) -> Evaluation:
         state, images = _start(run, layout, checkpoints, training)
         evaluator = Evaluator(run.model(), config, test, layout, len(run.class_names))
         total = config.steps(run.num_examples)
-        if int(state.step) == total and is_finished(workdir, total):
+        if finished:
             print(f"{workdir} is finished at step {total}")
             return evaluator(state.evaluated)
         with contextlib.closing(Report(workdir, int(state.step), total)) as report:
@@ -123,7 +126,7 @@ def _train(
         report.tick()
         if (step + 1) % config.log_every_steps == 0 or step + 1 == total:
             _check_finite(metrics, checkpoints)
-            figures = _figures(metrics) | {"learning_rate": float(schedule(step))}
+            figures = _figures(metrics) | {"learning_rate": float(jax.device_get(schedule(step)))}
             report.training(step + 1, figures | {"images_per_second": speed(step + 1)})
             metrics = layout.put(Metrics.zero())
         elif step == start:
@@ -133,6 +136,7 @@ def _train(
 
     result = evaluate_and_save(total)
     assert result is not None
+    checkpoints.wait()
     unreadable = sorted(set.union(*(reader.unreadable for reader in readers)))
     report.finish(result, run.class_names, unreadable)
     return result
@@ -150,8 +154,8 @@ def _check_finite(metrics: Metrics, checkpoints: Checkpoints) -> None:
     steps = checkpoints.steps()
     kept = f"the last good checkpoint is step {steps[-1]}" if steps else "there is no checkpoint yet"
     raise UserError(
-        f"the loss or its gradient is not finite at step {bad_step + 1} ({kept}): "
-        "lower optimizer.learning_rate, or set schedule.warmup or optimizer.clip_norm"
+        f"loss, gradient or parameters are not finite at step {bad_step + 1} ({kept}): lower optimizer.learning_rate, "
+        "or set schedule.warmup or optimizer.clip_norm, with another --workdir"
     )
 
 

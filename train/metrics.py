@@ -15,7 +15,7 @@ class Metrics(flax.struct.PyTreeNode):
       loss: sum of losses, float32 ().
       correct: right answers, int32 ().
       count: examples, int32 ().
-      bad_step: the first step whose loss or gradient was not finite, or -1, int32 ().
+      bad_step: the first step whose loss, gradient or result was not finite, or -1, int32 ().
     """
 
     loss: jax.Array

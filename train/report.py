@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import sys
@@ -16,7 +17,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tqdm import tqdm
 
 from train.evaluate import Evaluation
-from train.run import Run, replacing
+from train.run import Run, checkpoint_steps, replacing
 
 matplotlib.use("Agg")
 
@@ -125,11 +126,10 @@ class Report:
         }
         with replacing(os.path.join(self._workdir, "summary.json")) as path, open(path, "w") as file:
             json.dump(summary, file, indent=2)
-        with replacing(os.path.join(self._workdir, "confusion.csv")) as path, open(path, "w") as file:
-            names = [json.dumps(name) for name in class_names]
-            file.write(",".join(["true", *names]) + "\n")
-            rows = zip(names, result.confusion, strict=True)
-            file.writelines(f"{name},{','.join(map(str, row))}\n" for name, row in rows)
+        with replacing(os.path.join(self._workdir, "confusion.csv")) as path, open(path, "w", errors="replace") as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(["true", *class_names])
+            table.writerows([name, *row] for name, row in zip(class_names, result.confusion.tolist(), strict=True))
         _draw_curves(self._workdir)
         _draw_confusion(self._workdir, result.confusion, class_names)
         if unreadable:
@@ -145,21 +145,29 @@ class Report:
 
 
 def read_metrics(workdir: str) -> list[dict[str, Any]]:
-    """Reads metrics.jsonl; a last line cut short by a kill is passed over."""
+    """Reads metrics.jsonl; what is no record, such as a line cut short by a kill, is passed over."""
     path = os.path.join(workdir, "metrics.jsonl")
     if not os.path.exists(path):
         return []
-    with open(path) as file:
-        return [json.loads(line) for line in file if line.endswith("}\n")]
+    with open(path, errors="replace") as file:
+        return [record for record in map(_parse, file) if isinstance(record, dict) and {"step", "split"} <= set(record)]
+
+
+def _parse(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        return None
 
 
 def is_finished(workdir: str, total_steps: int) -> bool:
     """Whether a run of that duration has come to its end, pictures and all."""
     path = os.path.join(workdir, "summary.json")
-    if not os.path.exists(path):
+    if not os.path.exists(path) or total_steps not in checkpoint_steps(workdir):
         return False
-    with open(path) as file:
-        return json.load(file)["steps"] == total_steps
+    with open(path, errors="replace") as file:
+        summary = _parse(file.read())
+    return isinstance(summary, dict) and summary.get("steps") == total_steps
 
 
 def _is_terminal() -> bool:
@@ -206,8 +214,9 @@ def _draw_confusion(workdir: str, confusion: np.ndarray, class_names: tuple[str,
     axis.set(title="Confusion on the test images", xlabel="predicted class", ylabel="true class", xticks=[], yticks=[])
     if n <= 40:
         crowded = n * max(map(len, class_names)) > 40
-        axis.set_xticks(range(n), class_names, rotation=90 if crowded else 0)
-        axis.set_yticks(range(n), class_names)
+        names = [name.encode(errors="replace").decode() for name in class_names]
+        axis.set_xticks(range(n), names, rotation=90 if crowded else 0, parse_math=False)
+        axis.set_yticks(range(n), names, parse_math=False)
     if n <= 20:
         for row, column in zip(*np.nonzero(confusion), strict=True):
             colour = "white" if shares[row, column] > 0.5 else "black"

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import importlib.metadata
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ from train.errors import UserError
 from train.optimizer import make_optimizer, make_schedule
 from train.parallel import Layout
 from train.state import TrainState, Variables, create_state
+from train.step import normalize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,18 +80,24 @@ class Run:
         )
 
 
-class LoadedRun(NamedTuple):
-    """A trained net.
+@dataclasses.dataclass(frozen=True)
+class LoadedRun:
+    """A trained net; unpacks to `model, variables, class_names`.
 
     Attributes:
-      model: the net; call `model.apply(variables, x, train=False)` with images normalised as its config says.
+      model: the net; call `model.apply(variables, preprocess(images), train=False)`.
       variables: its parameters and batch statistics (the averaged ones, where the run averages).
       class_names: names of the classes, by label.
+      preprocess: turns uint8 images (b, h, w, c) of the size that the net sees into what it takes.
     """
 
     model: nn.Module
     variables: Variables
     class_names: tuple[str, ...]
+    preprocess: Callable[[jax.Array], jax.Array]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.model, self.variables, self.class_names))
 
 
 def load_run(workdir: str, checkpoint: str = "last") -> LoadedRun:
@@ -100,14 +108,14 @@ def load_run(workdir: str, checkpoint: str = "last") -> LoadedRun:
       checkpoint: `last`, `best` (the highest test accuracy) or a step.
 
     Returns:
-      Model, variables and class names.
+      Model, variables, class names and preprocessing.
 
     Raises:
       UserError: the folder is no run, or has no such checkpoint.
     """
     run = read_run(workdir)
     state = load_state(run, workdir, checkpoint, Layout.of_dividing_devices(1))
-    return LoadedRun(run.model(), state.evaluated, run.class_names)
+    return LoadedRun(run.model(), state.evaluated, run.class_names, partial(normalize, run.config.data))
 
 
 def load_state(run: Run, workdir: str, checkpoint: str, layout: Layout) -> TrainState:
@@ -124,42 +132,65 @@ def read_run(workdir: str) -> Run:
     Raises:
       UserError: it is not there or was not written by this program.
     """
+    stored = _read_record(workdir)
+    path = os.path.join(workdir, "config.json")
+    try:
+        height, width, channels = (int(side) for side in stored["image_shape"])
+        return Run(
+            from_dict(Config, stored["config"]),
+            tuple(str(name) for name in stored["class_names"]),
+            (height, width, channels),
+            int(stored["num_examples"]),
+        )
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is not the config.json of a run: {error!r}") from error
+
+
+def _read_record(workdir: str) -> dict[str, Any]:
     path = os.path.join(workdir, "config.json")
     try:
         with open(path) as file:
-            stored = json.load(file)
-        return Run(
-            from_dict(Config, stored["config"]),
-            tuple(stored["class_names"]),
-            tuple(stored["image_shape"]),
-            stored["num_examples"],
-        )
+            return json.load(file)
     except FileNotFoundError:
         raise UserError(f"{workdir} is no run: it has no config.json") from None
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read: {error!r}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not the config.json of a run: {error}") from error
+
+
+def check_claim(run: Run, workdir: str) -> None:
+    """Checks that a folder is free for the run, or the run's own. One without a checkpoint is free.
+
+    Raises:
+      UserError: the folder belongs to another run, or to something else that has a config.json.
+    """
+    if os.path.exists(os.path.join(workdir, "config.json")):
+        stored, steps = read_run(workdir), checkpoint_steps(workdir)
+        if steps:
+            _check_same(stored, run, workdir)
+            end = run.config.steps(run.num_examples)
+            if steps[-1] > end:
+                raise UserError(f"{workdir} is at step {steps[-1]} already, beyond the end at step {end}")
 
 
 def claim(run: Run, workdir: str) -> None:
-    """Makes the folder the run's: writes config.json, after a check that checkpoints there are of the same run.
+    """Writes config.json: the settings, and versions, commit and devices of the start and of every time it resumed.
 
     Raises:
-      UserError: the folder belongs to another run or cannot be written to.
+      UserError: the folder cannot be written to.
     """
-    if checkpoint_steps(workdir):
-        _check_same(read_run(workdir), run, workdir)
-        _check_not_beyond(run, workdir)
-    record = {
-        "config": dataclasses.asdict(run.config),
-        "class_names": run.class_names,
-        "image_shape": run.image_shape,
-        "num_examples": run.num_examples,
-        "versions": _versions(),
+    now = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "git_commit": _git_commit(),
+        "versions": _versions(),
         "devices": [device.device_kind for device in jax.local_devices()],
     }
+    record = {**dataclasses.asdict(run), **now, "resumed": []}
+    if checkpoint_steps(workdir):
+        stored = _read_record(workdir)
+        start = {name: stored.get(name) for name in now}
+        record |= {**start, "resumed": [*stored.get("resumed", []), now]}
     try:
         os.makedirs(workdir, exist_ok=True)
         with replacing(os.path.join(workdir, "config.json")) as path, open(path, "w") as file:
@@ -176,13 +207,6 @@ def _check_same(stored: Run, run: Run, workdir: str) -> None:
             changes.append(f"{name} of the data: {getattr(stored, name)} there, {getattr(run, name)} here")
     if changes:
         raise UserError(f"{workdir} belongs to another run ({'; '.join(changes)}): choose another --workdir")
-
-
-def _check_not_beyond(run: Run, workdir: str) -> None:
-    end = run.config.steps(run.num_examples)
-    reached = max(checkpoint_steps(workdir), default=0)
-    if reached > end:
-        raise UserError(f"{workdir} is at step {reached} already, beyond the end at step {end}")
 
 
 def checkpoint_steps(workdir: str) -> list[int]:

@@ -48,7 +48,7 @@ def train_step(
         ema = optax.incremental_update(variables, ema, 1 - config.ema_decay)
 
     size = len(batch["label"])
-    finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
+    finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads)) & jnp.isfinite(optax.tree.norm(variables))
     first_bad = jnp.where((metrics.bad_step < 0) & ~finite, state.step, metrics.bad_step)
     metrics = Metrics(
         loss=metrics.loss + loss * size,

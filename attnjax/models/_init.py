@@ -23,7 +23,8 @@ def init(model: nn.Module, key: jax.Array, input_shape: Sequence[int], **kwargs:
 
     `model.init` compiles one program for every shape of random numbers. This draws the parameters whose initializer is
     one of `attnjax.layers` with NumPy instead, each from a generator seeded by the key and the parameter's path, and
-    leaves to `model.init` only what it does not know. The distribution is the same, the numbers are not.
+    leaves to `model.init` what it does not know and what `nn.vmap` or `nn.scan` have given more axes. The distribution
+    is the same, the numbers are not.
 
     Args:
       model: a Linen module called with `(x, train=False)`.
@@ -46,30 +47,32 @@ def init(model: nn.Module, key: jax.Array, input_shape: Sequence[int], **kwargs:
     """
     if isinstance(key, jax.core.Tracer):
         raise ValueError("attnjax.init draws with NumPy and cannot be traced: call it outside of jit and vmap")
-    initializers: dict[tuple[str, ...], Any] = {}
+    initializers: dict[tuple[str, ...], tuple[Any, tuple[int, ...]]] = {}
     drawn: dict[tuple[str, ...], jax.ShapeDtypeStruct] = {}
 
     def record(call: Any, args: Any, call_kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        module = context.module
+        module, result = context.module, call(*args, **call_kwargs)
+        params = module.variables.get("params", {})
         for field in dataclasses.fields(module):
-            initializer = getattr(module, field.name, None)
-            if isinstance(initializer, Constant | VarianceScaling):
-                initializers["params", *module.path, field.name.removesuffix("_init")] = initializer
-        return call(*args, **call_kwargs)
+            initializer, name = getattr(module, field.name, None), field.name.removesuffix("_init")
+            if isinstance(initializer, Constant | VarianceScaling) and name in params:
+                initializers["params", *module.path, name] = (initializer, params[name].shape)
+        return result
 
     @jax.jit
     def remainder(key: jax.Array) -> dict[tuple[str, ...], jax.Array]:
         with nn.intercept_methods(record):
             variables = model.init(key, jnp.zeros(input_shape, jnp.float32), **{"train": False} | kwargs)
         flat = flatten_dict(variables)
-        drawn.update({path: jax.typeof(flat[path]) for path in flat if path in initializers})
-        return {path: leaf for path, leaf in flat.items() if path not in initializers}
+        lifted = {path for path, (_, shape) in initializers.items() if flat[path].shape != shape}
+        drawn.update({path: jax.typeof(flat[path]) for path in initializers if path not in lifted})
+        return {path: leaf for path, leaf in flat.items() if path not in drawn}
 
     flat = dict(remainder(key))
     seed = np.asarray(jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key)
     for path, leaf in drawn.items():
         rng = np.random.Generator(np.random.PCG64([*seed.ravel().tolist(), zlib.crc32("/".join(path).encode())]))
-        flat[path] = jnp.asarray(initializers[path].sample(rng, leaf.shape), leaf.dtype)
+        flat[path] = jnp.asarray(initializers[path][0].sample(rng, leaf.shape), leaf.dtype)
     return unflatten_dict(flat)
 
 

@@ -112,6 +112,11 @@ def _join(block: BasicBlock | Bottleneck, x: jax.Array, branch: jax.Array, train
     return nn.relu(x + branch)
 
 
+def _with_defaults(constructor: Callable[..., nn.Module], defaults: dict[str, Any]) -> partial[nn.Module]:
+    """Adds keywords, but for those that a partial constructor already has."""
+    return partial(constructor, **defaults | getattr(constructor, "keywords", {}))
+
+
 class ResNet(nn.Module):
     """ResNet, ResNeXt or wide ResNet with any attention block.
 
@@ -132,11 +137,13 @@ class ResNet(nn.Module):
       stem_width: channels of the stem.
       stem_pool: the ImageNet stem's max-pool: `"padded"` by 1 on all sides (PyTorch nets) or `"ceil"` (Caffe nets).
       stride_at: where a bottleneck strides, see `Bottleneck`.
+      conv, norm: constructors of convolutions and norms, called as `attention` is.
       dtype: compute type.
-      param_dtype: type of parameters and statistics.
+      param_dtype: type of parameters and statistics. Types that a constructor is given beforehand stay.
 
     Call with `(x, train=..., freeze_batch_norm=False)`: x is (b, h, w, c) and floating, of any size and any number of
-    channels. `freeze_batch_norm` makes batch norm use and keep its running statistics in training (fine-tuning).
+    channels. `freeze_batch_norm` makes batch norm use and keep its running statistics in training (fine-tuning): blocks
+    are then called with `train=False`.
 
     Returns:
       (b, n) logits in float32 or wider, or (b, c) features where num_classes is 0. `method="features"` takes the same
@@ -180,14 +187,15 @@ class ResNet(nn.Module):
     stem_width: int = 64
     stem_pool: Literal["padded", "ceil"] = "padded"
     stride_at: Literal["1x1", "3x3"] = "3x3"
+    conv: Callable[..., nn.Module] = Conv
+    norm: Callable[..., nn.Module] = BatchNorm
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
     def setup(self) -> None:
         self._check()
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        conv: Callable[..., nn.Module] = partial(Conv, **dtypes)
-        norm: Callable[..., nn.Module] = partial(BatchNorm, **dtypes)
+        conv, norm = _with_defaults(self.conv, dtypes), _with_defaults(self.norm, dtypes)
         if self.stem == "imagenet":
             self.conv1 = conv(self.stem_width, 7, stride=2)
         else:
@@ -197,7 +205,7 @@ class ResNet(nn.Module):
         for i, (size, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True), start=1):
             attention = None
             if self.attention is not None and i in self._attention_stages():
-                attention = partial(self.attention, **dtypes)
+                attention = _with_defaults(self.attention, dtypes)
             on_branch = attention if self.attention_placement == "branch" else None
             names = [f"stage{i}_block{j}" for j in range(size)]
             for j, name in enumerate(names):
@@ -234,6 +242,13 @@ class ResNet(nn.Module):
                 raise ValueError(f"{field}={getattr(self, field)!r} is not one of {allowed}")
         if len(self.stage_sizes) != len(self.widths):
             raise ValueError(f"stage_sizes={tuple(self.stage_sizes)} and widths={tuple(self.widths)} differ in length")
+        inner = min(self.widths) * self.width_per_group // 64 * self.groups
+        if self.num_classes < 0 or min(self.stem_width, inner, *self.stage_sizes) < 1:
+            raise ValueError(
+                f"num_classes={self.num_classes}, stem_width={self.stem_width}, stage_sizes={tuple(self.stage_sizes)}, "
+                f"widths={tuple(self.widths)} and width_per_group={self.width_per_group} must leave at least one block "
+                "and channel everywhere"
+            )
         if not set(self._attention_stages()) <= set(range(1, len(self.stage_sizes) + 1)):
             raise ValueError(f"attention_stages={self.attention_stages} must lie in 1..{len(self.stage_sizes)}")
         if self.groups != 1 and not issubclass(self.block, Bottleneck):

@@ -93,11 +93,11 @@ def _cifar10(top1: float, source: str) -> Result:
     return Result("CIFAR-10", top1, None, source, verified=False)
 
 
-_r18 = partial(ResNet, (2, 2, 2, 2), BasicBlock)
-_r34 = partial(ResNet, (3, 4, 6, 3), BasicBlock)
-_r50 = partial(ResNet, (3, 4, 6, 3), Bottleneck)
-_r101 = partial(ResNet, (3, 4, 23, 3), Bottleneck)
-_r152 = partial(ResNet, (3, 8, 36, 3), Bottleneck)
+_r18 = partial(ResNet, stage_sizes=(2, 2, 2, 2), block=BasicBlock)
+_r34 = partial(ResNet, stage_sizes=(3, 4, 6, 3), block=BasicBlock)
+_r50 = partial(ResNet, stage_sizes=(3, 4, 6, 3), block=Bottleneck)
+_r101 = partial(ResNet, stage_sizes=(3, 4, 23, 3), block=Bottleneck)
+_r152 = partial(ResNet, stage_sizes=(3, 8, 36, 3), block=Bottleneck)
 _rx50 = partial(_r50, groups=32, width_per_group=4)
 _rx101 = partial(_r101, groups=32, width_per_group=4)
 _w18_1_5 = partial(_r18, widths=(96, 192, 384, 768))
@@ -112,7 +112,14 @@ _cifar_stem = {"stem": "cifar"}
 
 def _small(blocks_per_stage: int) -> partial[ResNet]:
     """The CIFAR ResNet of depth 6 blocks_per_stage + 2."""
-    return partial(ResNet, (blocks_per_stage,) * 3, BasicBlock, widths=(16, 32, 64), stem="cifar", stem_width=16)
+    return partial(
+        ResNet,
+        stage_sizes=(blocks_per_stage,) * 3,
+        block=BasicBlock,
+        widths=(16, 32, 64),
+        stem="cifar",
+        stem_width=16,
+    )
 
 
 _PADDED = "stride in the 3x3, max-pool padded by 1"

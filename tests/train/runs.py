@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,25 @@ def run(module: str, *arguments: object, cache: Path | None = None) -> subproces
     command = [sys.executable, "-m", module, *map(str, arguments)]
     options: Any = {"cwd": ROOT, "env": environment(cache), "capture_output": True, "text": True}
     return subprocess.run(command, check=False, **options)
+
+
+def lines(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """What a process that went well printed."""
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def kill_at(step: int, *arguments: object, cache: Path | None = None) -> None:
+    """Trains in a process group of its own, and kills it as soon as it tells of a step."""
+    command = [sys.executable, "-m", "train", *map(str, arguments)]
+    options: Any = {"cwd": ROOT, "env": environment(cache), "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, start_new_session=True, **options) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith(f"step {step}/"):
+                break
+        os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
 
 
 def reader_of_split(split: Split, config: DataConfig) -> Reader:

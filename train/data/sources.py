@@ -123,6 +123,8 @@ def _tfds(name: str, data_dir: str | None) -> Dataset:
         raise UserError(f"tfds:{name} is stored as {stored}, which has no random access: {command}")
     if not {"image", "label"} <= set(builder.info.features):
         raise UserError(f"tfds:{name} has features {sorted(builder.info.features)}, but not image and label")
+    if not isinstance(builder.info.features["label"], tfds.features.ClassLabel):
+        raise UserError(f"tfds:{name} has no class labels: its label is {builder.info.features['label']}")
     test = next((split for split in ("test", "validation") if split in builder.info.splits), None)
     if "train" not in builder.info.splits or test is None:
         raise UserError(f"tfds:{name} has splits {sorted(builder.info.splits)}, but not train and test or validation")
@@ -167,6 +169,8 @@ def _folder(path: str, config: DataConfig) -> Dataset:
             odd = sorted(set(class_names) ^ set(test_classes))
             raise UserError(f"{path}: train and {test_name} differ in these class folders: {', '.join(odd[:10])}")
         parts = [_list_files(os.path.join(path, part), class_names) for part in ("train", test_name)]
+    elif test_name is not None:
+        raise UserError(f"{path} has a folder {test_name}, but no train")
     else:
         class_names = inside
         paths, labels = _list_files(path, class_names)
