@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -156,3 +157,15 @@ def test_init_refuses_to_be_traced() -> None:
     model = attnjax.create_model("resnet20_cifar")
     with pytest.raises(ValueError, match="outside of jit and vmap"):
         jax.jit(lambda key: attnjax.init(model, key, (1, 32, 32, 3)))(jax.random.key(0))
+
+
+def test_init_leaves_lifted_modules_to_linen() -> None:
+    class Ensemble(nn.Module):
+        @nn.compact
+        def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+            lifted = nn.vmap(Conv, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=None, axis_size=8)
+            return lifted(64, 3)(x)
+
+    kernel = attnjax.init(Ensemble(), jax.random.key(0), (1, 4, 4, 64))["params"]["VmapConv_0"]["kernel"]
+    assert kernel.shape == (8, 3, 3, 64, 64)
+    np.testing.assert_allclose(np.std(kernel), np.sqrt(2 / (9 * 64)), rtol=0.02)

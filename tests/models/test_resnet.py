@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -135,6 +136,8 @@ def test_frozen_batch_norm_trains_with_its_running_statistics(variables: Any) ->
         ({"widths": (16,)}, r"stage_sizes=\(1, 1\) and widths=\(16,\) differ in length"),
         ({"attention_stages": (3,)}, r"attention_stages=\(3,\) must lie in 1\.\.2"),
         ({"groups": 4}, "groups=4 needs block=Bottleneck"),
+        ({"num_classes": -1}, "num_classes=-1, stem_width=16"),
+        ({"widths": (16, 0)}, r"widths=\(16, 0\) and width_per_group=64 must leave at least one block"),
     ],
 )
 def test_wrong_arguments_are_named(options: dict[str, Any], message: str) -> None:
@@ -147,3 +150,25 @@ def test_wrong_arguments_are_named(options: dict[str, Any], message: str) -> Non
 def test_wrong_inputs_are_named(x: jax.Array) -> None:
     with pytest.raises(ValueError, match=r"expected floating images of shape \(b, h, w, c\), got"):
         jax.eval_shape(lambda x: NETS["plain"].init(jax.random.key(0), x, train=False), x)
+
+
+def test_arguments_of_a_constructor_outrank_those_of_the_net() -> None:
+    seen = []
+
+    class Probe(nn.Module):
+        dtype: Any
+        param_dtype: Any
+
+        def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+            seen.append(self.dtype)
+            return x
+
+    for attention in (Probe, partial(Probe, dtype=jnp.float32)):
+        net = small(BasicBlock, attention=attention, attention_stages=(1,), dtype=jnp.bfloat16)
+        jax.eval_shape(lambda net=net: net.init(jax.random.key(0), images(), train=False))
+    assert seen == [jnp.bfloat16, jnp.float32]
+
+
+def test_named_nets_take_other_stages_and_blocks() -> None:
+    tiny = attnjax.create_model("cbam_resnet50", stage_sizes=(1, 1, 1, 1), block=BasicBlock, num_classes=3)
+    assert attnjax.count_parameters(tiny, (1, 64, 64, 3)) < 6e6

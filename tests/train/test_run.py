@@ -367,3 +367,35 @@ def test_a_run_that_failed_before_its_first_checkpoint_gives_its_folder_up(tmp_p
         train_run(small({"optimizer.learning_rate": 1e30, "schedule.warmup": 0.0}), str(tmp_path / "run"))
     evaluation = train_run(small(), str(tmp_path / "run"))
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["test_accuracy"] == evaluation.accuracy
+
+
+@pytest.mark.parametrize("name", ["summary.json", "metrics.jsonl"])
+@pytest.mark.parametrize("content", [b'{"ste', b"[]", b'{"a": 1}\n', b"\xff\xfe}\n"])
+def test_damaged_reports_do_not_stop_a_run(trained: Trained, tmp_path: Path, name: str, content: bytes):
+    shutil.copytree(trained[0], tmp_path / "run")
+    (tmp_path / "run" / name).write_bytes(content)
+    assert train_run(small(), str(tmp_path / "run")).accuracy == trained[1].accuracy
+
+
+def test_a_foreign_config_json_is_left_alone(tmp_path: Path):
+    (tmp_path / "config.json").write_text('{"name": "precious"}')
+    with pytest.raises(UserError, match=r"is not the config\.json of a run"):
+        train_run(small(), str(tmp_path))
+    assert (tmp_path / "config.json").read_text() == '{"name": "precious"}'
+
+
+def test_a_damaged_checkpoint_is_named(trained: Trained, tmp_path: Path):
+    shutil.copytree(trained[0], tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "6" / "state" / "_METADATA").write_text("{")
+    with pytest.raises(UserError, match=r"checkpoints/6 cannot be read .* remove it to use the one before"):
+        load_run(str(tmp_path / "run"))
+
+
+def test_config_json_remembers_the_start_and_every_resume(tmp_path: Path):
+    for steps in (2, 4):
+        train_run(small({"total_steps": steps}), str(tmp_path))
+    train_run(small({"total_steps": 4}), str(tmp_path))
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert len(stored["resumed"]) == 1
+    assert stored["resumed"][0]["date"] >= stored["date"]
+    assert stored["config"]["total_steps"] == 4
