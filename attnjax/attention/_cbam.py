@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.attention._gate_mlp import GateMLP
-from attnjax.layers import BatchNorm, Constant, Conv, at_least_float32, global_pool, torch_default
+from attnjax.layers import BatchNorm, Constant, Conv, at_least_float32, global_pool, max_along, torch_default
 
 
 class ChannelGate(nn.Module):
@@ -121,9 +121,7 @@ class SpatialGate(nn.Module):
         dtypes = {"dtype": x.dtype if self.dtype is None else self.dtype, "param_dtype": self.param_dtype}
         wide = at_least_float32(x.dtype)
         if self.descriptor == "pool":
-            x = jnp.concatenate(
-                [jnp.max(x, -1, keepdims=True), jnp.mean(x.astype(wide), -1, keepdims=True).astype(x.dtype)], -1
-            )
+            x = jnp.concatenate([max_along(x, -1), jnp.mean(x.astype(wide), -1, keepdims=True).astype(x.dtype)], -1)
         elif self.descriptor == "conv":
             x = Conv(1, 1, name="descriptor_conv", **dtypes)(x)
         else:

@@ -4,7 +4,7 @@ from attnjax.layers._conv import Conv
 from attnjax.layers._dtypes import at_least_float32
 from attnjax.layers._initializers import Constant, VarianceScaling, he_normal_fan_out, torch_default
 from attnjax.layers._norm import BatchNorm
-from attnjax.layers._pool import global_pool, max_pool
+from attnjax.layers._pool import global_pool, max_along, max_pool
 
 __all__ = [
     "BatchNorm",
@@ -14,6 +14,7 @@ __all__ = [
     "at_least_float32",
     "global_pool",
     "he_normal_fan_out",
+    "max_along",
     "max_pool",
     "torch_default",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +53,31 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: int = 0, ceil_mode
     )
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def max_along(x: jax.Array, axis: int) -> jax.Array:
+    """Largest value along an axis, kept with size 1; its gradient goes to the first of equal maxima, as PyTorch's does.
+
+    The gradient of `jnp.max` compares the input with its maximum. A compiler that computes the input twice, once fused
+    with more precision, then finds no maximum and loses gradient; a position does not depend on that.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from attnjax.layers import max_along
+      >>> x = jnp.array([[1.0, 3.0, 3.0]])
+      >>> max_along(x, -1).tolist(), jax.grad(lambda x: max_along(x, -1).sum())(x).tolist()
+      ([[3.0]], [[0.0, 1.0, 0.0]])
+    """
+    return jnp.max(x, axis, keepdims=True)
+
+
+@max_along.defjvp
+def _max_along_jvp(axis: int, primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (x,), (tangent,) = primals, tangents
+    first = jnp.argmax(x, axis, keepdims=True)
+    chosen = jax.lax.broadcasted_iota(first.dtype, x.shape, axis % x.ndim) == first
+    return jnp.max(x, axis, keepdims=True), jnp.sum(jnp.where(chosen, tangent, 0), axis, keepdims=True)
+
+
 def global_pool(x: jax.Array, kind: str = "avg") -> jax.Array:
     """Pools the whole map, (b, h, w, c) -> (b, c), in float32 or wider.
 
@@ -81,10 +107,15 @@ def _lp(x: jax.Array, axes: tuple[int, int]) -> jax.Array:
     return jnp.where(nonzero, jnp.sqrt(jnp.where(nonzero, energy, 1)), 0)
 
 
+def _max(x: jax.Array, axes: tuple[int, int]) -> jax.Array:
+    flat = x.reshape(*x.shape[: axes[0]], -1, x.shape[-1])
+    return jnp.squeeze(max_along(flat, -2), -2)
+
+
 _SPATIAL = (-3, -2)
 _GLOBAL_POOLS: dict[str, Callable[..., jax.Array]] = {
     "avg": jnp.mean,
-    "max": jnp.max,
+    "max": _max,
     "lp": _lp,
     "lse": jax.nn.logsumexp,
 }
