@@ -15,6 +15,7 @@ from attnjax.layers import (
     Conv,
     VarianceScaling,
     global_pool,
+    max_along,
     max_pool,
 )
 
@@ -116,6 +117,17 @@ def test_lp_and_lse_pools_are_sums_and_lp_has_no_nan_gradient_at_zero() -> None:
     assert global_pool(x, "lp").item() == 5.0
     np.testing.assert_allclose(global_pool(x, "lse").item(), np.log(np.exp([1, 2, 2, 4]).sum()), rtol=1e-6)
     assert jax.grad(lambda x: global_pool(x, "lp").sum())(jnp.zeros((1, 2, 2, 1))).tolist() == [[[[0.0], [0.0]]] * 2]
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_gradient_of_the_maximum_goes_to_the_first_one(axis: int) -> None:
+    x = jnp.zeros((2, 3, 4)).at[1, 1, 1].set(5.0)
+    moved = jnp.moveaxis(jax.grad(lambda x: max_along(x, axis).sum())(x), axis, 0)
+    chosen = np.asarray(jnp.moveaxis(x, axis, 0)).argmax(0)
+    np.testing.assert_array_equal(moved, np.arange(x.shape[axis])[:, None, None] == chosen[None])
+    value, tangent = jax.jvp(lambda x: max_along(x, axis), (x,), (2 * jnp.ones_like(x),))
+    np.testing.assert_array_equal(value, np.max(x, axis, keepdims=True))
+    np.testing.assert_array_equal(tangent, np.full(value.shape, 2.0))
 
 
 @pytest.mark.parametrize("mode", ["fan_in", "fan_out"])
