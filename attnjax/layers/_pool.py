@@ -53,7 +53,6 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: int = 0, ceil_mode
     )
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
 def max_along(x: jax.Array, axis: int) -> jax.Array:
     """Largest value along an axis, kept with size 1; its gradient goes to the first of equal maxima, as PyTorch's does.
 
@@ -67,10 +66,15 @@ def max_along(x: jax.Array, axis: int) -> jax.Array:
       >>> max_along(x, -1).tolist(), jax.grad(lambda x: max_along(x, -1).sum())(x).tolist()
       ([[3.0]], [[0.0, 1.0, 0.0]])
     """
+    return _max_along(x, axis)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _max_along(x: jax.Array, axis: int) -> jax.Array:
     return jnp.max(x, axis, keepdims=True)
 
 
-@max_along.defjvp
+@_max_along.defjvp
 def _max_along_jvp(axis: int, primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     (x,), (tangent,) = primals, tangents
     first = jnp.argmax(x, axis, keepdims=True)
