@@ -31,10 +31,11 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
     """One step of the optimiser on the mean loss of a batch; adds the batch to the metrics."""
     images = normalize(config.data, batch["image"])
+    rngs = {"dropout": jax.random.fold_in(jax.random.key(config.seed), state.step)}
 
     def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
         variables = {**state.variables, "params": params}
-        applied: Any = model.apply(variables, images, train=True, mutable=["batch_stats"])
+        applied: Any = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
         logits, updates = applied
         losses = cross_entropy(logits, batch["label"], config.label_smoothing)
         return losses.mean(), (logits, updates)

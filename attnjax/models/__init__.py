@@ -1,13 +1,16 @@
 """Backbones, the table of named nets, and what can be told of a net without running it."""
 
+from attnjax.models._blocks import BasicBlock, Bottleneck, PreActBasicBlock
+from attnjax.models._info import ModelInfo, Result
 from attnjax.models._init import count_macs, count_parameters, init
-from attnjax.models._resnet import BasicBlock, Bottleneck, ResNet
-from attnjax.models.zoo import ModelInfo, Result, create_model, list_models, model_info
+from attnjax.models._registry import create_model, list_models, model_info
+from attnjax.models._resnet import ResNet
 
 __all__ = [
     "BasicBlock",
     "Bottleneck",
     "ModelInfo",
+    "PreActBasicBlock",
     "ResNet",
     "Result",
     "count_macs",

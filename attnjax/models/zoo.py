@@ -2,77 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import fnmatch
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
 
 from attnjax.attention import CBAM, SqueezeExcite
-from attnjax.models._resnet import BasicBlock, Bottleneck, ResNet
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """A published figure.
-
-    Attributes:
-      dataset: what it was measured on.
-      top1_error, top5_error: per cent; None where none was published.
-      source: who published it.
-      verified: whether it was read at its source; False means that it was recalled and is to be checked.
-
-    Example:
-      >>> import attnjax
-      >>> attnjax.model_info("cbam_resnet50").results[0].top1_error
-      22.378
-    """
-
-    dataset: str
-    top1_error: float
-    top5_error: float | None
-    source: str
-    verified: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelInfo:
-    """What is known of a named net.
-
-    Attributes:
-      name: as `create_model` takes it.
-      parameters: exact count with `num_classes` outputs.
-      macs: multiply-accumulates of convolutions and matrix products for one image of `input_size`.
-      input_size: height and width in pixels of the images it was published for.
-      num_classes: its default.
-      variant: which of the published variants this is.
-      paper: where it was published.
-      results: its published results.
-
-    Example:
-      >>> import attnjax
-      >>> attnjax.model_info("se_resnet50").parameters
-      28088024
-    """
-
-    name: str
-    parameters: int
-    macs: int
-    input_size: tuple[int, int]
-    num_classes: int
-    variant: str
-    paper: str
-    results: tuple[Result, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Net:
-    constructor: Callable[..., nn.Module]
-    info: ModelInfo
-
+from attnjax.models._blocks import BasicBlock, Bottleneck
+from attnjax.models._info import ModelInfo, Net, Result
+from attnjax.models._resnet import ResNet
 
 _RESNET = "He et al., Deep Residual Learning for Image Recognition, CVPR 2016"
 _RESNEXT = "Xie et al., Aggregated Residual Transformations for Deep Neural Networks, CVPR 2017"
@@ -141,13 +79,13 @@ def _net(
     *results: Result,
     size: int = 224,
     classes: int = 1000,
-) -> _Net:
+) -> Net:
     info = ModelInfo(name, parameters, macs, (size, size), classes, variant, paper, results)
-    return _Net(partial(constructor, num_classes=classes), info)
+    return Net(partial(constructor, num_classes=classes), info)
 
 
 # fmt: off
-_TABLE = [
+TABLE = [
     _net("resnet18", _r18, 11_689_512, 1_814_073_344, _PADDED, _RESNET, _imagenet(29.6, 10.55, _IN_CBAM_TABLE)),
     _net("resnet34", _r34, 21_797_672, 3_663_761_408, _PADDED, _RESNET, _imagenet(26.69, 8.6, _IN_CBAM_TABLE)),
     _net("resnet50", _r50, 25_557_032, 4_089_184_256, _PADDED, _RESNET, _imagenet(24.56, 7.5, _IN_CBAM_TABLE)),
@@ -242,68 +180,3 @@ _TABLE = [
         size=32, classes=100),
 ]
 # fmt: on
-
-_NETS = {net.info.name: net for net in _TABLE}
-
-
-def _find(name: str) -> _Net:
-    if name not in _NETS:
-        near = difflib.get_close_matches(name, _NETS, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else "see attnjax.list_models()"
-        raise ValueError(f"unknown model {name!r}: {hint}")
-    return _NETS[name]
-
-
-def create_model(name: str, **arguments: Any) -> nn.Module:
-    """Builds a named net.
-
-    Args:
-      name: one of `list_models()`.
-      **arguments: arguments of the net's class that replace the named net's, such as `num_classes` (0 leaves out the
-        classifier), `dtype` (compute type), `attention`, `stem` or `stride_at`; see `attnjax.models.ResNet`.
-
-    Returns:
-      A Linen module. Make its variables with `attnjax.init`.
-
-    Raises:
-      ValueError: the name or an argument is unknown; the message gives the nearest ones.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> import attnjax
-      >>> attnjax.create_model("cbam_resnet50", num_classes=10, dtype=jnp.bfloat16).num_classes
-      10
-    """
-    net = _find(name)
-    allowed = [field.name for field in dataclasses.fields(ResNet) if field.name not in ("parent", "name")]
-    for argument in arguments:
-        if argument not in allowed:
-            near = difflib.get_close_matches(argument, allowed, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"allowed are {', '.join(allowed)}"
-            raise ValueError(f"unknown argument {argument!r} of model {name!r}: {hint}")
-    return net.constructor(**arguments)
-
-
-def list_models(pattern: str = "*") -> list[str]:
-    """Lists the named nets whose name matches a shell-style pattern, in the table's order.
-
-    Example:
-      >>> import attnjax
-      >>> attnjax.list_models("cbam_resnext*")
-      ['cbam_resnext50_32x4d', 'cbam_resnext101_32x4d']
-    """
-    return fnmatch.filter(_NETS, pattern)
-
-
-def model_info(name: str) -> ModelInfo:
-    """Tells what is known of a named net.
-
-    Raises:
-      ValueError: the name is unknown; the message gives the nearest ones.
-
-    Example:
-      >>> import attnjax
-      >>> attnjax.model_info("resnet50").macs
-      4089184256
-    """
-    return _find(name).info

@@ -130,7 +130,7 @@ def test_frozen_batch_norm_trains_with_its_running_statistics(variables: Any) ->
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"stem": "tiny"}, r"stem='tiny' is not one of \('imagenet', 'cifar'\)"),
+        ({"stem": "tiny"}, r"stem='tiny' is not one of \('imagenet', 'deep', 'cifar'\)"),
         ({"attention_placement": "block"}, "attention_placement='block' is not one of"),
         ({"stride_at": "7x7"}, "stride_at='7x7' is not one of"),
         ({"widths": (16,)}, r"stage_sizes=\(1, 1\) and widths=\(16,\) differ in length"),
