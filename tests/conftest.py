@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def pytest_addoption(parser: pytest.Parser) -> None:
     stored = ROOT / "tests" / "golden" / "fixtures"
     parser.addoption("--golden", type=Path, default=stored, help="folder of reference fixtures")
+    parser.addoption("--full", action="store_true", help="check everything that the reference fixtures hold")
 
 
 @pytest.fixture(scope="session")

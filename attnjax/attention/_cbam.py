@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -20,34 +21,35 @@ class ChannelGate(nn.Module):
 
     Args:
       reduction: channels per hidden feature of the MLP.
-      pools: which of `"avg"`, `"max"`, `"lp"` (sum-type, p = 2) and `"lse"` (log-sum-exp) to add up.
-      use_bias: whether the MLP has biases. Released code: yes.
-      dtype: compute type; None takes the input's. Pooling and gate are float32 or wider.
-      param_dtype: type of the parameters.
+      pools: which kinds of `attnjax.layers.global_pool` to add up: `"avg"`, `"max"`, `"lp"` (sum-type, p = 2), `"lse"`
+        (log-sum-exp); `("avg_max",)` is timm's light form.
+      use_bias, hidden, divisor, activation, gate_fn: as in `SqueezeExcite`, whose `gate` is gate_fn. timm has no bias.
+      dtype, param_dtype: compute type (None: the input's; the gate is float32 or wider) and that of the parameters.
 
     Returns:
       (b, h, w, c) of the input's type. The gate (b, 1, 1, c) is `method="gate"`, and sown as `intermediates/gate`.
 
     Raises:
-      ValueError: `pools` is empty or names an unknown pool, or `reduction` is larger than c.
+      ValueError: `pools` is empty or names an unknown pool, or there is no hidden feature.
 
     Example:
-      >>> import jax, jax.numpy as jnp
+      >>> import attnjax
       >>> from attnjax.attention import ChannelGate
-      >>> x = jnp.ones((2, 8, 8, 64))
-      >>> variables = ChannelGate(pools=("avg",)).init(jax.random.key(0), x, train=False)
-      >>> ChannelGate(pools=("avg",)).apply(variables, x, train=False, method="gate").shape
-      (2, 1, 1, 64)
+      >>> attnjax.count_parameters(ChannelGate(), (2, 8, 8, 64))
+      580
 
-    References:
-      Woo et al., "CBAM", ECCV 2018, section 3 and table 1; official code, Jongchan/attention-module.
+    References: those of `CBAM`; section 3 and table 1.
     """
 
-    reduction: int = 16
+    reduction: float = 16
     pools: Sequence[str] = ("avg", "max")
     use_bias: bool = True
     dtype: Any = None
     param_dtype: Any = jnp.float32
+    hidden: int | None = None
+    divisor: int | None = None
+    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    gate_fn: Callable[[jax.Array], jax.Array] = nn.sigmoid
 
     @nn.compact
     def gate(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -55,16 +57,11 @@ class ChannelGate(nn.Module):
         del train
         if not self.pools:
             raise ValueError("pools=() must name at least one pool")
-        mlp = GateMLP(
-            self.reduction,
-            self.use_bias,
-            kernel_init=torch_default,
-            dtype=x.dtype if self.dtype is None else self.dtype,
-            param_dtype=self.param_dtype,
-            name="mlp",
-        )
+        dtypes = {"dtype": x.dtype if self.dtype is None else self.dtype, "param_dtype": self.param_dtype}
+        shape = {"hidden": self.hidden, "divisor": self.divisor, "kernel_init": torch_default}
+        mlp = GateMLP(self.reduction, self.use_bias, self.activation, name="mlp", **shape, **dtypes)
         pooled = [global_pool(x, pool) for pool in self.pools]
-        gate = nn.sigmoid(sum(mlp(p).astype(p.dtype) for p in pooled))[:, None, None, :]
+        gate = self.gate_fn(sum(mlp(p).astype(p.dtype) for p in pooled))[:, None, None, :]
         self.sow("intermediates", "gate", gate)
         return gate
 
@@ -75,16 +72,17 @@ class ChannelGate(nn.Module):
 class SpatialGate(nn.Module):
     """Scales each position by a gate: where in the map.
 
-    M_s = sigmoid(norm(f(descriptor(x)))) with a convolution f to one channel, y = M_s x.
+    M_s = sigmoid(norm(f(descriptor(x)))) with a convolution f (without bias) to one channel, y = M_s x.
 
     Args:
       kernel_size: side of f's kernel, 7 (paper and released) or 3 (its ablation).
       descriptor: `"pool"` is the largest and the mean value over channels, in this order (released code);
-        `"conv"` is a learned 1x1 convolution to one channel (the paper's ablation, without bias).
-      norm: `"batch_norm"` is the released form: batch norm after f whose scale starts at 0, so that a fresh gate is
-        0.5 everywhere. `"none"` is the paper's equation.
-      dtype: compute type; None takes the input's. The gate is float32 or wider.
-      param_dtype: type of parameters and statistics.
+        `"pool_mean_first"` the other order (timm); `"pool_average"` one map halfway between them (timm's light form);
+        `"conv"` a learned 1x1 convolution to one channel (the paper's ablation, without bias).
+      norm: `"batch_norm"` (released: momentum 0.99, PyTorch's 0.01, and a scale that starts at 0, so that a fresh gate
+        is 0.5 everywhere), `"none"` (the paper's equation), or a constructor such as `BatchNorm` (timm).
+      gate_fn: squashing function.
+      dtype, param_dtype: as in `ChannelGate`.
 
     Returns:
       (b, h, w, c) of the input's type. The gate (b, h, w, 1) is `method="gate"`, and sown as `intermediates/gate`.
@@ -100,18 +98,15 @@ class SpatialGate(nn.Module):
       >>> SpatialGate().apply(variables, x, train=False, method="gate")[0, 0, 0].item()
       0.5
 
-    References:
-      Woo et al., "CBAM", ECCV 2018, section 3 and table 2; official code, Jongchan/attention-module.
-
-    Notes:
-      The batch norm's momentum is 0.99 (PyTorch's 0.01), as released. f has no bias.
+    References: those of `CBAM`; section 3 and table 2.
     """
 
     kernel_size: int = 7
-    descriptor: Literal["pool", "conv"] = "pool"
-    norm: Literal["batch_norm", "none"] = "batch_norm"
+    descriptor: Literal["pool", "pool_mean_first", "pool_average", "conv"] = "pool"
+    norm: Literal["batch_norm", "none"] | Callable[..., nn.Module] = "batch_norm"
     dtype: Any = None
     param_dtype: Any = jnp.float32
+    gate_fn: Callable[[jax.Array], jax.Array] = nn.sigmoid
 
     @nn.compact
     def gate(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -120,18 +115,21 @@ class SpatialGate(nn.Module):
             raise ValueError(f"kernel_size={self.kernel_size} must be odd")
         dtypes = {"dtype": x.dtype if self.dtype is None else self.dtype, "param_dtype": self.param_dtype}
         wide = at_least_float32(x.dtype)
-        if self.descriptor == "pool":
-            x = jnp.concatenate([max_along(x, -1), jnp.mean(x.astype(wide), -1, keepdims=True).astype(x.dtype)], -1)
-        elif self.descriptor == "conv":
+        if self.descriptor == "conv":
             x = Conv(1, 1, name="descriptor_conv", **dtypes)(x)
+        elif self.descriptor in ("pool", "pool_mean_first", "pool_average"):
+            maps = [max_along(x, -1), jnp.mean(x.astype(wide), -1, keepdims=True).astype(x.dtype)]
+            order = 1 if self.descriptor == "pool" else -1
+            x = sum(maps) / 2 if self.descriptor == "pool_average" else jnp.concatenate(maps[::order], -1)
         else:
-            raise ValueError(f"descriptor={self.descriptor!r} is not 'pool' or 'conv'")
+            raise ValueError(f"descriptor={self.descriptor!r} is not 'pool' or 'conv', nor another of SpatialGate's")
+        if self.norm not in ("batch_norm", "none") and not callable(self.norm):
+            raise ValueError(f"norm={self.norm!r} is not 'batch_norm' or 'none', nor a constructor")
         logits = Conv(1, self.kernel_size, name="conv", **dtypes)(x)
-        if self.norm == "batch_norm":
-            logits = BatchNorm(momentum=0.99, scale_init=Constant(0.0), name="bn", **dtypes)(logits, train=train)
-        elif self.norm != "none":
-            raise ValueError(f"norm={self.norm!r} is not 'batch_norm' or 'none'")
-        gate = nn.sigmoid(logits.astype(wide))
+        if self.norm != "none":
+            norm = self.norm if callable(self.norm) else partial(BatchNorm, momentum=0.99, scale_init=Constant(0.0))
+            logits = norm(name="bn", **dtypes)(logits, train=train)
+        gate = self.gate_fn(logits.astype(wide))
         self.sow("intermediates", "gate", gate)
         return gate
 
@@ -140,58 +138,58 @@ class SpatialGate(nn.Module):
 
 
 class CBAM(nn.Module):
-    """Channel gate, then spatial gate: the released CBAM, with every option of the paper's ablations.
+    """Channel gate, then spatial gate: the released CBAM, with every option of the paper's ablations and timm's forms.
 
     y = M_s(x') x' with x' = M_c(x) x.
 
     Args:
-      reduction: channels per hidden feature of the channel gate's MLP.
-      pools: the channel gate's pools, see `ChannelGate` (table 1).
+      reduction, pools, use_bias, hidden, divisor, activation: the channel gate's, see `ChannelGate` (table 1).
       arrangement: `"channel_first"` (paper and released), `"spatial_first"`, or `"parallel"`, where both gates
         see the input: y = M_c(x) M_s(x) x (table 3). No code was released for the last two.
       spatial: whether there is a spatial gate at all.
-      kernel_size, descriptor, spatial_norm: the spatial gate's kernel_size, descriptor and norm, see `SpatialGate`
-        (table 2).
-      use_bias: whether the channel gate's MLP has biases. Released code: yes.
-      dtype: compute type; None takes the input's. Pooling and gates are float32 or wider.
-      param_dtype: type of parameters and statistics.
+      kernel_size, descriptor, spatial_norm: the spatial gate's kernel_size, descriptor and norm, see `SpatialGate`.
+      gate: squashing function of both gates.
+      dtype, param_dtype: as in `ChannelGate`.
 
     Returns:
       (b, h, w, c) of the input's type. Parameters: 2 c (c // reduction) + c // reduction + c + 100 by default.
 
     Raises:
-      ValueError: an argument is not one of those above, or `reduction` is larger than c.
+      ValueError: an argument is not one of those above, or there is no hidden feature.
 
     Example:
-      >>> import jax, jax.numpy as jnp
+      >>> import attnjax
       >>> from attnjax.attention import CBAM
-      >>> x = jnp.ones((2, 8, 8, 64))
-      >>> variables = CBAM(reduction=16).init(jax.random.key(0), x, train=False)
-      >>> CBAM(reduction=16).apply(variables, x, train=False).shape
-      (2, 8, 8, 64)
+      >>> attnjax.count_parameters(CBAM(reduction=16), (2, 8, 8, 64))
+      680
 
     References:
       Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018; official code, Jongchan/attention-module.
     """
 
-    reduction: int = 16
+    reduction: float = 16
     pools: Sequence[str] = ("avg", "max")
     arrangement: Literal["channel_first", "spatial_first", "parallel"] = "channel_first"
     spatial: bool = True
     kernel_size: int = 7
-    descriptor: Literal["pool", "conv"] = "pool"
-    spatial_norm: Literal["batch_norm", "none"] = "batch_norm"
+    descriptor: Literal["pool", "pool_mean_first", "pool_average", "conv"] = "pool"
+    spatial_norm: Literal["batch_norm", "none"] | Callable[..., nn.Module] = "batch_norm"
     use_bias: bool = True
     dtype: Any = None
     param_dtype: Any = jnp.float32
+    hidden: int | None = None
+    divisor: int | None = None
+    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    gate: Callable[[jax.Array], jax.Array] = nn.sigmoid
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        channel = ChannelGate(self.reduction, self.pools, self.use_bias, name="channel_gate", **dtypes)
+        same = {"gate_fn": self.gate, "dtype": self.dtype, "param_dtype": self.param_dtype}
+        mlp = {"hidden": self.hidden, "divisor": self.divisor, "activation": self.activation}
+        channel = ChannelGate(self.reduction, self.pools, self.use_bias, name="channel_gate", **mlp, **same)
         if not self.spatial:
             return channel(x, train=train)
-        spatial = SpatialGate(self.kernel_size, self.descriptor, self.spatial_norm, name="spatial_gate", **dtypes)
+        spatial = SpatialGate(self.kernel_size, self.descriptor, self.spatial_norm, name="spatial_gate", **same)
         if self.arrangement == "channel_first":
             return spatial(channel(x, train=train), train=train)
         if self.arrangement == "spatial_first":

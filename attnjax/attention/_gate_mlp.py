@@ -3,42 +3,82 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from attnjax.layers import Constant, VarianceScaling
+from attnjax.layers import BatchNorm, Constant, VarianceScaling
+
+
+def hidden_width(channels: int, reduction: float, divisor: int | None = None, keep: float = 0.0) -> int:
+    """Hidden features of a bottleneck: `channels // reduction`, or with `divisor` the nearest multiple of it.
+
+    The multiple is at least `divisor` itself, and the next one where the nearest is below `keep` times the quotient:
+    what timm does with its `rd_divisor` and `round_limit`.
+
+    Raises:
+      ValueError: `reduction` is not between 1 and the number of channels, or `divisor` is not positive.
+    """
+    if not 1 <= reduction <= channels:
+        raise ValueError(f"reduction={reduction} leaves no hidden feature for {channels} channels: use 1 to {channels}")
+    if divisor is None:
+        return int(channels // reduction)
+    if divisor < 1:
+        raise ValueError(f"divisor={divisor} must be at least 1")
+    nearest = max(divisor, int(channels / reduction + divisor / 2) // divisor * divisor)
+    return nearest + divisor * (nearest < keep * channels / reduction)
 
 
 class GateMLP(nn.Module):
-    """`fc2(activation(fc1(x)))` with `c // reduction` hidden features, (b, c) -> (b, c) logits of type `dtype`."""
+    """`fc2(activation(norm(fc1(x))))` with a narrow middle, (..., c) -> (..., c) logits of type `dtype`.
 
-    reduction: int = 16
+    The middle has `hidden` features if given, else `hidden_width(c, reduction, divisor)`. Norms are off (`"none"`),
+    `"batch"` or `"layer"`. `last_init` starts fc2's kernel; None is `kernel_init`.
+    """
+
+    reduction: float = 16
     use_bias: bool = True
     activation: Callable[[jax.Array], jax.Array] = nn.relu
     kernel_init: Any = VarianceScaling(2.0, "fan_in", "normal")
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    hidden: int | None = None
+    divisor: int | None = None
+    norm: Literal["none", "batch", "layer"] = "none"
+    epsilon: float = 1e-5
+    last_init: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         channels = x.shape[-1]
-        if not 1 <= self.reduction <= channels:
-            raise ValueError(
-                f"reduction={self.reduction} leaves no hidden feature for {channels} channels: use 1 to {channels}"
-            )
+        hidden = hidden_width(channels, self.reduction, self.divisor) if self.hidden is None else self.hidden
+        if hidden < 1:
+            raise ValueError(f"hidden={hidden} must be at least 1")
 
-        def dense(features: int, name: str) -> nn.Dense:
+        def dense(features: int, name: str, kernel_init: Any) -> nn.Dense:
             return nn.Dense(
                 features,
                 use_bias=self.use_bias,
-                kernel_init=self.kernel_init,
+                kernel_init=kernel_init,
                 bias_init=Constant(0.0),
                 dtype=self.dtype,
                 param_dtype=self.param_dtype,
                 name=name,
             )
 
-        return dense(channels, "fc2")(self.activation(dense(channels // self.reduction, "fc1")(x)))
+        x = self._normalise(dense(hidden, "fc1", self.kernel_init)(x), train)
+        last_init = self.kernel_init if self.last_init is None else self.last_init
+        return dense(channels, "fc2", last_init)(self.activation(x))
+
+    def _normalise(self, x: jax.Array, train: bool) -> jax.Array:
+        options = {"epsilon": self.epsilon, "dtype": self.dtype, "param_dtype": self.param_dtype, "name": "norm"}
+        if self.norm == "none":
+            return x
+        if self.norm == "batch":
+            return BatchNorm(**options)(x, train=train)
+        if self.norm == "layer":
+            starts = {"scale_init": Constant(1.0), "bias_init": Constant(0.0)}
+            return nn.LayerNorm(use_fast_variance=False, **starts, **options)(x)
+        raise ValueError(f"norm={self.norm!r} is not 'none', 'batch' or 'layer'")

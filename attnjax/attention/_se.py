@@ -1,16 +1,16 @@
-"""Squeeze-and-Excitation (Hu, Shen and Sun, CVPR 2018)."""
+"""Squeeze-and-Excitation (Hu, Shen and Sun, CVPR 2018) and its single-layer form (Lee and Park, CVPR 2020)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from attnjax.attention._gate_mlp import GateMLP
-from attnjax.layers import global_pool
+from attnjax.layers import Constant, global_pool, torch_default
 
 
 class SqueezeExcite(nn.Module):
@@ -23,14 +23,18 @@ class SqueezeExcite(nn.Module):
       use_bias: whether W1 and W2 have biases. Official: yes. Some ports leave them out.
       pool: squeeze, `"avg"` (paper), `"max"` (its ablation) or another kind of `attnjax.layers.global_pool`.
       gate: squashing function of the logits; `nn.relu` and `nn.tanh` are the paper's ablations.
+      hidden: hidden features, instead of `reduction`.
+      divisor: round c / reduction to a multiple of this, at least itself, as timm does (8 there); None rounds down.
+      activation: nonlinearity of the hidden features.
+      norm: `"batch"` normalises the hidden features (an option of timm), `"none"` does not.
       dtype: compute type; None takes the input's. Pooling and gate are float32 or wider.
-      param_dtype: type of the parameters.
+      param_dtype: type of parameters and statistics.
 
     Returns:
       (b, h, w, c) of the input's type. The gate (b, c) is sown as `intermediates/gate`.
 
     Raises:
-      ValueError: `reduction` is larger than c, or `pool` is unknown.
+      ValueError: `reduction` is larger than c, `hidden` or `divisor` is not positive, or `pool` or `norm` is unknown.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -44,19 +48,80 @@ class SqueezeExcite(nn.Module):
       Hu, Shen and Sun, "Squeeze-and-Excitation Networks", CVPR 2018; official prototxts, hujie-frank/SENet.
     """
 
-    reduction: int = 16
+    reduction: float = 16
     use_bias: bool = True
     pool: str = "avg"
     gate: Callable[[jax.Array], jax.Array] = nn.sigmoid
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    hidden: int | None = None
+    divisor: int | None = None
+    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    norm: Literal["none", "batch"] = "none"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        pooled = global_pool(x, self.pool)
+        mlp = GateMLP(
+            self.reduction,
+            self.use_bias,
+            self.activation,
+            hidden=self.hidden,
+            divisor=self.divisor,
+            norm=self.norm,
+            dtype=x.dtype if self.dtype is None else self.dtype,
+            param_dtype=self.param_dtype,
+            name="mlp",
+        )
+        gate = self.gate(mlp(pooled, train=train).astype(pooled.dtype))
+        self.sow("intermediates", "gate", gate)
+        return x * gate[:, None, None, :].astype(x.dtype)
+
+
+class EffectiveSqueezeExcite(nn.Module):
+    """Squeeze-and-Excitation without a bottleneck: one c x c layer and a piecewise linear gate.
+
+    s = hard_sigmoid(W pool(x) + b), y = s x, with hard_sigmoid(t) = relu6(t + 3) / 6.
+
+    Args:
+      pool: squeeze, a kind of `attnjax.layers.global_pool`.
+      gate: squashing function of the logits.
+      dtype: compute type; None takes the input's. Pooling and gate are float32 or wider.
+      param_dtype: type of the parameters.
+
+    Returns:
+      (b, h, w, c) of the input's type. The gate (b, c) is sown as `intermediates/gate`.
+
+    Raises:
+      ValueError: `pool` is unknown.
+
+    Example:
+      >>> import attnjax
+      >>> from attnjax.attention import EffectiveSqueezeExcite
+      >>> attnjax.count_parameters(EffectiveSqueezeExcite(), (1, 8, 8, 64))
+      4160
+
+    References:
+      Lee and Park, "CenterMask: Real-Time Anchor-Free Instance Segmentation", CVPR 2020, section 3.3.
+    """
+
+    pool: str = "avg"
+    gate: Callable[[jax.Array], jax.Array] = nn.hard_sigmoid
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         del train
-        dtype = x.dtype if self.dtype is None else self.dtype
         pooled = global_pool(x, self.pool)
-        logits = GateMLP(self.reduction, self.use_bias, dtype=dtype, param_dtype=self.param_dtype, name="mlp")(pooled)
-        gate = self.gate(logits.astype(pooled.dtype))
+        fc = nn.Dense(
+            x.shape[-1],
+            kernel_init=torch_default,
+            bias_init=Constant(0.0),
+            dtype=x.dtype if self.dtype is None else self.dtype,
+            param_dtype=self.param_dtype,
+            name="fc",
+        )
+        gate = self.gate(fc(pooled).astype(pooled.dtype))
         self.sow("intermediates", "gate", gate)
         return x * gate[:, None, None, :].astype(x.dtype)

@@ -88,7 +88,8 @@ def global_pool(x: jax.Array, kind: str = "avg") -> jax.Array:
     Args:
       x: (b, h, w, c), floating.
       kind: `"avg"`, the mean; `"max"`, the largest value; `"lp"`, the Euclidean norm (a sum, not a mean, as in the
-        released CBAM code; its gradient is 0 where the whole map is 0); `"lse"`, the log of the sum of exponentials.
+        released CBAM code; its gradient is 0 where the whole map is 0); `"lse"`, the log of the sum of exponentials;
+        `"avg_max"`, halfway between the mean and the largest value (timm's options).
 
     Raises:
       ValueError: `kind` is none of these.
@@ -116,10 +117,15 @@ def _max(x: jax.Array, axes: tuple[int, int]) -> jax.Array:
     return jnp.squeeze(max_along(flat, -2), -2)
 
 
+def _avg_max(x: jax.Array, axes: tuple[int, int]) -> jax.Array:
+    return 0.5 * jnp.mean(x, axes) + 0.5 * _max(x, axes)
+
+
 _SPATIAL = (-3, -2)
 _GLOBAL_POOLS: dict[str, Callable[..., jax.Array]] = {
     "avg": jnp.mean,
     "max": _max,
     "lp": _lp,
     "lse": jax.nn.logsumexp,
+    "avg_max": _avg_max,
 }

@@ -7,8 +7,8 @@ from functools import partial
 
 import flax.linen as nn
 
-from attnjax.attention import CBAM, SqueezeExcite
-from attnjax.models._blocks import BasicBlock, Bottleneck
+from attnjax.attention import BAM, CBAM, PyramidSqueezeAttention, SqueezeExcite
+from attnjax.models._blocks import BasicBlock, Bottleneck, PreActBasicBlock
 from attnjax.models._info import ModelInfo, Net, Result
 from attnjax.models._resnet import ResNet
 
@@ -17,18 +17,35 @@ _RESNEXT = "Xie et al., Aggregated Residual Transformations for Deep Neural Netw
 _WIDE = "Zagoruyko and Komodakis, Wide Residual Networks, BMVC 2016"
 _SE = "Hu et al., Squeeze-and-Excitation Networks, CVPR 2018"
 _CBAM = "Woo et al., CBAM: Convolutional Block Attention Module, ECCV 2018"
+_BAM = "Park et al., BAM: Bottleneck Attention Module, BMVC 2018"
+_EPSA = "Zhang et al., EPSANet: An Efficient Pyramid Squeeze Attention Block, ACCV 2022"
+_RAN = "Wang et al., Residual Attention Network for Image Classification, CVPR 2017"
+_GGAM = "Xu et al., Grad-CAM Guided Channel-spatial Attention Module for Fine-grained Visual Classification, 2021"
+_PREACT = "He et al., Identity Mappings in Deep Residual Networks, ECCV 2016"
+_RESNET_D = "He et al., Bag of Tricks for Image Classification, CVPR 2019"
+_MOBILENET = "Howard et al., MobileNets, 2017"
+_ECA = "Wang et al., ECA-Net: Efficient Channel Attention, CVPR 2020"
+_GE = "Hu et al., Gather-Excite: Exploiting Feature Context, NeurIPS 2018"
+_GC = "Cao et al., GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond, ICCVW 2019"
+_SK = "Li et al., Selective Kernel Networks, CVPR 2019"
+_COORDINATE = "Hou et al., Coordinate Attention for Efficient Mobile Network Design, CVPR 2021"
+_TRIPLET = "Misra et al., Rotate to Attend: Convolutional Triplet Attention Module, WACV 2021"
 
 _IN_CBAM_TABLE = "CBAM paper, single 224 crop"
 _IN_SE_README = "hujie-frank/SENet README, single 224 crop"
 _IN_CBAM_README = "Jongchan/attention-module README, single 224 crop"
+_IN_BAM_TABLE = "BAM paper, single 224 crop"
+_IN_EPSA_README = "murufeng/EPSANet README, single 224 crop"
+_IN_RAN_README = "fwang91/residual-attention-network README"
+_IN_TIMM = "timm results-imagenet.csv"
 
 
 def _imagenet(top1: float, top5: float, source: str, verified: bool = False) -> Result:
     return Result("ImageNet-1K", top1, top5, source, verified)
 
 
-def _cifar10(top1: float, source: str) -> Result:
-    return Result("CIFAR-10", top1, None, source, verified=False)
+def _cifar(classes: int, top1: float, source: str) -> Result:
+    return Result(f"CIFAR-{classes}", top1, None, source, verified=False)
 
 
 _r18 = partial(ResNet, stage_sizes=(2, 2, 2, 2), block=BasicBlock)
@@ -41,19 +58,45 @@ _rx101 = partial(_r101, groups=32, width_per_group=4)
 _w18_1_5 = partial(_r18, widths=(96, 192, 384, 768))
 _w18_2_0 = partial(_r18, widths=(128, 256, 512, 1024))
 
+_r50d = partial(_r50, stem="deep", stem_width=(32, 32, 64), shortcut="avg_1x1")
+_r101d = partial(_r101, stem="deep", stem_width=(32, 32, 64), shortcut="avg_1x1")
+_senet154 = partial(
+    ResNet,
+    stage_sizes=(3, 8, 36, 3),
+    block=partial(Bottleneck, reduce_first=2),
+    groups=64,
+    width_per_group=4,
+    stem="deep",
+    stem_width=(64, 64, 128),
+    shortcut="3x3",
+)
+_legacy = {"block": partial(BasicBlock, branch_activation=True), "stem_pool": "ceil"}
+
 _se = {"attention": partial(SqueezeExcite, reduction=16)}
 _cbam = {"attention": partial(CBAM, reduction=16)}
+_bam = {"attention": partial(BAM, reduction=16), "attention_placement": "stage", "attention_stages": (1, 2, 3)}
+_se_timm = {"attention": partial(SqueezeExcite, reduction=16, divisor=8)}
+_se_moskomule = {"attention": partial(SqueezeExcite, reduction=16, use_bias=False)}
+_small_epsa = {"spatial_conv": partial(PyramidSqueezeAttention, groups=(1, 4, 8, 16))}
+_large_epsa = {
+    "spatial_conv": partial(PyramidSqueezeAttention, kernels=(3, 5, 5, 7), groups=(32, 32, 32, 32)),
+    "width_per_group": 128,
+}
+_large_epsa_k3579 = {
+    "spatial_conv": partial(PyramidSqueezeAttention, groups=(32, 32, 32, 32)),
+    "width_per_group": 128,
+}
 _caffe = {"stem_pool": "ceil"}
 _caffe_1x1 = {"stem_pool": "ceil", "stride_at": "1x1"}
 _cifar_stem = {"stem": "cifar"}
 
 
-def _small(blocks_per_stage: int) -> partial[ResNet]:
+def _small(blocks_per_stage: int, block: type[BasicBlock] | type[PreActBasicBlock] = BasicBlock) -> partial[ResNet]:
     """The CIFAR ResNet of depth 6 blocks_per_stage + 2."""
     return partial(
         ResNet,
         stage_sizes=(blocks_per_stage,) * 3,
-        block=BasicBlock,
+        block=block,
         widths=(16, 32, 64),
         stem="cifar",
         stem_width=16,
@@ -65,6 +108,18 @@ _CAFFE = "official: stride in the first 1x1, ceil-mode max-pool, gate biases"
 _CAFFE_3X3 = "as official: stride in the 3x3, ceil-mode max-pool, gate biases"
 _SE_OF_CBAM = "of the CBAM paper: stride in the 3x3, max-pool padded by 1, gate biases"
 _RELEASED = "released: stride in the 3x3, max-pool padded by 1, spatial gate with batch norm"
+_BAM_RELEASED = "released: stride in the 3x3, branches multiplied, batch norms after hidden layers, after stages 1 to 3"
+_TIMM_SE = "timm: stride in the 3x3, max-pool padded by 1, hidden width rounded to a multiple of 8"
+_MOSKOMULE = "moskomule: stride in the 3x3, max-pool padded by 1, no gate biases"
+_LEGACY = "Cadene, timm legacy: ceil-mode max-pool, a second ReLU before the gate"
+_D = "ResNet-D: three 3x3 in the stem, mean pool before the shortcut's 1x1"
+_EPSA_SMALL = "released: kernels 3, 5, 7, 9, groups 1, 4, 8, 16"
+_EPSA_LARGE = "as published in size: kernels 3, 5, 5, 7, groups of 32, double width"
+_EPSA_K3579 = "as described: kernels 3, 5, 7, 9, groups of 32, double width"
+_PRE = "CIFAR: pre-activation, 3x3 stem of width 16, three stages, plain projections"
+_SMALL_MOSKOMULE = "CIFAR, moskomule: three stages, no gate biases"
+_BAM_CIFAR = "CIFAR: 3x3 stem of width 64, no max-pool, four stages, BAM after stages 1 to 3"
+_RIVAL = "stride in the 3x3, max-pool padded by 1, block before the addition"
 _SMALL = "CIFAR: 3x3 stem of width 16, three stages, projection shortcuts"
 _FOUR_STAGES = "CIFAR: 3x3 stem of width 64, no max-pool, four stages"
 
@@ -100,6 +155,8 @@ TABLE = [
         _imagenet(26.85, 8.88, _IN_CBAM_TABLE)),
     _net("wide_resnet18_2_0", _w18_2_0, 45_618_216, 6_695_706_624, _PADDED, _WIDE,
         _imagenet(25.63, 8.2, _IN_CBAM_TABLE)),
+    _net("resnet50d", _r50d, 0, 0, _D, _RESNET_D),
+    _net("resnet101d", _r101d, 0, 0, _D, _RESNET_D),
     _net("se_resnet18", partial(_r18, **_se, **_caffe), 11_778_592, 1_814_160_384, _CAFFE_3X3, _SE,
         _imagenet(29.41, 10.22, _IN_CBAM_TABLE)),
     _net("se_resnet34", partial(_r34, **_se, **_caffe), 21_958_868, 3_663_918_592, _CAFFE_3X3, _SE,
@@ -118,6 +175,46 @@ TABLE = [
         _imagenet(26.21, 8.47, _IN_CBAM_TABLE)),
     _net("se_wide_resnet18_2_0", partial(_w18_2_0, **_se), 45_970_456, 6_696_054_784, _SE_OF_CBAM, _CBAM,
         _imagenet(24.93, 7.65, _IN_CBAM_TABLE)),
+    _net("senet154", partial(_senet154, **_se, **_caffe, dropout_rate=0.2), 115_088_984, 20_688_363_520,
+        "official: deep stem, 64 groups, 3x3 projections, ceil-mode max-pool, dropout 0.2", _SE,
+        _imagenet(18.68, 4.47, _IN_SE_README, verified=True)),
+    _net("senet154_timm", partial(_senet154, **_se_timm), 115_088_984, 20_688_363_520,
+        "timm (Gluon): as official, max-pool padded by 1, no dropout", _SE),
+    _net("se_resnet18_timm", partial(_r18, **_se_timm), 11_779_624, 1_814_161_408, _TIMM_SE, _SE),
+    _net("se_resnet34_timm", partial(_r34, **_se_timm), 21_960_416, 3_663_920_128, _TIMM_SE, _SE),
+    _net("se_resnet50_timm", partial(_r50, **_se_timm), 28_088_024, 4_091_699_200, _TIMM_SE, _SE,
+        _imagenet(19.74, None, "timm seresnet50.ra2_in1k, 224 crop", verified=True)),
+    _net("se_resnet101_timm", partial(_r101, **_se_timm), 49_326_872, 7_806_148_608, _TIMM_SE, _SE),
+    _net("se_resnet152_timm", partial(_r152, **_se_timm), 66_821_848, 11_520_204_800, _TIMM_SE, _SE),
+    _net("se_resnext50_32x4d_timm", partial(_rx50, **_se_timm), 27_559_896, 4_232_994_816, _TIMM_SE, _SE,
+        _imagenet(18.73, None, "timm seresnext50_32x4d.racm_in1k, 224 crop", verified=True)),
+    _net("se_resnext101_32x4d_timm", partial(_rx101, **_se_timm), 48_955_416, 7_974_739_968, _TIMM_SE, _SE),
+    _net("se_resnet18_legacy", partial(_r18, **_se | _legacy), 11_778_592, 1_814_160_384, _LEGACY, _SE,
+        _imagenet(28.258, 9.66, _IN_TIMM, verified=True)),
+    _net("se_resnet34_legacy", partial(_r34, **_se | _legacy), 21_958_868, 3_663_918_592, _LEGACY, _SE,
+        _imagenet(25.212, 7.866, _IN_TIMM, verified=True)),
+    _net("se_resnet18_moskomule", partial(_r18, **_se_moskomule), 11_776_552, 1_814_160_384, _MOSKOMULE, _SE),
+    _net("se_resnet34_moskomule", partial(_r34, **_se_moskomule), 21_954_856, 3_663_918_592, _MOSKOMULE, _SE),
+    _net("se_resnet50_moskomule", partial(_r50, **_se_moskomule), 28_071_976, 4_091_699_200, _MOSKOMULE, _SE,
+        _imagenet(22.94, None, "moskomule/senet.pytorch release", verified=True)),
+    _net("se_resnet101_moskomule", partial(_r101, **_se_moskomule), 49_292_328, 7_806_148_608, _MOSKOMULE, _SE),
+    _net("se_resnet152_moskomule", partial(_r152, **_se_moskomule), 66_770_984, 11_520_204_800, _MOSKOMULE, _SE),
+    _net("bam_resnet18", partial(_r18, **_bam), 11_712_503, 1_819_224_000, _BAM_RELEASED, _BAM,
+        _imagenet(28.88, 10.1, _IN_BAM_TABLE)),
+    _net("bam_resnet34", partial(_r34, **_bam), 21_820_663, 3_668_912_064, _BAM_RELEASED, _BAM,
+        _imagenet(25.71, 8.21, _IN_BAM_TABLE)),
+    _net("bam_resnet50", partial(_r50, **_bam), 25_915_099, 4_171_331_328, _BAM_RELEASED, _BAM,
+        _imagenet(23.14, 6.584, _IN_CBAM_README, verified=True), _imagenet(24.02, 7.18, _IN_BAM_TABLE)),
+    _net("bam_resnet101", partial(_r101, **_bam), 44_907_227, 7_883_552_512, _BAM_RELEASED, _BAM,
+        _imagenet(22.44, 6.29, _IN_BAM_TABLE)),
+    _net("bam_resnet152", partial(_r152, **_bam), 60_550_875, 11_595_773_696, _BAM_RELEASED, _BAM),
+    _net("bam_resnext50_32x4d", partial(_rx50, **_bam), 25_386_971, 4_312_626_944, _BAM_RELEASED, _BAM,
+        _imagenet(22.56, 6.4, _IN_BAM_TABLE)),
+    _net("bam_resnext101_32x4d", partial(_rx101, **_bam), 44_535_771, 8_052_143_872, _BAM_RELEASED, _BAM),
+    _net("bam_wide_resnet18_1_5", partial(_w18_1_5, **_bam), 25_926_933, 3_877_899_552, _BAM_RELEASED, _BAM,
+        _imagenet(26.67, 8.69, _IN_BAM_TABLE)),
+    _net("bam_wide_resnet18_2_0", partial(_w18_2_0, **_bam), 45_708_547, 6_716_265_344, _BAM_RELEASED, _BAM,
+        _imagenet(25.0, 7.81, _IN_BAM_TABLE)),
     _net("cbam_resnet18", partial(_r18, **_cbam), 11_779_392, 1_815_063_764, _RELEASED, _CBAM,
         _imagenet(29.27, 10.09, _IN_CBAM_TABLE)),
     _net("cbam_resnet34", partial(_r34, **_cbam), 21_960_468, 3_665_434_742, _RELEASED, _CBAM,
@@ -135,17 +232,31 @@ TABLE = [
         _imagenet(26.1, 8.43, _IN_CBAM_TABLE)),
     _net("cbam_wide_resnet18_2_0", partial(_w18_2_0, **_cbam), 45_971_256, 6_697_219_284, _RELEASED, _CBAM,
         _imagenet(24.84, 7.63, _IN_CBAM_TABLE)),
+    _net("epsanet50_small", partial(_r50, **_small_epsa), 22_561_715, 3_597_900_160, _EPSA_SMALL, _EPSA,
+        _imagenet(22.51, 6.46, _IN_EPSA_README, verified=True)),
+    _net("epsanet50_large", partial(_r50, **_large_epsa), 27_899_518, 4_693_059_072, _EPSA_LARGE, _EPSA,
+        _imagenet(21.36, 5.82, _IN_EPSA_README, verified=True)),
+    _net("epsanet50_large_k3579", partial(_r50, **_large_epsa_k3579), 30_100_094, 5_052_720_640, _EPSA_K3579, _EPSA),
+    _net("epsanet101_small", partial(_r101, **_small_epsa), 38_900_279, 6_788_125_056, _EPSA_SMALL, _EPSA,
+        _imagenet(21.57, 5.89, _IN_EPSA_README, verified=True)),
+    _net("epsanet101_large", partial(_r101, **_large_epsa), 49_592_198, 8_924_038_656, _EPSA_LARGE, _EPSA,
+        _imagenet(20.62, 5.42, _IN_EPSA_README, verified=True)),
+    _net("epsanet101_large_k3579", partial(_r101, **_large_epsa_k3579), 53_742_470, 9_665_840_640, _EPSA_K3579, _EPSA),
+    # RIVALS
+    # RAN
+    # GGAM
+    # MOBILENET
     _net("resnet20_cifar", _small(3), 272_474, 40_813_184, _SMALL, _RESNET, size=32, classes=10),
     _net("resnet32_cifar", _small(5), 466_906, 69_124_736, _SMALL, _RESNET, size=32, classes=10),
     _net("resnet56_cifar", _small(9), 855_770, 125_747_840, _SMALL, _RESNET, size=32, classes=10),
     _net("resnet110_cifar", _small(18), 1_730_714, 253_149_824, _SMALL, _RESNET,
-        _cifar10(6.37, "SE paper"), size=32, classes=10),
+        _cifar(10, 6.37, "SE paper"), size=32, classes=10),
     _net("se_resnet20_cifar", partial(_small(3), **_se), 274_847, 40_815_200, _SMALL, _SE, size=32, classes=10),
     _net("se_resnet32_cifar", partial(_small(5), **_se), 470_861, 69_128_096, _SMALL, _SE, size=32, classes=10),
     _net("se_resnet56_cifar", partial(_small(9), **_se), 862_889, 125_753_888, _SMALL, _SE,
         size=32, classes=10),
     _net("se_resnet110_cifar", partial(_small(18), **_se), 1_744_952, 253_161_920, _SMALL, _SE,
-        _cifar10(5.21, "SE paper"), size=32, classes=10),
+        _cifar(10, 5.21, "SE paper"), size=32, classes=10),
     _net("cbam_resnet20_cifar", partial(_small(3), **_cbam), 275_747, 41_212_352, _SMALL, _CBAM,
         size=32, classes=10),
     _net("cbam_resnet32_cifar", partial(_small(5), **_cbam), 472_361, 69_790_016, _SMALL, _CBAM,
@@ -178,5 +289,26 @@ TABLE = [
         size=32, classes=100),
     _net("cbam_resnet101_cifar", partial(_r101, **_cbam, **_cifar_stem), 47_478_392, 2_520_204_768, _FOUR_STAGES, _CBAM,
         size=32, classes=100),
+    _net("preact_resnet20_cifar", _small(3, PreActBasicBlock), 272_282, 40_813_184, _PRE, _PREACT, size=32, classes=10),
+    _net("preact_resnet32_cifar", _small(5, PreActBasicBlock), 466_714, 69_124_736, _PRE, _PREACT, size=32, classes=10),
+    _net("preact_resnet56_cifar", _small(9, PreActBasicBlock), 855_578, 125_747_840, _PRE, _PREACT, size=32,
+        classes=10),
+    _net("preact_resnet110_cifar", _small(18, PreActBasicBlock), 1_730_522, 253_149_824, _PRE, _PREACT, size=32,
+        classes=10),
+    _net("se_resnet20_cifar_moskomule", partial(_small(3), **_se_moskomule), 274_490, 40_815_200, _SMALL_MOSKOMULE, _SE,
+        size=32, classes=10),
+    _net("se_resnet32_cifar_moskomule", partial(_small(5), **_se_moskomule), 470_266, 69_128_096, _SMALL_MOSKOMULE, _SE,
+        size=32, classes=10),
+    _net("se_resnet56_cifar_moskomule", partial(_small(9), **_se_moskomule), 861_818, 125_753_888, _SMALL_MOSKOMULE,
+        _SE, size=32, classes=10),
+    _net("bam_resnet18_cifar", partial(_r18, **_bam, **_cifar_stem), 11_243_123, 557_157_888, _BAM_CIFAR, _BAM, size=32,
+        classes=100),
+    _net("bam_resnet34_cifar", partial(_r34, **_bam, **_cifar_stem), 21_351_283, 1_161_137_664, _BAM_CIFAR, _BAM,
+        size=32, classes=100),
+    _net("bam_resnet50_cifar", partial(_r50, **_bam, **_cifar_stem), 24_063_319, 1_324_953_600, _BAM_CIFAR, _BAM,
+        _cifar(100, 20.0, "BAM paper"), size=32, classes=100),
+    _net("bam_resnet101_cifar", partial(_r101, **_bam, **_cifar_stem), 43_055_447, 2_537_107_456, _BAM_CIFAR, _BAM,
+        _cifar(100, 19.61, "BAM paper"), size=32, classes=100),
+    # RAN CIFAR
 ]
 # fmt: on

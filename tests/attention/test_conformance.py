@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Any
 
@@ -11,9 +12,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 import attnjax.attention
-from attnjax.attention import CBAM, ChannelGate, SpatialGate, SqueezeExcite
+from attnjax.attention import (
+    BAM,
+    BAMChannelBranch,
+    BAMSpatialBranch,
+    CBAM,
+    ChannelGate,
+    ChannelSpatialAttention,
+    PyramidSqueezeAttention,
+    SpatialGate,
+    SqueezeExcite,
+)
+
+_before_norm = r"(.*/)?(fc1|reduce_conv|dilated_conv\d)/bias"
 
 BLOCKS: dict[str, nn.Module] = {
     "SqueezeExcite": SqueezeExcite(),
@@ -26,8 +40,31 @@ BLOCKS: dict[str, nn.Module] = {
     "CBAM spatial first": CBAM(arrangement="spatial_first"),
     "CBAM parallel": CBAM(arrangement="parallel"),
     "CBAM channel only": CBAM(spatial=False),
+    "BAM": BAM(),
+    "BAM paper": BAM(fuse="sum", norm_placement="end", dilation=2, num_layers=2, num_dilated=1),
+    "BAMChannelBranch": BAMChannelBranch(),
+    "BAMSpatialBranch": BAMSpatialBranch(),
+    "PSA": PyramidSqueezeAttention(groups=(1, 2, 4, 8)),
+    "PSA 64, stride 2": PyramidSqueezeAttention(64, (3, 5), (1, 2), stride=2),
+    "PSA paper": PyramidSqueezeAttention(32, (3, 5, 7, 9), (1, 2, 4, 8), order="paper", split_input=True),
+    "ChannelSpatialAttention": ChannelSpatialAttention(),
+    "ChannelSpatialAttention sum": ChannelSpatialAttention(spatial_norm="sum"),
+    "ChannelSpatialAttention softmax": ChannelSpatialAttention(spatial_norm="softmax"),
 }
 SHAPE = (4, 6, 5, 32)
+OUTPUT_SHAPES = {
+    "BAMChannelBranch": (4, 1, 1, 32),
+    "BAMSpatialBranch": (4, 6, 5, 1),
+    "PSA 64, stride 2": (4, 3, 3, 64),
+}
+"""Of the blocks that change the shape."""
+NO_GRADIENT_IN_TRAINING = {
+    "BAM": _before_norm,
+    "BAM paper": r"channel_branch/fc3/bias|spatial_branch/final_conv/bias",
+    "BAMChannelBranch": r"fc1/bias",
+    "BAMSpatialBranch": _before_norm,
+}
+"""Biases that a batch norm follows, as patterns of their paths."""
 
 every_block = pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS)
 
@@ -49,12 +86,12 @@ def test_every_public_block_is_here() -> None:
     assert {type(block).__name__ for block in BLOCKS.values()} == set(attnjax.attention.__all__)
 
 
-@every_block
+@pytest.mark.parametrize("name", BLOCKS)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_shape_and_type_are_the_inputs(block: nn.Module, dtype: Any) -> None:
-    variables = recipe_weights(block)
-    y = block.apply(variables, images(dtype=dtype), train=False)
-    chex.assert_shape(y, SHAPE)
+def test_shape_is_as_declared_and_type_is_the_inputs(name: str, dtype: Any) -> None:
+    variables = recipe_weights(BLOCKS[name])
+    y = BLOCKS[name].apply(variables, images(dtype=dtype), train=False)
+    chex.assert_shape(y, OUTPUT_SHAPES.get(name, SHAPE))
     assert y.dtype == dtype
     chex.assert_tree_all_finite(y)
 
@@ -117,19 +154,23 @@ def test_permuted_images_give_permuted_outputs(block: nn.Module) -> None:
     np.testing.assert_allclose(apply(images()[order]), apply(images())[order], rtol=1e-5, atol=1e-6)
 
 
-@every_block
-def test_finite_gradients_reach_every_parameter_and_the_input(block: nn.Module) -> None:
-    variables = recipe_weights(block)
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("name", BLOCKS)
+def test_finite_gradients_reach_every_parameter_and_the_input(name: str, train: bool) -> None:
+    block, variables = BLOCKS[name], recipe_weights(BLOCKS[name])
     state = {name: value for name, value in variables.items() if name != "params"}
 
     def loss(params: Any, x: jax.Array) -> jax.Array:
-        y, _ = block.apply({"params": params, **state}, x, train=True, mutable=["batch_stats"])
-        return jnp.sum(y * images(SHAPE) ** 2)
+        y, _ = block.apply({"params": params, **state}, x, train=train, mutable=["batch_stats"])
+        return jnp.sum(y * images(y.shape) ** 2)
 
-    grads = jax.grad(loss, (0, 1))(variables["params"], images() / 4)
-    chex.assert_tree_all_finite(grads)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
-        assert np.abs(leaf).max() > 0, jax.tree_util.keystr(path)
+    params, dx = jax.grad(loss, (0, 1))(variables["params"], images() / 4)
+    chex.assert_tree_all_finite((params, dx))
+    assert np.abs(dx).max() > 0
+    spared = NO_GRADIENT_IN_TRAINING.get(name) if train else None
+    for path, leaf in flatten_dict(params, sep="/").items():
+        if spared is None or not re.fullmatch(spared, path):
+            assert np.abs(leaf).max() > 0, path
 
 
 @every_block

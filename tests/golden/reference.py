@@ -9,26 +9,34 @@ from __future__ import annotations
 import json
 import re
 import zlib
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-STORED = Path(__file__).parent / "fixtures"
 
 
 class Fixture:
     """One reference: its manifest and arrays, with inputs turned to NHWC."""
 
     def __init__(self, folder: Path, path: str) -> None:
-        self.manifest: dict[str, Any] = json.loads((folder / f"{path}.json").read_text())
-        with np.load(folder / f"{path}.npz") as arrays:
-            self.arrays = dict(arrays)
+        self.path = folder / path
+        self.manifest: dict[str, Any] = json.loads(Path(f"{self.path}.json").read_text())
+
+    @cached_property
+    def arrays(self) -> dict[str, np.ndarray]:
+        with np.load(f"{self.path}.npz") as arrays:
+            return dict(arrays)
+
+    @cached_property
+    def keys(self) -> list[str]:
+        with np.load(f"{self.path}.npz") as arrays:
+            return arrays.files
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """The weights, by their names in PyTorch and in its layouts."""
-        rules = self.manifest["scale_rules"]
-        return {name: _weight(name, tuple(shape), rules) for name, shape in self.manifest["state_dict"]}
+        rules, tied = self.manifest["scale_rules"], self.manifest.get("aliases", {})
+        return {name: _weight(tied.get(name, name), tuple(shape), rules) for name, shape in self.manifest["state_dict"]}
 
     def images(self, mode: str) -> np.ndarray:
         """Input of a mode, (b, h, w, c)."""
@@ -39,12 +47,25 @@ class Fixture:
         """R of the block fixtures' loss sum(out * R), (b, h, w, c)."""
         return nhwc(_noise(self.manifest["cotangent_seed"], self.manifest["out_shape"]))
 
-    def assert_close(self, key: str, value: Any, rtol: float) -> None:
-        """Largest difference over largest reference value."""
+    def assert_close(self, key: str, value: Any, rtol: float = 0.0, atol: float = 0.0) -> None:
+        """The difference is at most atol everywhere, or at most rtol of the reference in L2."""
         reference, value = self.arrays[key].astype(np.float64), np.asarray(value, np.float64)
-        assert value.shape == reference.shape, key
-        error = np.abs(value - reference).max() / (np.abs(reference).max() or 1)
-        assert error <= rtol, f"{key}: relative error {error:.2e}"
+        assert value.shape == reference.shape, f"{key}: shape {value.shape} is not {reference.shape}"
+        difference = value - reference
+        largest = np.abs(difference).max(initial=0.0)
+        relative = np.linalg.norm(difference) / (np.linalg.norm(reference) or 1.0)
+        assert largest <= atol or relative <= rtol, (
+            f"{key}: largest error {largest:.2e} (allowed {atol:.2e}), relative L2 {relative:.2e} (allowed {rtol:.2e})"
+        )
+
+    def assert_close_or_sampled(self, key: str, value: np.ndarray, rtol: float = 0.0, atol: float = 0.0) -> None:
+        """As `assert_close`, for MODE/KIND/NAME that may be stored as a sample and a norm, MODE/KINDsample/NAME."""
+        mode, kind, *name = key.split("/", 2)
+        if key in self.arrays:
+            self.assert_close(key, value, rtol, atol)
+            return
+        self.assert_close("/".join([mode, f"{kind}sample", *name]), sample(value), rtol, atol)
+        self.assert_close("/".join([mode, f"{kind}norm", *name]), np.linalg.norm(value.astype(np.float64)), rtol, atol)
 
 
 def nhwc(x: np.ndarray) -> np.ndarray:
@@ -56,24 +77,10 @@ def nchw(x: Any) -> np.ndarray:
     return x.transpose(0, 3, 1, 2) if x.ndim == 4 else x
 
 
-def sample(x: np.ndarray) -> np.ndarray:
+def sample(x: np.ndarray, size: int = 64) -> np.ndarray:
     """64 values of an array in PyTorch's layout."""
-    places = np.arange(64) * max(1, x.size // 64)
+    places = np.arange(size) * max(1, x.size // size)
     return np.ascontiguousarray(x).ravel()[places[places < x.size]]
-
-
-def to_torch_layout(path: str, value: Any, shape: list[int]) -> np.ndarray:
-    """A kernel of ours in the layout that the reference has."""
-    value = np.asarray(value)
-    if value.ndim == 4:
-        return value.transpose(3, 2, 0, 1)
-    return value.T.reshape(shape) if path.endswith("kernel") else value
-
-
-def from_torch_layout(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    if value.ndim == 4 and len(shape) == 4:
-        return value.transpose(2, 3, 1, 0)
-    return value.reshape(value.shape[:2]).T if value.ndim > 1 else value
 
 
 def _noise(seed: int, shape: list[int]) -> np.ndarray:
@@ -88,7 +95,7 @@ def _weight(name: str, shape: tuple[int, ...], rules: list[tuple[str, float]]) -
         x *= np.float32(np.sqrt(2 / np.prod(shape[1:])))
     elif name.endswith("running_var"):
         x = np.abs(x) * np.float32(0.2) + np.float32(0.9)
-    elif name.endswith(".weight"):
+    elif name.rpartition(".")[2] == "weight":
         x = 1 + np.float32(0.1) * x
     else:
         x *= np.float32(0.05)
@@ -96,34 +103,3 @@ def _weight(name: str, shape: tuple[int, ...], rules: list[tuple[str, float]]) -
         if re.search(pattern, name):
             x = x * np.float32(factor)
     return x
-
-
-_NAMES = [
-    (r"^layer0\.", ""),
-    (r"^layer(\d+)\.(\d+)\.", r"stage\1_block\2."),
-    (r"downsample\.0\.", "downsample_conv."),
-    (r"downsample\.1\.", "downsample_bn."),
-    (r"last_linear\.", "fc."),
-    (r"(^|\.)cbam\.", r"\1attention."),
-    (r"(^|\.)(se_module|se)\.", r"\1attention."),
-    (r"ChannelGate\.mlp\.1\.", "channel_gate.mlp.fc1."),
-    (r"ChannelGate\.mlp\.3\.", "channel_gate.mlp.fc2."),
-    (r"SpatialGate\.spatial\.", "spatial_gate."),
-    (r"(^|attention\.)fc(\.0|1)\.(?=weight|bias)", r"\1mlp.fc1."),
-    (r"(^|attention\.)fc(\.2|2)\.(?=weight|bias)", r"\1mlp.fc2."),
-    (r"^mlp\.1\.", "mlp.fc1."),
-    (r"^mlp\.3\.", "mlp.fc2."),
-    (r"^spatial\.", ""),
-]
-
-
-def our_path(name: str, is_norm: bool) -> tuple[str, ...]:
-    """Collection and path, in our tree, of an entry of the reference's state dict."""
-    for pattern, replacement in _NAMES:
-        name = re.sub(pattern, replacement, name)
-    *modules, leaf = name.split(".")
-    if leaf in ("running_mean", "running_var"):
-        return ("batch_stats", *modules, leaf.removeprefix("running_"))
-    if leaf == "weight":
-        leaf = "scale" if is_norm else "kernel"
-    return ("params", *modules, leaf)

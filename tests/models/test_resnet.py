@@ -15,7 +15,8 @@ from flax.traverse_util import flatten_dict
 
 import attnjax
 from attnjax.attention import CBAM, SqueezeExcite
-from attnjax.models import BasicBlock, Bottleneck, ResNet
+from attnjax.layers import BatchNorm, Conv
+from attnjax.models import BasicBlock, Bottleneck, PreActBasicBlock, ResNet
 
 small = partial(ResNet, (1, 1), num_classes=5, widths=(16, 32), stem="cifar", stem_width=16)
 NETS: dict[str, ResNet] = {
@@ -26,6 +27,22 @@ NETS: dict[str, ResNet] = {
     "SE in stage 2": small(Bottleneck, attention=SqueezeExcite, attention_stages=(2,), stride_at="1x1"),
     "ImageNet stem, ceil": small(BasicBlock, attention=CBAM, stem="imagenet", stem_pool="ceil"),
     "ResNeXt": small(Bottleneck, attention=CBAM, groups=4, width_per_group=32),
+    "deep stem, ResNet-D": small(Bottleneck, stem="deep", stem_width=(8, 8, 16), shortcut="avg_1x1"),
+    "SENet": small(partial(Bottleneck, reduce_first=2), attention=SqueezeExcite, shortcut="3x3", groups=2),
+    "pre-activation": small(PreActBasicBlock, attention=SqueezeExcite),
+    "deep stem without pool, SiLU": small(
+        partial(Bottleneck, group_size=8),
+        stem="deep",
+        stem_pool="none",
+        attention_placement="3x3",
+        attention=SqueezeExcite,
+        activation=nn.silu,
+    ),
+    "SE before": small(BasicBlock, attention=SqueezeExcite, attention_placement="pre"),
+    "SE after": small(BasicBlock, attention=SqueezeExcite, attention_placement="post"),
+    "SE on shortcuts": small(
+        partial(BasicBlock, branch_activation=True), attention=SqueezeExcite, attention_placement="identity"
+    ),
 }
 every_net = pytest.mark.parametrize("net", NETS.values(), ids=NETS)
 SHAPE = (2, 16, 12, 3)
@@ -127,6 +144,56 @@ def test_frozen_batch_norm_trains_with_its_running_statistics(variables: Any) ->
     assert np.abs(moving - frozen).max() > 1e-3
 
 
+def test_placements_are_their_equations() -> None:
+    """SE's ablation, with a gate that doubles its input in place of the attention block."""
+
+    class Double(nn.Module):
+        dtype: Any = None
+        param_dtype: Any = None
+
+        def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+            return 2 * x
+
+    x = images((1, 6, 6, 8))
+    plain = BasicBlock(8)
+    tree = attnjax.init(plain, jax.random.key(0), x.shape)
+    params, stats = (tree[name] for name in ("params", "batch_stats"))
+
+    def block(place: str, x: jax.Array) -> jax.Array:
+        net = plain.clone(attention=Double, attention_placement=place)
+        return net.apply({"params": params, "batch_stats": stats}, x, train=False)
+
+    def half(index: int, x: jax.Array) -> jax.Array:
+        y = Conv(8, 3).apply({"params": params[f"conv{index}"]}, x)
+        bn = {"params": params[f"bn{index}"], "batch_stats": stats[f"bn{index}"]}
+        return BatchNorm().apply(bn, y, train=False)
+
+    def branch(x: jax.Array) -> jax.Array:
+        return half(2, nn.relu(half(1, x)))
+
+    expected = {
+        "branch": nn.relu(x + 2 * branch(x)),
+        "3x3": nn.relu(x + half(2, 2 * nn.relu(half(1, x)))),
+        "pre": nn.relu(x + branch(2 * x)),
+        "post": 2 * nn.relu(x + branch(x)),
+        "identity": nn.relu(2 * x + branch(x)),
+    }
+    for place, value in expected.items():
+        np.testing.assert_allclose(block(place, x), value, rtol=1e-5, atol=1e-5, err_msg=place)
+
+
+def test_dropout_is_for_training_and_stays_when_batch_norm_is_frozen(variables: Any) -> None:
+    plain = NETS["plain"]
+    net, tree = plain.clone(dropout_rate=0.5), variables[id(plain)]
+    exact = plain.apply(tree, images(), train=False)
+    np.testing.assert_array_equal(net.apply(tree, images(), train=False), exact)
+    rngs = {"dropout": jax.random.key(1)}
+    dropped = net.apply(tree, images(), train=True, freeze_batch_norm=True, rngs=rngs)
+    assert np.abs(dropped - exact).max() > 1e-3
+    with pytest.raises(ValueError, match=r"dropout_rate=1.0 must lie in \[0, 1\)"):
+        net.clone(dropout_rate=1.0).init(jax.random.key(0), images(), train=False)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -137,6 +204,10 @@ def test_frozen_batch_norm_trains_with_its_running_statistics(variables: Any) ->
         ({"attention_stages": (3,)}, r"attention_stages=\(3,\) must lie in 1\.\.2"),
         ({"groups": 4}, "groups=4 needs block=Bottleneck"),
         ({"num_classes": -1}, "num_classes=-1, stem_width=16"),
+        ({"stem_pool": "none"}, "stem_pool='none' needs stem='deep', got stem='cifar'"),
+        ({"stem": "deep", "stem_width": (8, 8)}, r"stem_width=\(8, 8\) must give one width for each convolution"),
+        ({"shortcut": "5x5"}, "shortcut='5x5' is not one of"),
+        ({"block": PreActBasicBlock, "shortcut": "3x3"}, "shortcut='3x3' is not for a pre-activation block"),
         ({"widths": (16, 0)}, r"widths=\(16, 0\) and width_per_group=64 must leave at least one block"),
     ],
 )

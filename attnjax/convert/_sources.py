@@ -1,0 +1,196 @@
+"""Where weights come from: for each family of PyTorch code, its names for the leaves of our trees."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import flax.linen as nn
+
+from attnjax.attention import GatherExcite
+
+Rules = list[tuple[str, str | Callable[[re.Match[str]], str]]]
+"""Patterns of `re.sub`, applied in order to a leaf's path such as `stage1_block0/attention/mlp/fc1/weight`."""
+
+_LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A family of PyTorch code.
+
+    Attributes:
+      name: as the `source` arguments take it.
+      about: whose code it is, in a few words.
+      rules: gives the rules for a net, from its leaves' paths and its module.
+      linear: pattern of the names whose matrices are `nn.Linear`'s; other matrices are stored as 1x1 convolutions.
+      head: pattern of the classifier's names.
+      dead: pattern of names that the code never uses, so that they have no place in our nets.
+    """
+
+    name: str
+    about: str
+    rules: Callable[[Collection[str], nn.Module], Rules]
+    linear: str = ""
+    head: str = r"^fc\."
+    dead: str = r"(?!)"
+
+    def names(self, paths: Collection[str], model: nn.Module) -> dict[str, str]:
+        """Returns the PyTorch name of each of our leaves, given as `collection/module/.../leaf`."""
+        renamed = {path: _rename_leaf(path) for path in paths}
+        rules = [(re.compile(pattern), new) for pattern, new in self.rules(set(renamed.values()), model)]
+        names = {}
+        for path, name in renamed.items():
+            for pattern, new in rules:
+                name = pattern.sub(new, name)
+            names[path] = name.replace("/", ".")
+        return names
+
+
+def _rename_leaf(path: str) -> str:
+    _, *modules, leaf = path.split("/")
+    return "/".join([*modules, _LEAVES.get(leaf, leaf)])
+
+
+def _shortcut(model: nn.Module) -> Any:
+    return getattr(getattr(model, "backbone", model), "shortcut", "1x1")
+
+
+_BLOCKS: Rules = [(r"(^|/)stage(\d+)_block(\d+)/", r"\1layer\2.\3/")]
+_SHORTCUTS: Rules = [(r"/downsample_conv/", "/downsample.0/"), (r"/downsample_bn/", "/downsample.1/")]
+
+
+def _has_attention(model: nn.Module, block: type[nn.Module]) -> bool:
+    used = getattr(model, "attention", model)
+    return getattr(used, "func", used) is block or isinstance(used, block)
+
+
+def _resnet(paths: Collection[str], model: nn.Module) -> Rules:
+    return [*_BLOCKS, *_SHORTCUTS]
+
+
+def _attention_module(paths: Collection[str], model: nn.Module) -> Rules:
+    def hidden(match: re.Match[str]) -> str:
+        start, number = match[1], int(match[2])
+        last = f"{match.string[: match.start()]}{start}bn{number}/weight" not in paths
+        return f"{start}gate_c/gate_c_fc_{'final' if last else number - 1}/"
+
+    def counted(name: str) -> Callable[[re.Match[str]], str]:
+        return lambda match: f"{name}_{int(match[1]) - 1}/"
+
+    bam: Rules = [
+        (r"(channel_branch/)fc(\d+)/", hidden),
+        (r"(channel_branch/)bn(\d+)/", r"\1gate_c/gate_c_bn_\2/"),
+        (r"channel_branch/", "channel_att/"),
+        (r"spatial_branch/", "spatial_att/gate_s/"),
+        (r"(?<=gate_s/)reduce_conv/", "gate_s_conv_reduce0/"),
+        (r"(?<=gate_s/)reduce_bn/", "gate_s_bn_reduce0/"),
+        (r"(?<=gate_s/)dilated_conv(\d+)/", counted("gate_s_conv_di")),
+        (r"(?<=gate_s/)dilated_bn(\d+)/", counted("gate_s_bn_di")),
+        (r"(?<=gate_s/)final_conv/", "gate_s_conv_final/"),
+        (r"^stage(\d+)_attention/", r"bam\1/"),
+    ]
+    cbam: Rules = [
+        (r"/attention/channel_gate/mlp/fc1/", "/cbam/ChannelGate/mlp.1/"),
+        (r"/attention/channel_gate/mlp/fc2/", "/cbam/ChannelGate/mlp.3/"),
+        (r"/attention/spatial_gate/", "/cbam/SpatialGate/spatial/"),
+    ]
+    return [*bam, *cbam, *_resnet(paths, model)]
+
+
+def _epsanet(paths: Collection[str], model: nn.Module) -> Rules:
+    return [(r"/conv2/conv(\d+)/", r"/conv2/conv_\1/"), (r"/conv2/mlp/", "/conv2/se/"), *_resnet(paths, model)]
+
+
+def _senet_pytorch(paths: Collection[str], model: nn.Module) -> Rules:
+    return [
+        (r"^bn_final/", "bn1/"),
+        (r"/attention/mlp/fc1/", "/se/fc.0/"),
+        (r"/attention/mlp/fc2/", "/se/fc.2/"),
+        *_resnet(paths, model),
+    ]
+
+
+def _cadene(paths: Collection[str], model: nn.Module) -> Rules:
+    return [
+        (r"/attention/mlp/", "/se_module/"),
+        (r"^(conv\d|bn\d)/", r"layer0/\1/"),
+        (r"^fc/", "last_linear/"),
+        *_resnet(paths, model),
+    ]
+
+
+def _timm(paths: Collection[str], model: nn.Module) -> Rules:
+    rules: Rules = []
+    if "conv3/weight" in paths:  # the deep stem is a sequence whose activations count too
+        rules += [(r"^conv1/", "conv1.0/"), (r"^bn1/", "conv1.1/"), (r"^conv2/", "conv1.3/")]
+        rules += [(r"^bn2/", "conv1.4/"), (r"^conv3/", "conv1.6/"), (r"^bn3/", "bn1/")]
+    if _shortcut(model) == "avg_1x1":  # the average pool comes first
+        rules += [(r"/downsample_conv/", "/downsample.1/"), (r"/downsample_bn/", "/downsample.2/")]
+    if any("/path0_conv/" in path for path in paths):  # selective kernels, and convolutions that hold their norms
+        rules += [(r"/path(\d+)_(conv|bn)/", r"/paths.\1.\2/"), (r"/(fc_reduce|fc_select)/", r"/attn.\1/")]
+        rules += [(r"(/conv\d/)bn/", r"\1attn.bn/")]
+        rules += [(r"(block\d+/conv\d/)(?=weight$)", r"\1conv/"), (r"(block\d+/)bn(\d)/", r"\1conv\2/bn/")]
+    return [*rules, *_timm_attention(model, "se"), *_resnet(paths, model)]
+
+
+def _timm_byobnet(paths: Collection[str], model: nn.Module) -> Rules:
+    return [
+        (r"^conv(\d)/", r"stem.conv\1.conv/"),
+        (r"^bn(\d)/", r"stem.conv\1.bn/"),
+        *_timm_attention(model, "attn"),
+        (r"^stage(\d+)_block(\d+)/", lambda match: f"stages.{int(match[1]) - 1}.{match[2]}/"),
+        (r"/(conv|bn)([13])/", r"/conv\2_1x1.\1/"),
+        (r"/(conv|bn)2/", r"/conv2_kxk.\1/"),
+        (r"/downsample_(conv|bn)/", r"/shortcut.\1/"),
+        (r"^fc/", "head.fc/"),
+    ]
+
+
+def _timm_attention(model: nn.Module, name: str) -> Rules:
+    return [
+        (r"/attention/channel_gate/mlp/", f"/{name}/channel/"),
+        (r"/attention/spatial_gate/", f"/{name}/spatial/conv/"),
+        (r"/attention/attention_conv/", f"/{name}/conv_attn/"),
+        (r"/attention/(add|scale)_mlp/", rf"/{name}/mlp_\1/"),
+        (r"/attention/gather_conv(\d+)/", rf"/{name}/gather.conv\1/"),
+        (r"/attention/gather_bn(\d+)/", rf"/{name}/gather.norm\1/"),
+        (r"/attention/mlp/norm/", f"/{name}/bn/"),
+        (r"/attention/mlp/", f"/{name}/mlp/" if _has_attention(model, GatherExcite) else f"/{name}/"),
+        (r"/attention/", f"/{name}/"),
+    ]
+
+
+def _ggam(paths: Collection[str], model: nn.Module) -> Rules:
+    return [
+        (r"^backbone/conv1/", "features.0/"),
+        (r"^backbone/bn1/", "features.1/"),
+        (r"^backbone/stage(\d+)_block(\d+)/", lambda match: f"features.{int(match[1]) + 3}.{match[2]}/"),
+        (r"^attention/mlp/", "se_module/"),
+        (r"^head_bn1/", "classifier.0/"),
+        (r"^head_fc1/", "classifier.1/"),
+        (r"^head_bn2/", "classifier.2/"),
+        (r"^fc/", "classifier.4/"),
+        *_SHORTCUTS,
+    ]
+
+
+def _torchvision(paths: Collection[str], model: nn.Module) -> Rules:
+    return _resnet(paths, model)
+
+
+SOURCES: Mapping[str, Source] = {
+    source.name: source
+    for source in [
+        Source("torchvision", "torchvision's ResNets", _torchvision, linear=".*"),
+        Source("attention-module", "CBAM and BAM, Jongchan/attention-module", _attention_module, linear=".*"),
+        Source("epsanet", "EPSANet, murufeng/EPSANet", _epsanet, linear=r"^fc\."),
+        Source("senet.pytorch", "SE without biases, moskomule/senet.pytorch", _senet_pytorch, linear=r"\bfc\."),
+        Source("cadene", "official SENets as timm's legacy_se*", _cadene, r"^last_linear\.", r"^last_linear\."),
+        Source("timm", "timm's ResNet family", _timm, linear=r"^fc\."),
+        Source("timm-byobnet", "timm's nets of flexible blocks", _timm_byobnet, r"^head\.", r"^head\.fc\."),
+        Source("ggam", "GGAM, PRIS-CV/CAM-Guided-Attention", _ggam, r"^classifier\.", r"^classifier\.4\.", r"^s_se_module\."),
+    ]
+}

@@ -1,0 +1,147 @@
+"""MobileNet (the first one) with attention as a constructor."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from attnjax.layers import BatchNorm, Constant, Conv, global_pool, torch_default
+from attnjax.models._blocks import with_defaults
+
+_BLOCKS = (
+    *((64, 1), (128, 2), (128, 1), (256, 2), (256, 1)),
+    *((512, 2), (512, 1), (512, 1), (512, 1), (512, 1), (512, 1)),
+    *((1024, 2), (1024, 1)),
+)
+"""Output channels, at a width multiplier of 1, and stride of each block."""
+
+
+class SeparableBlock(nn.Module):
+    """A 3x3 convolution within each channel, then a 1x1 one across them, each with norm, ReLU and attention.
+
+    (b, h, w, c) -> (b, h', w', features) with h' = (h - 1) // stride + 1.
+
+    Args:
+      features: output channels.
+      stride: step of the 3x3 convolution.
+      conv, norm: constructors, called with `name` and, for `conv`, features, kernel_size, stride and groups.
+      attention: constructor of the two attention blocks, or None.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from attnjax.models import SeparableBlock
+      >>> x = jnp.ones((1, 8, 8, 16))
+      >>> variables = SeparableBlock(32, stride=2).init(jax.random.key(0), x, train=False)
+      >>> SeparableBlock(32, stride=2).apply(variables, x, train=False).shape
+      (1, 4, 4, 32)
+
+    References:
+      Howard et al., "MobileNets", 2017.
+    """
+
+    features: int
+    stride: int = 1
+    conv: Callable[..., nn.Module] = Conv
+    norm: Callable[..., nn.Module] = BatchNorm
+    attention: Callable[..., nn.Module] | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        def finish(y: jax.Array, name: str) -> jax.Array:
+            y = nn.relu(self.norm(name=f"{name}_bn")(y, train=train))
+            return y if self.attention is None else self.attention(name=f"{name}_attention")(y, train=train)
+
+        c = x.shape[-1]
+        x = finish(self.conv(c, 3, stride=self.stride, groups=c, name="depthwise_conv")(x), "depthwise")
+        return finish(self.conv(self.features, 1, name="pointwise_conv")(x), "pointwise")
+
+
+class MobileNet(nn.Module):
+    """MobileNet of any width, with any attention block after each depthwise and each pointwise convolution.
+
+    Submodules: `conv1`, `bn1`, `block{i}` with i from 1 to 13 (each `depthwise_conv`, `depthwise_bn`,
+    `depthwise_attention`, `pointwise_conv`, `pointwise_bn`, `pointwise_attention`) and `fc`.
+
+    Args:
+      num_classes: outputs of the classifier; 0 leaves it out, so that the net returns pooled features.
+      width_multiplier: factor of all widths, 32 to 1024 at 1.0; fractions of a channel are cut off.
+      attention: constructor of an attention block, such as `partial(CBAM, reduction=16)`, or None. It is called with
+        `dtype`, `param_dtype` and `name`, and its module with `(x, train=train)`.
+      conv, norm: constructors of convolutions and norms, called as `attention` is.
+      dtype: compute type.
+      param_dtype: type of parameters and statistics. Types that a constructor is given beforehand stay.
+
+    Call with `(x, train=..., freeze_batch_norm=False)`: x is (b, h, w, c) and floating, of any size and any number of
+    channels. `freeze_batch_norm` makes batch norm use and keep its running statistics in training (fine-tuning): blocks
+    are then called with `train=False`.
+
+    Returns:
+      (b, n) logits in float32 or wider, or (b, c) features where num_classes is 0. `method="features"` takes the same
+      arguments and gives an ordered dict of the last maps of each size: `stem` and `stage1`, ..., `stage5`, of which
+      the first two have stride 2 and the last has 32.
+
+    Raises:
+      ValueError: x has not 4 axes or is not floating, `num_classes` is negative, or `width_multiplier` leaves no
+        channel.
+
+    Example:
+      >>> import attnjax
+      >>> from attnjax.models import MobileNet
+      >>> attnjax.count_parameters(MobileNet(), (1, 224, 224, 3))
+      4231976
+
+    References:
+      Howard et al., "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications", 2017; with
+      attention: Woo et al., "CBAM", ECCV 2018, table 4 (no code was released).
+
+    Notes:
+      That attention comes after both convolutions, and that widths are cut, follows from the CBAM paper's parameter
+      counts. That it comes after the ReLU does not show in them; it is as in later mobile nets.
+    """
+
+    num_classes: int = 1000
+    width_multiplier: float = 1.0
+    attention: Callable[..., nn.Module] | None = None
+    conv: Callable[..., nn.Module] = Conv
+    norm: Callable[..., nn.Module] = BatchNorm
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        if self.num_classes < 0:
+            raise ValueError(f"num_classes={self.num_classes} must not be negative")
+        stem_width = int(32 * self.width_multiplier)
+        if stem_width < 1:
+            raise ValueError(f"width_multiplier={self.width_multiplier} leaves no channel: use at least 1/32")
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        conv, norm = with_defaults(self.conv, dtypes), with_defaults(self.norm, dtypes)
+        attention = None if self.attention is None else with_defaults(self.attention, dtypes)
+        self.conv1, self.bn1 = conv(stem_width, 3, stride=2), norm()
+        for i, (width, stride) in enumerate(_BLOCKS, start=1):
+            block = SeparableBlock(int(width * self.width_multiplier), stride, conv, norm, attention)
+            setattr(self, f"block{i}", block)
+        if self.num_classes:
+            self.fc = nn.Dense(self.num_classes, kernel_init=torch_default, bias_init=Constant(0.0), **dtypes)
+
+    def features(self, x: jax.Array, *, train: bool, freeze_batch_norm: bool = False) -> OrderedDict[str, jax.Array]:
+        """Returns the outputs of `stem`, `stage1`, ..., `stage5` by name, in order."""
+        if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
+            raise ValueError(f"expected floating images of shape (b, h, w, c), got {x.dtype} {x.shape}")
+        train = train and not freeze_batch_norm
+        x = nn.relu(self.bn1(self.conv1(x.astype(self.dtype)), train=train))
+        outputs = OrderedDict(stem=x)
+        stage = 1
+        for i, (_, stride) in enumerate(_BLOCKS, start=1):
+            stage += stride - 1
+            x = getattr(self, f"block{i}")(x, train=train)
+            outputs[f"stage{stage}"] = x
+        return outputs
+
+    def __call__(self, x: jax.Array, *, train: bool, freeze_batch_norm: bool = False) -> jax.Array:
+        pooled = global_pool(self.features(x, train=train, freeze_batch_norm=freeze_batch_norm)["stage5"])
+        return self.fc(pooled).astype(pooled.dtype) if self.num_classes else pooled

@@ -1,0 +1,48 @@
+"""Collects every fixture of a folder: the stored copy, or --golden DIR."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.golden.reference import Fixture
+
+SLOW_MACS = 2e9
+"""A gradient step in float64 of more multiply-accumulates than this is marked slow."""
+
+
+def find_fixtures(folder: Path, kind: str) -> list[Fixture]:
+    """All fixtures of a kind, in the index's order."""
+    entries = json.loads((folder / "index.json").read_text())["fixtures"]
+    return [Fixture(folder, entry["path"]) for entry in entries if entry["kind"] == kind]
+
+
+def cost(fixture: Fixture) -> int:
+    """Multiply-accumulates of the fixture's training step, forward."""
+    _, _, *train = fixture.manifest["train"]["shape"]
+    _, _, *trial = fixture.manifest["eval"]["shape"]
+    pixels = train[0] * train[1] / (trial[0] * trial[1])
+    return int(fixture.manifest["macs"] * fixture.manifest["train"]["shape"][0] * pixels)
+
+
+def with_gradients(folder: Path, full: bool) -> list[Fixture]:
+    """Nets whose gradients are checked: all that have them, or the cheapest of each family."""
+    fixtures = [fixture for fixture in find_fixtures(folder, "model") if "train64/loss" in fixture.keys]
+    if full:
+        return fixtures
+    families = dict.fromkeys(fixture.manifest["family"] for fixture in fixtures)
+    return [min((f for f in fixtures if f.manifest["family"] == family), key=cost) for family in families]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    folder, full = metafunc.config.getoption("--golden"), metafunc.config.getoption("--full")
+    for argument in {"block", "model", "trained_model"} & set(metafunc.fixturenames):
+        found = with_gradients(folder, full) if argument == "trained_model" else find_fixtures(folder, argument)
+        slow = [argument == "trained_model" and cost(fixture) > SLOW_MACS for fixture in found]
+        cases = [
+            pytest.param(fixture, id=fixture.manifest["id"], marks=pytest.mark.slow if is_slow else ())
+            for fixture, is_slow in zip(found, slow, strict=True)
+        ]
+        metafunc.parametrize(argument, cases)
