@@ -2,18 +2,31 @@
 
 from attnjax.attention._bam import BAM, BAMChannelBranch, BAMSpatialBranch
 from attnjax.attention._cbam import CBAM, ChannelGate, SpatialGate
+from attnjax.attention._coordinate import CoordinateAttention
+from attnjax.attention._eca import EfficientChannelAttention
+from attnjax.attention._gather_excite import GatherExcite
 from attnjax.attention._ggam import ChannelSpatialAttention
+from attnjax.attention._global_context import GlobalContext
 from attnjax.attention._psa import PyramidSqueezeAttention
-from attnjax.attention._se import SqueezeExcite
+from attnjax.attention._se import EffectiveSqueezeExcite, SqueezeExcite
+from attnjax.attention._selective_kernel import SelectiveKernel
+from attnjax.attention._triplet import TripletAttention
 
 __all__ = [
     "BAM",
+    "CBAM",
     "BAMChannelBranch",
     "BAMSpatialBranch",
-    "CBAM",
     "ChannelGate",
     "ChannelSpatialAttention",
+    "CoordinateAttention",
+    "EffectiveSqueezeExcite",
+    "EfficientChannelAttention",
+    "GatherExcite",
+    "GlobalContext",
     "PyramidSqueezeAttention",
+    "SelectiveKernel",
     "SpatialGate",
     "SqueezeExcite",
+    "TripletAttention",
 ]

@@ -60,7 +60,7 @@ class BAMChannelBranch(nn.Module):
         dtypes = {"dtype": x.dtype if self.dtype is None else self.dtype, "param_dtype": self.param_dtype}
 
         def dense(features: int, i: int) -> nn.Dense:
-            inits = {"kernel_init": torch_default, "bias_init": Constant(0.0)}
+            inits: dict[str, Any] = {"kernel_init": torch_default, "bias_init": Constant(0.0)}
             return nn.Dense(features, name=f"fc{i}", **inits, **dtypes)
 
         y = global_pool(x)

@@ -122,7 +122,7 @@ class SpatialGate(nn.Module):
             order = 1 if self.descriptor == "pool" else -1
             x = sum(maps) / 2 if self.descriptor == "pool_average" else jnp.concatenate(maps[::order], -1)
         else:
-            raise ValueError(f"descriptor={self.descriptor!r} is not 'pool' or 'conv', nor another of SpatialGate's")
+            raise ValueError(f"descriptor={self.descriptor!r} is not 'pool' or 'conv', pool_mean_first or pool_average")
         if self.norm not in ("batch_norm", "none") and not callable(self.norm):
             raise ValueError(f"norm={self.norm!r} is not 'batch_norm' or 'none', nor a constructor")
         logits = Conv(1, self.kernel_size, name="conv", **dtypes)(x)

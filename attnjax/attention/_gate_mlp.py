@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from attnjax.layers import BatchNorm, Constant, VarianceScaling
+from attnjax.layers import BatchNorm, Constant, VarianceScaling, at_least_float32
 
 
 def hidden_width(channels: int, reduction: float, divisor: int | None = None, keep: float = 0.0) -> int:
@@ -19,14 +19,16 @@ def hidden_width(channels: int, reduction: float, divisor: int | None = None, ke
     what timm does with its `rd_divisor` and `round_limit`.
 
     Raises:
-      ValueError: `reduction` is not between 1 and the number of channels, or `divisor` is not positive.
+      ValueError: without `divisor`, `reduction` is not between 1 and the channels; with it, one of them is not positive.
     """
-    if not 1 <= reduction <= channels:
-        raise ValueError(f"reduction={reduction} leaves no hidden feature for {channels} channels: use 1 to {channels}")
     if divisor is None:
+        if not 1 <= reduction <= channels:
+            raise ValueError(
+                f"reduction={reduction} leaves no hidden feature for {channels} channels: use 1 to {channels}"
+            )
         return int(channels // reduction)
-    if divisor < 1:
-        raise ValueError(f"divisor={divisor} must be at least 1")
+    if divisor < 1 or reduction <= 0:
+        raise ValueError(f"divisor={divisor} must be at least 1, and reduction={reduction} positive")
     nearest = max(divisor, int(channels / reduction + divisor / 2) // divisor * divisor)
     return nearest + divisor * (nearest < keep * channels / reduction)
 
@@ -79,6 +81,25 @@ class GateMLP(nn.Module):
         if self.norm == "batch":
             return BatchNorm(**options)(x, train=train)
         if self.norm == "layer":
-            starts = {"scale_init": Constant(1.0), "bias_init": Constant(0.0)}
-            return nn.LayerNorm(use_fast_variance=False, **starts, **options)(x)
+            return _LayerNorm(**options)(x)
         raise ValueError(f"norm={self.norm!r} is not 'none', 'batch' or 'layer'")
+
+
+class _LayerNorm(nn.Module):
+    """Normalises over the last axis, in two passes and in float32 or wider. Flax's own refuses strict float64."""
+
+    epsilon: float = 1e-5
+    scale_init: Any = Constant(1.0)
+    bias_init: Any = Constant(0.0)
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", self.scale_init, (x.shape[-1],), self.param_dtype)
+        bias = self.param("bias", self.bias_init, (x.shape[-1],), self.param_dtype)
+        wide = at_least_float32(x.dtype)
+        row = (1,) * (x.ndim - 1) + (-1,)
+        x = x.astype(wide) - jnp.mean(x.astype(wide), -1, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + self.epsilon)
+        return (x * scale.astype(wide).reshape(row) + bias.astype(wide).reshape(row)).astype(self.dtype)

@@ -1,21 +1,20 @@
-"""PyTorch state dicts to our variables and back, strictly."""
+"""Where each entry of a PyTorch state dict goes, in which layout, and what does not fit."""
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import re
 import textwrap
-import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 
-from attnjax.convert._sources import SOURCES, Source
+from attnjax.convert._sources import Source
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -48,22 +47,54 @@ def from_layout(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
     return value if value.shape == tuple(shape) else None
 
 
+@dataclasses.dataclass(frozen=True)
+class Mismatch:
+    """How a state dict differs from what a net needs.
+
+    Attributes:
+      missing: names that the net needs.
+      unused: names that have no place in the net.
+      misshapen: names with another shape: the file's and the net's.
+    """
+
+    missing: list[str]
+    unused: list[str]
+    misshapen: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.unused or self.misshapen)
+
+    def __len__(self) -> int:
+        return len(self.missing) + len(self.unused) + len(self.misshapen)
+
+    def describe(self) -> str:
+        """Lists everything, wrapped, with the nearest unused name beside a missing one where there are few."""
+        shapes = [f"{name} is {has}, not {needs}" for name, (has, needs) in self.misshapen.items()]
+        parts = {
+            "missing": [self._with_nearest(name) for name in self.missing],
+            "with no place in the net": self.unused,
+            "of another shape than the net's": shapes,
+        }
+        lines = [f"{len(names)} {what}: {'; '.join(names)}" for what, names in parts.items() if names]
+        return "\n".join(textwrap.fill(line, 120, subsequent_indent="    ", break_on_hyphens=False) for line in lines)
+
+    def _with_nearest(self, name: str) -> str:
+        near = difflib.get_close_matches(name, self.unused, n=1) if len(self.missing) <= 20 else []
+        return f"{name} (nearest: {near[0]})" if near else name
+
+
 def read_entries(
     entries: Mapping[str, np.ndarray], names: Mapping[str, str], shapes: Shapes, source: Source
-) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
-    """Puts a state dict's entries where they belong.
-
-    Returns:
-      Our leaves by path, and what is wrong: `missing` and `unused` names, and `misshapen` as sentences.
-    """
-    leaves, misshapen = {}, []
+) -> tuple[dict[str, np.ndarray], Mismatch]:
+    """Puts a state dict's entries where they belong; returns our leaves by path, and what does not fit."""
+    leaves, misshapen = {}, {}
     for path, name in names.items():
         if name not in entries:
             continue
         leaf = from_layout(np.asarray(entries[name]), shapes[path])
         if leaf is None:
             needed = to_layout(np.empty(shapes[path], np.int8), path, name, source).shape
-            misshapen.append(f"{name} is {entries[name].shape}, the net needs {needed}")
+            misshapen[name] = (tuple(np.shape(entries[name])), needed)
         else:
             leaves[path] = np.ascontiguousarray(leaf, np.float32)
     known = set(names.values())
@@ -72,5 +103,4 @@ def read_entries(
         for name in entries
         if name not in known and not name.endswith("num_batches_tracked") and not re.search(source.dead, name)
     ]
-    missing = [name for name in names.values() if name not in entries]
-    return leaves, {"missing": missing, "unused": unused, "misshapen": misshapen}
+    return leaves, Mismatch(sorted(name for name in names.values() if name not in entries), unused, misshapen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -9,12 +10,14 @@ from typing import Any
 
 import flax.linen as nn
 
-from attnjax.attention import GatherExcite
-
 Rules = list[tuple[str, str | Callable[[re.Match[str]], str]]]
 """Patterns of `re.sub`, applied in order to a leaf's path such as `stage1_block0/attention/mlp/fc1/weight`."""
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+_OURS = re.compile(
+    r"(^|\.)(stage\d\w*|attention\w*|channel_(gate|branch)|spatial_(gate|branch)|downsample_\w+|conv\d\.(conv\d|mlp)|path\d_\w+"
+    r"|backbone|head_\w+|bn_final|block\d+|(pre|trunk|post)\d|mask_\w+)\."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +51,22 @@ class Source:
             names[path] = name.replace("/", ".")
         return names
 
+    def head_classes(self, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+        """Returns how many classes the classifier of a state dict has, None if there is no classifier."""
+        rows = [shape[0] for name, shape in shapes.items() if re.search(self.head, name) and len(shape) > 1]
+        return rows[-1] if rows else None
+
+    def check(self, names: Mapping[str, str]) -> None:
+        """Sees to it that the rules turned every path into a name of the source's own.
+
+        Raises:
+          ValueError: one is left as it was, or two are the same.
+        """
+        counts = collections.Counter(names.values())
+        for path, name in names.items():
+            if _OURS.search(name) or counts[name] > 1:
+                raise ValueError(f"source={self.name!r} ({self.about}) has no name for {path}")
+
 
 def _rename_leaf(path: str) -> str:
     _, *modules, leaf = path.split("/")
@@ -62,9 +81,9 @@ _BLOCKS: Rules = [(r"(^|/)stage(\d+)_block(\d+)/", r"\1layer\2.\3/")]
 _SHORTCUTS: Rules = [(r"/downsample_conv/", "/downsample.0/"), (r"/downsample_bn/", "/downsample.1/")]
 
 
-def _has_attention(model: nn.Module, block: type[nn.Module]) -> bool:
+def _has_attention(model: nn.Module, block: str) -> bool:
     used = getattr(model, "attention", model)
-    return getattr(used, "func", used) is block or isinstance(used, block)
+    return getattr(getattr(used, "func", used), "__name__", type(used).__name__) == block
 
 
 def _resnet(paths: Collection[str], model: nn.Module) -> Rules:
@@ -158,13 +177,14 @@ def _timm_attention(model: nn.Module, name: str) -> Rules:
         (r"/attention/gather_conv(\d+)/", rf"/{name}/gather.conv\1/"),
         (r"/attention/gather_bn(\d+)/", rf"/{name}/gather.norm\1/"),
         (r"/attention/mlp/norm/", f"/{name}/bn/"),
-        (r"/attention/mlp/", f"/{name}/mlp/" if _has_attention(model, GatherExcite) else f"/{name}/"),
+        (r"/attention/mlp/", f"/{name}/mlp/" if _has_attention(model, "GatherExcite") else f"/{name}/"),
         (r"/attention/", f"/{name}/"),
     ]
 
 
 def _ggam(paths: Collection[str], model: nn.Module) -> Rules:
     return [
+        *_vgg(paths, "backbone/"),
         (r"^backbone/conv1/", "features.0/"),
         (r"^backbone/bn1/", "features.1/"),
         (r"^backbone/stage(\d+)_block(\d+)/", lambda match: f"features.{int(match[1]) + 3}.{match[2]}/"),
@@ -177,20 +197,94 @@ def _ggam(paths: Collection[str], model: nn.Module) -> Rules:
     ]
 
 
-def _torchvision(paths: Collection[str], model: nn.Module) -> Rules:
-    return _resnet(paths, model)
+_RAN_HEAD = {"bn1": 0, "conv1": 2, "bn2": 3, "conv2": 5}
 
+
+def _ran(paths: Collection[str], model: nn.Module) -> Rules:
+    def depth(match: re.Match[str]) -> int:
+        levels = re.compile(rf"{match.string[: match.start()]}/mask_down(\d+)_")
+        return max(int(found[1]) for path in paths if (found := levels.match(path)))
+
+    def down(match: re.Match[str]) -> str:
+        unit = f".{int(match[2]) - 1}" if int(match[1]) == depth(match) else ""
+        return f"/softmax{match[1]}_blocks{unit}/"
+
+    return [
+        (r"/mask_down(\d+)_(\d+)/", down),
+        (r"/mask_up(\d+)_1/", lambda match: f"/softmax{2 * depth(match) - int(match[1])}_blocks/"),
+        (r"/mask_(bn\d|conv\d)/", lambda match: f"/softmax{2 * depth(match)}_blocks.{_RAN_HEAD[match[1]]}/"),
+        *_ran_units(paths),
+    ]
+
+
+def _ran_cifar(paths: Collection[str], model: nn.Module) -> Rules:
+    def down(match: re.Match[str]) -> str:
+        lowest = f"{match.string[: match.start()]}/mask_down{match[1]}_2/conv1/weight" in paths
+        return f"/middle_2r_blocks.{int(match[2]) - 1}/" if lowest else f"/down_residual_blocks{match[1]}/"
+
+    return [
+        (r"/mask_down(\d+)_(\d+)/", down),
+        (r"/mask_up(\d+)_1/", r"/up_residual_blocks\1/"),
+        (r"/mask_(bn\d|conv\d)/", lambda match: f"/conv1_1_blocks.{_RAN_HEAD[match[1]]}/"),
+        *_ran_units(paths),
+    ]
+
+
+def _ran_units(paths: Collection[str]) -> Rules:
+    stages = max((int(match[1]) for path in paths if (match := re.match(r"stage(\d+)_", path))), default=1)
+    first = 0 if stages == 5 else 1  # the net for 448 pixels has a stage more, and counts from 0
+
+    def unit(match: re.Match[str]) -> str:
+        return f"residual_block{int(match[1]) + int(match[2]) + first - 1}/"
+
+    def module(match: re.Match[str]) -> str:
+        number = f"_{int(match[2]) + 1}" if match[2] != "0" else ""
+        return f"attention_module{int(match[1]) + first - 1}{number}/"
+
+    return [
+        (r"^conv1/", "conv1.0/"),
+        (r"^bn1/", "conv1.1/"),
+        (r"^bn_final/", "mpool2.0/"),
+        (r"/downsample_conv/", "/conv4/"),
+        (r"/pre1/", "/first_residual_blocks/"),
+        (r"/trunk(\d+)/", lambda match: f"/trunk_branches.{int(match[1]) - 1}/"),
+        (r"/post1/", "/last_blocks/"),
+        (r"/mask_skip(\d)\d?/", r"/skip\1_connection_residual_block/"),
+        (r"^stage(\d+)_unit(\d+)/", unit),
+        (r"^stage(\d+)_attention(\d+)/", module),
+    ]
+
+
+def _torchvision(paths: Collection[str], model: nn.Module) -> Rules:
+    return [*_vgg(paths, ""), *_resnet(paths, model)]
+
+
+def _vgg(paths: Collection[str], place: str) -> Rules:
+    """VGG's layers count in one sequence: three for each convolution, and one for each stage's pool."""
+
+    def layer(match: re.Match[str]) -> str:
+        stage, number = int(match[1]), int(match[3])
+        pattern = re.compile(rf"{place}stage(\d+)_conv\d+/weight")
+        before = sum(int(found[1]) < stage for path in paths if (found := pattern.fullmatch(path)))
+        return f"features.{3 * (before + number - 1) + stage - 1 + (match[2] == 'bn')}/"
+
+    return [(rf"^{place}stage(\d+)_(conv|bn)(\d+)/", layer)]
+
+
+_RAN_DEAD = r"(^|\.)conv4\.weight$"  # made by every block, used by those that change the shape
 
 SOURCES: Mapping[str, Source] = {
     source.name: source
     for source in [
-        Source("torchvision", "torchvision's ResNets", _torchvision, linear=".*"),
+        Source("torchvision", "torchvision's ResNets and VGGs", _torchvision, ".*", head=r"^(fc|classifier\.\d)\."),
         Source("attention-module", "CBAM and BAM, Jongchan/attention-module", _attention_module, linear=".*"),
         Source("epsanet", "EPSANet, murufeng/EPSANet", _epsanet, linear=r"^fc\."),
         Source("senet.pytorch", "SE without biases, moskomule/senet.pytorch", _senet_pytorch, linear=r"\bfc\."),
         Source("cadene", "official SENets as timm's legacy_se*", _cadene, r"^last_linear\.", r"^last_linear\."),
         Source("timm", "timm's ResNet family", _timm, linear=r"^fc\."),
         Source("timm-byobnet", "timm's nets of flexible blocks", _timm_byobnet, r"^head\.", r"^head\.fc\."),
+        Source("ran-pytorch", "RAN, tengshaofeng/ResidualAttentionNetwork-pytorch", _ran, ".*", dead=_RAN_DEAD),
+        Source("ran-pytorch-cifar", "RAN for 32x32 images of the same code", _ran_cifar, ".*", dead=_RAN_DEAD),
         Source("ggam", "GGAM, PRIS-CV/CAM-Guided-Attention", _ggam, r"^classifier\.", r"^classifier\.4\.", r"^s_se_module\."),
     ]
 }

@@ -1,10 +1,11 @@
-"""What every net is built of: convolution, batch norm and pooling with PyTorch's numerics."""
+"""What every net is built of: convolution, batch norm, pooling and resizing with PyTorch's numerics."""
 
 from attnjax.layers._conv import Conv
 from attnjax.layers._dtypes import at_least_float32
 from attnjax.layers._initializers import Constant, VarianceScaling, he_normal_fan_out, torch_default
 from attnjax.layers._norm import BatchNorm
-from attnjax.layers._pool import global_pool, max_along, max_pool
+from attnjax.layers._pool import avg_pool, global_pool, max_along, max_pool
+from attnjax.layers._resize import resize_bilinear, resize_nearest
 
 __all__ = [
     "BatchNorm",
@@ -12,9 +13,12 @@ __all__ = [
     "Conv",
     "VarianceScaling",
     "at_least_float32",
+    "avg_pool",
     "global_pool",
     "he_normal_fan_out",
     "max_along",
     "max_pool",
+    "resize_bilinear",
+    "resize_nearest",
     "torch_default",
 ]

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from attnjax.layers._convolve import Window, convolve
 from attnjax.layers._initializers import Constant, he_normal_fan_out
 
 
@@ -73,13 +74,6 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
         dtype = x.dtype if self.dtype is None else self.dtype
-        y = jax.lax.conv_general_dilated(
-            x.astype(dtype),
-            kernel.astype(dtype),
-            window_strides=(self.stride, self.stride),
-            padding=((padding, padding), (padding, padding)),
-            rhs_dilation=(self.dilation, self.dilation),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=self.groups,
-        )
+        window = Window(self.stride, padding, self.dilation, self.groups)
+        y = convolve(x.astype(dtype), kernel.astype(dtype), window)
         return y if bias is None else y + bias.astype(dtype).reshape(1, 1, 1, -1)

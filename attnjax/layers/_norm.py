@@ -78,7 +78,10 @@ class BatchNorm(nn.Module):
             axes = tuple(range(x.ndim - 1))
             centred = x - mean.reshape(row)
             shift = jnp.mean(centred, axes)
-            var = jnp.maximum(jnp.mean(jnp.square(centred), axes) - jnp.square(shift), 0)
+            if x.ndim == 2:  # pooled vectors: their variance may be tiny, and a second pass costs nothing
+                var = jnp.mean(jnp.square(centred - shift.reshape(row)), axes)
+            else:
+                var = jnp.maximum(jnp.mean(jnp.square(centred), axes) - jnp.square(shift), 0)
             mean = mean + shift
             if not self.is_initializing():
                 unbiased = var * (count / (count - 1))

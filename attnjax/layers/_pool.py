@@ -34,15 +34,79 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: int = 0, ceil_mode
       >>> max_pool(jnp.ones((1, 112, 112, 64)), 3, 2, padding=1).shape
       (1, 56, 56, 64)
     """
-    pads = []
-    for size in x.shape[-3:-1]:
-        room = size + 2 * padding - window
-        if room < 0 and not (ceil_mode and room + stride > 0):
-            raise ValueError(f"window={window} with padding={padding} does not fit into an input of {size} pixels")
-        steps = -(-room // stride) if ceil_mode else room // stride
-        if ceil_mode and steps * stride >= size + padding:
-            steps -= 1
-        pads.append((padding, max(padding, steps * stride + window - size - padding)))
+    pads = [_padding(size, window, stride, padding, ceil_mode) for size in x.shape[-3:-1]]
+    return jax.lax.platform_dependent(
+        x,
+        cpu=partial(_max_of_shifted, window=window, stride=stride, pads=pads),
+        default=partial(_max_of_windows, window=window, stride=stride, pads=pads),
+    )
+
+
+def avg_pool(
+    x: jax.Array,
+    window: int,
+    stride: int,
+    padding: int = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> jax.Array:
+    """Mean of each window, as PyTorch's `AvgPool2d`, computed in float32 or wider.
+
+    Args:
+      x: (b, h, w, c), floating.
+      window: side of the square window in pixels.
+      stride: step of the window in pixels.
+      padding: zeros added on each side.
+      ceil_mode: round the output size up and let the last window hang over the far edge, as in `max_pool`.
+      count_include_pad: whether the mean counts the padding's zeros. What hangs over is never counted.
+
+    Returns:
+      (b, h', w', c) of the input's type, with h' as in `max_pool`.
+
+    Raises:
+      ValueError: the window is larger than the padded input.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from attnjax.layers import avg_pool
+      >>> x = jnp.arange(9.0).reshape(1, 3, 3, 1)
+      >>> avg_pool(x, 2, 2, ceil_mode=True, count_include_pad=False)[0, :, :, 0].tolist()
+      [[2.0, 3.5], [6.5, 8.0]]
+    """
+    wide = at_least_float32(x.dtype)
+    total = x.astype(wide)
+    for axis in (1, 2):
+        near, far = _padding(x.shape[axis], window, stride, padding, ceil_mode)
+        counted = jnp.full((x.shape[axis],), 1, wide)
+        counted = jnp.pad(counted, padding, constant_values=1 if count_include_pad else 0)
+        counted = jnp.pad(counted, (0, far - padding))
+        total = sum(_shifted(total, window, stride, (near, far), axis, 0.0))
+        counts = sum(_shifted(counted, window, stride, (0, 0), 0, 0.0))
+        total = total / counts.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
+    return total.astype(x.dtype)
+
+
+def _padding(size: int, window: int, stride: int, padding: int, ceil_mode: bool) -> tuple[int, int]:
+    """Pixels before and after an axis, so that whole windows cover what PyTorch's pools cover."""
+    room = size + 2 * padding - window
+    if room < 0 and not (ceil_mode and room + stride > 0):
+        raise ValueError(f"window={window} with padding={padding} does not fit into an input of {size} pixels")
+    steps = -(-room // stride) if ceil_mode else room // stride
+    if ceil_mode and steps * stride >= size + padding:
+        steps -= 1
+    return padding, max(padding, steps * stride + window - size - padding)
+
+
+def _shifted(
+    x: jax.Array, window: int, stride: int, pads: tuple[int, int], axis: int, fill: float
+) -> list[jax.Array]:
+    """The padded input as each position of the window sees it along an axis."""
+    x = jnp.pad(x, [pads if i == axis else (0, 0) for i in range(x.ndim)], constant_values=fill)
+    reach = (x.shape[axis] - window) // stride * stride + 1
+    return [jax.lax.slice_in_dim(x, start, start + reach, stride, axis) for start in range(window)]
+
+
+def _max_of_windows(x: jax.Array, window: int, stride: int, pads: list[tuple[int, int]]) -> jax.Array:
     return jax.lax.reduce_window(
         x,
         -jnp.inf,
@@ -51,6 +115,16 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: int = 0, ceil_mode
         window_strides=(1, stride, stride, 1),
         padding=((0, 0), *pads, (0, 0)),
     )
+
+
+def _max_of_shifted(x: jax.Array, window: int, stride: int, pads: list[tuple[int, int]]) -> jax.Array:
+    """The same by comparing shifted inputs, first within rows, then rows: a later value must be larger, or NaN."""
+    for axis in (2, 1):
+        largest, *others = _shifted(x, window, stride, pads[axis - 1], axis, -jnp.inf)
+        for other in others:
+            largest = jnp.where((other > largest) | jnp.isnan(other), other, largest)
+        x = largest
+    return x
 
 
 def max_along(x: jax.Array, axis: int) -> jax.Array:

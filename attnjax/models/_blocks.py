@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import flax.linen as nn
 import jax
 
-from attnjax.layers import BatchNorm, Conv
+from attnjax.layers import BatchNorm, Conv, avg_pool
 
 Placement = Literal["branch", "3x3", "pre", "post", "identity"]
 PLACEMENTS = ("branch", "3x3", "pre", "post", "identity")
@@ -62,8 +62,6 @@ class _Block(nn.Module):
             return x
         kernel, stride = 1, self.stride
         if self.shortcut == "avg_1x1" and stride > 1:
-            from attnjax.layers import avg_pool
-
             x, stride = avg_pool(x, 2, stride, ceil_mode=True, count_include_pad=False), 1
         if self.shortcut == "3x3" and stride > 1:
             kernel = 3

@@ -117,7 +117,7 @@ class MobileNet(nn.Module):
             raise ValueError(f"num_classes={self.num_classes} must not be negative")
         stem_width = int(32 * self.width_multiplier)
         if stem_width < 1:
-            raise ValueError(f"width_multiplier={self.width_multiplier} leaves no channel: use at least 1/32")
+            raise ValueError(f"width_multiplier={self.width_multiplier} leaves no channel: use at least 1/32 = 0.03125")
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         conv, norm = with_defaults(self.conv, dtypes), with_defaults(self.norm, dtypes)
         attention = None if self.attention is None else with_defaults(self.attention, dtypes)

@@ -7,10 +7,13 @@ from functools import partial
 
 import flax.linen as nn
 
-from attnjax.attention import BAM, CBAM, PyramidSqueezeAttention, SqueezeExcite
+from attnjax.attention import BAM, CBAM, ChannelSpatialAttention, PyramidSqueezeAttention, SqueezeExcite
 from attnjax.models._blocks import BasicBlock, Bottleneck, PreActBasicBlock
+from attnjax.models._ggam_net import GGAMNet
 from attnjax.models._info import ModelInfo, Net, Result
+from attnjax.models._mobilenet import MobileNet
 from attnjax.models._resnet import ResNet
+from attnjax.models._vgg import VGG
 
 _RESNET = "He et al., Deep Residual Learning for Image Recognition, CVPR 2016"
 _RESNEXT = "Xie et al., Aggregated Residual Transformations for Deep Neural Networks, CVPR 2017"
@@ -86,6 +89,7 @@ _large_epsa_k3579 = {
     "spatial_conv": partial(PyramidSqueezeAttention, groups=(32, 32, 32, 32)),
     "width_per_group": 128,
 }
+_ggam = {"attention": partial(ChannelSpatialAttention, reduction=16)}
 _caffe = {"stem_pool": "ceil"}
 _caffe_1x1 = {"stem_pool": "ceil", "stride_at": "1x1"}
 _cifar_stem = {"stem": "cifar"}
@@ -119,6 +123,8 @@ _EPSA_K3579 = "as described: kernels 3, 5, 7, 9, groups of 32, double width"
 _PRE = "CIFAR: pre-activation, 3x3 stem of width 16, three stages, plain projections"
 _SMALL_MOSKOMULE = "CIFAR, moskomule: three stages, no gate biases"
 _BAM_CIFAR = "CIFAR: 3x3 stem of width 64, no max-pool, four stages, BAM after stages 1 to 3"
+_CBAM_MOBILE = "of the CBAM paper: block after each depthwise and each pointwise convolution"
+_GGAM_RELEASED = "released: softmax over channels, sigmoid over positions, max-pool, head of two layers"
 _RIVAL = "stride in the 3x3, max-pool padded by 1, block before the addition"
 _SMALL = "CIFAR: 3x3 stem of width 16, three stages, projection shortcuts"
 _FOUR_STAGES = "CIFAR: 3x3 stem of width 64, no max-pool, four stages"
@@ -244,8 +250,26 @@ TABLE = [
     _net("epsanet101_large_k3579", partial(_r101, **_large_epsa_k3579), 53_742_470, 9_665_840_640, _EPSA_K3579, _EPSA),
     # RIVALS
     # RAN
-    # GGAM
-    # MOBILENET
+    _net("ggam_resnet50", partial(GGAMNet, _r50, **_ggam), 25_191_304, 16_350_220_288, _GGAM_RELEASED, _GGAM,
+        Result("CUB-200-2011", 12.39, None, "PRIS-CV/CAM-Guided-Attention README history, before the paper", True),
+        Result("FGVC-Aircraft", 7.18, None, "the same", True), Result("Stanford Cars", 6.19, None, "the same", True),
+        size=448, classes=200),
+    _net("ggam_vgg16", partial(GGAMNet, VGG, **_ggam), 15_123_752, 61_386_919_936, _GGAM_RELEASED, _GGAM,
+        Result("CUB-200-2011", 13.88, None, "PRIS-CV/CAM-Guided-Attention README history, before the paper", True),
+        Result("FGVC-Aircraft", 8.45, None, "the same", True), Result("Stanford Cars", 7.39, None, "the same", True),
+        size=448, classes=200),
+    _net("mobilenet", MobileNet, 4_231_976, 568_740_352, "width 1.0", _MOBILENET,
+        _imagenet(31.39, 11.51, _IN_CBAM_TABLE)),
+    _net("se_mobilenet", partial(MobileNet, **_se), 5_072_114, 569_568_896, _CBAM_MOBILE, _MOBILENET,
+        _imagenet(29.97, 10.63, _IN_CBAM_TABLE)),
+    _net("cbam_mobilenet", partial(MobileNet, **_cbam), 5_074_714, 574_642_408, _CBAM_MOBILE, _MOBILENET,
+        _imagenet(29.01, 9.99, _IN_CBAM_TABLE)),
+    _net("mobilenet_0_7", partial(MobileNet, width_multiplier=0.7), 2_298_747, 282_957_078, "widths times 0.7, cut",
+        _MOBILENET, _imagenet(34.86, 13.69, _IN_CBAM_TABLE)),
+    _net("se_mobilenet_0_7", partial(MobileNet, **_se, width_multiplier=0.7), 2_704_594, 283_354_834, _CBAM_MOBILE,
+        _MOBILENET, _imagenet(32.5, 12.49, _IN_CBAM_TABLE)),
+    _net("cbam_mobilenet_0_7", partial(MobileNet, **_cbam, width_multiplier=0.7), 2_707_194, 287_997_558, _CBAM_MOBILE,
+        _MOBILENET, _imagenet(31.51, 11.48, _IN_CBAM_TABLE)),
     _net("resnet20_cifar", _small(3), 272_474, 40_813_184, _SMALL, _RESNET, size=32, classes=10),
     _net("resnet32_cifar", _small(5), 466_906, 69_124_736, _SMALL, _RESNET, size=32, classes=10),
     _net("resnet56_cifar", _small(9), 855_770, 125_747_840, _SMALL, _RESNET, size=32, classes=10),

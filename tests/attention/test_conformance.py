@@ -17,15 +17,23 @@ from flax.traverse_util import flatten_dict
 import attnjax.attention
 from attnjax.attention import (
     BAM,
+    CBAM,
     BAMChannelBranch,
     BAMSpatialBranch,
-    CBAM,
     ChannelGate,
     ChannelSpatialAttention,
+    CoordinateAttention,
+    EffectiveSqueezeExcite,
+    EfficientChannelAttention,
+    GatherExcite,
+    GlobalContext,
     PyramidSqueezeAttention,
+    SelectiveKernel,
     SpatialGate,
     SqueezeExcite,
+    TripletAttention,
 )
+from attnjax.layers import BatchNorm
 
 _before_norm = r"(.*/)?(fc1|reduce_conv|dilated_conv\d)/bias"
 
@@ -50,12 +58,36 @@ BLOCKS: dict[str, nn.Module] = {
     "ChannelSpatialAttention": ChannelSpatialAttention(),
     "ChannelSpatialAttention sum": ChannelSpatialAttention(spatial_norm="sum"),
     "ChannelSpatialAttention softmax": ChannelSpatialAttention(spatial_norm="softmax"),
+    "SqueezeExcite timm, norm": SqueezeExcite(divisor=8, pool="avg_max", activation=nn.silu, norm="batch"),
+    "EffectiveSqueezeExcite": EffectiveSqueezeExcite(),
+    "ChannelGate timm light": ChannelGate(pools=("avg_max",), use_bias=False, divisor=1),
+    "SpatialGate timm": SpatialGate(descriptor="pool_mean_first", norm=BatchNorm),
+    "CBAM timm light": CBAM(pools=("avg_max",), use_bias=False, descriptor="pool_average", spatial_norm=BatchNorm),
+    "EfficientChannelAttention": EfficientChannelAttention(),
+    "EfficientChannelAttention circular": EfficientChannelAttention(kernel_size=7, circular=True, use_bias=True),
+    "EfficientChannelAttention hidden": EfficientChannelAttention(hidden=4),
+    "GatherExcite": GatherExcite(),
+    "GatherExcite 4, largest too": GatherExcite(extent=4, pool="avg_max"),
+    "GatherExcite theta": GatherExcite(extent=2, parametrised=True),
+    "GatherExcite theta plus": GatherExcite(parametrised=True, use_mlp=True),
+    "GlobalContext": GlobalContext(),
+    "GlobalContext both": GlobalContext(scale=True, reduction=4),
+    "GlobalContext mean": GlobalContext(attention=False, reduction=4),
+    "SelectiveKernel": SelectiveKernel(32),
+    "SelectiveKernel timm 48, stride 2": SelectiveKernel(48, stride=2, groups=4, divisor=8, split=True),
+    "SelectiveKernel undilated": SelectiveKernel(32, (3, 5, 7), dilate=False),
+    "CoordinateAttention": CoordinateAttention(),
+    "CoordinateAttention timm": CoordinateAttention(24, divisor=8, use_bias=False, skip=True),
+    "CoordinateAttention no norm": CoordinateAttention(norm=False),
+    "TripletAttention": TripletAttention(),
+    "TripletAttention without spatial": TripletAttention(spatial=False, kernel_size=3),
 }
 SHAPE = (4, 6, 5, 32)
 OUTPUT_SHAPES = {
     "BAMChannelBranch": (4, 1, 1, 32),
     "BAMSpatialBranch": (4, 6, 5, 1),
     "PSA 64, stride 2": (4, 3, 3, 64),
+    "SelectiveKernel timm 48, stride 2": (4, 3, 3, 48),
 }
 """Of the blocks that change the shape."""
 NO_GRADIENT_IN_TRAINING = {

@@ -56,7 +56,7 @@ class Resize(nn.Module):
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         del train
-        return attnjax.layers.resize_align_corners(x, self.size)
+        return attnjax.layers.resize_bilinear(x, self.size)
 
 
 class Broadcast(nn.Module):

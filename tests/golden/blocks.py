@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax
 
 from attnjax import attention
 from attnjax.attention import CBAM, ChannelGate, SpatialGate, SqueezeExcite
 from attnjax.layers import BatchNorm, Conv
 from attnjax.models import BasicBlock, Bottleneck
-from tests.golden import adapters
-from tests.golden.constructors import Call, Mapped, Symbol
+from tests.golden import adapters, timm_blocks
+from tests.golden.constructors import Call, Mapped
 
 _BLOCK = {"ours": "stage1_block0", "theirs": "layer1.0."}
-_ACTIVATIONS = {"nn.ReLU": nn.relu, "nn.SiLU": nn.silu, "nn.GELU": partial(nn.gelu, approximate=False)}
-_GATES = {"sigmoid": nn.sigmoid, "hard_sigmoid": nn.hard_sigmoid, "tanh": nn.tanh, "relu": nn.relu}
-
-
-def _activation(layer: Symbol | str) -> Callable[[jax.Array], jax.Array]:
-    return _GATES[layer] if isinstance(layer, str) else _ACTIVATIONS[layer.name]
 
 
 def _cbam(gate_channels: int, reduction_ratio: int = 16, pool_types: Any = ("avg", "max"), no_spatial: bool = False) -> Mapped:
@@ -143,6 +135,19 @@ def _upsample(size: int | tuple[int, int]) -> Mapped:
     return Mapped(partial(adapters.Resize, (size, size) if isinstance(size, int) else size))
 
 
+def _ran_unit(input_channels: int, output_channels: int, stride: int = 1) -> Mapped:
+    return Mapped(partial(attention.ResidualUnit, output_channels, stride), "ran-pytorch", "stage1_unit0", "residual_block1.")
+
+
+def _ran(pools: int, skip: str = "port", source: str = "ran-pytorch") -> Callable[..., Mapped]:
+    def rule(in_channels: int, out_channels: int, *sizes: Any, **named_sizes: Any) -> Mapped:
+        del in_channels, out_channels, sizes, named_sizes  # ours are the input's
+        block = partial(attention.ResidualAttention, pools=pools, pool="padded", skip=skip)
+        return Mapped(block, source, "stage1_attention0", "attention_module1.")
+
+    return rule
+
+
 RELEASED: dict[str, Callable[..., Mapped]] = {
     "jc_cbam.CBAM": _cbam,
     "jc_cbam.ChannelGate": _channel_gate,
@@ -159,6 +164,15 @@ RELEASED: dict[str, Callable[..., Mapped]] = {
     "eps_se.SEWeightModule": _se_weight,
     "cars_sp_CAM.py: SEModule": _ggam_channel,
     "cars_sp_CAM.py: Spatial_SEModule": _ggam,
+    "rbl.ResidualBlock": _ran_unit,
+    "att.AttentionModule_pre": _ran(3, skip="skip"),
+    "att.AttentionModule_stage0": _ran(4),
+    "att.AttentionModule_stage1": _ran(3),
+    "att.AttentionModule_stage2": _ran(2),
+    "att.AttentionModule_stage3": _ran(1),
+    "att.AttentionModule_stage1_cifar": _ran(2, source="ran-pytorch-cifar"),
+    "att.AttentionModule_stage2_cifar": _ran(1, source="ran-pytorch-cifar"),
+    "att.AttentionModule_stage3_cifar": _ran(0, source="ran-pytorch-cifar"),
     "nn.MaxPool2d": _max_pool,
     "nn.UpsamplingBilinear2d": _upsample,
     "mk_sem.SELayer": _se_layer,
@@ -168,4 +182,4 @@ RELEASED: dict[str, Callable[..., Mapped]] = {
 }
 
 
-RULES = RELEASED
+RULES = RELEASED | timm_blocks.RULES

@@ -83,7 +83,8 @@ def _value(node: ast.expr) -> Any:
             return Symbol(ast.unparse(node))
         case ast.Call():
             kwargs = {item.arg: _value(item.value) for item in node.keywords if item.arg}
-            return Call(_function_name(node.func), tuple(_value(item) for item in node.args), kwargs)
+            name = _function_name(node.func)
+            return kwargs if name == "dict" else Call(name, tuple(_value(item) for item in node.args), kwargs)
     raise UnknownConstructor(f"has an argument that no rule reads: {ast.unparse(node)}")
 
 
@@ -93,13 +94,12 @@ def _function_name(node: ast.expr) -> str:
     return ast.unparse(node)
 
 
-def map_constructor(constructor: str, rules: dict[str, Callable[..., Mapped]], shape: list[int]) -> Mapped:
+def map_constructor(constructor: str, rules: dict[str, Callable[..., Mapped]]) -> Mapped:
     """Finds our module.
 
     Args:
       constructor: the call that a fixture records.
       rules: by the called name, a function with the reference's own signature.
-      shape: the fixture's input, NCHW; a rule with a parameter `shape` is given it.
 
     Raises:
       UnknownConstructor: no rule fits.
@@ -109,15 +109,10 @@ def map_constructor(constructor: str, rules: dict[str, Callable[..., Mapped]], s
     if call.name not in rules:
         raise UnknownConstructor(f"no rule for {call.name!r} of {constructor}")
     rule = rules[call.name]
-    given = {"shape": shape} if "shape" in rule.__code__.co_varnames[: _arity(rule)] else {}
     try:
-        return rule(*call.args, **call.kwargs, **given)
+        return rule(*call.args, **call.kwargs)
     except TypeError as error:
         raise UnknownConstructor(f"{constructor}: {error}") from error
-
-
-def _arity(rule: Callable[..., Mapped]) -> int:
-    return rule.__code__.co_argcount + rule.__code__.co_kwonlyargcount
 
 
 def _described(net: str, block: str, text: str, classes: str | None) -> Call:

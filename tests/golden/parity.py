@@ -19,9 +19,13 @@ from tests.golden.reference import Fixture
 
 @dataclasses.dataclass(frozen=True)
 class Names:
-    """The reference's name of each of our leaves, `collection/module/.../leaf`, and their shapes."""
+    """The reference's name of each of our leaves, `collection/module/.../leaf`, and their shapes.
+
+    `whole` are the names that they would have in a net.
+    """
 
     names: dict[str, str]
+    whole: dict[str, str]
     shapes: dict[str, tuple[int, ...]]
     source: Source
 
@@ -47,12 +51,15 @@ def convert(
     assert all(name.startswith(mapped.theirs) for name in names.values()), f"{mapped.theirs!r} does not begin {names}"
     names = {path: name.removeprefix(mapped.theirs) for path, name in names.items()}
     leaves, wrong = read_entries(fixture.state_dict(), names, shapes, source)
-    assert not any(wrong.values()), wrong
+    assert not wrong, wrong.describe()
     variables = unflatten_dict({path: jnp.asarray(leaf) for path, leaf in leaves.items()}, sep="/")
-    return variables, Names(names, shapes, source)
+    return variables, Names(names, {path: whole[placed[path]] for path in shapes}, shapes, source)
 
 
 def gradients_in_torch_layout(grads: Any, names: Names) -> dict[str, np.ndarray]:
     """Gradients by the reference's names."""
     flat = flatten_dict({"params": grads}, sep="/")
-    return {names.names[path]: to_layout(np.asarray(g), path, names.names[path], names.source) for path, g in flat.items()}
+    return {
+        names.names[path]: to_layout(np.asarray(gradient), path, names.whole[path], names.source)
+        for path, gradient in flat.items()
+    }

@@ -64,7 +64,8 @@ class Fixture:
         if key in self.arrays:
             self.assert_close(key, value, rtol, atol)
             return
-        self.assert_close("/".join([mode, f"{kind}sample", *name]), sample(value), rtol, atol)
+        key = "/".join([mode, f"{kind}sample", *name])
+        self.assert_close(key, sample(value, self.arrays[key].size), rtol, atol)
         self.assert_close("/".join([mode, f"{kind}norm", *name]), np.linalg.norm(value.astype(np.float64)), rtol, atol)
 
 

@@ -38,7 +38,7 @@ NETS: dict[str, ResNet] = {
         attention=SqueezeExcite,
         activation=nn.silu,
     ),
-    "SE before": small(BasicBlock, attention=SqueezeExcite, attention_placement="pre"),
+    "SE before": small(BasicBlock, attention=partial(SqueezeExcite, reduction=4), attention_placement="pre"),
     "SE after": small(BasicBlock, attention=SqueezeExcite, attention_placement="post"),
     "SE on shortcuts": small(
         partial(BasicBlock, branch_activation=True), attention=SqueezeExcite, attention_placement="identity"

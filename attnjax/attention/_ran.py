@@ -1,0 +1,222 @@
+"""Attention module of the Residual Attention Network (Wang et al., CVPR 2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from attnjax.layers import BatchNorm, Conv, at_least_float32, max_pool, resize_bilinear
+
+_EPSILON = 1e-6
+
+
+class ResidualUnit(nn.Module):
+    """The network's pre-activation bottleneck, (b, h, w, c) -> (b, h / stride, w / stride, features).
+
+    With a = relu(bn1(x)): y = conv3(relu(bn3(conv2(relu(bn2(conv1(a))))))) + shortcut, where conv2 is 3x3 and strides,
+    the others are 1x1, and the inner width is features / 4. The shortcut is x itself, or a strided 1x1 convolution of a
+    where the unit strides or changes the number of channels.
+
+    Args:
+      features: output channels, a multiple of 4.
+      stride: step of conv2 and of the shortcut.
+      dtype: compute type; None takes the input's.
+      param_dtype: type of parameters and statistics.
+
+    Returns:
+      An array of the input's type.
+
+    Raises:
+      ValueError: `features` is no multiple of 4.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from attnjax.attention import ResidualUnit
+      >>> x = jnp.ones((1, 8, 8, 16))
+      >>> variables = ResidualUnit(32, stride=2).init(jax.random.key(0), x, train=False)
+      >>> ResidualUnit(32, stride=2).apply(variables, x, train=False).shape
+      (1, 4, 4, 32)
+
+    References:
+      He et al., "Identity Mappings in Deep Residual Networks", ECCV 2016; Wang et al., CVPR 2017; official prototxts,
+      fwang91/residual-attention-network.
+    """
+
+    features: int
+    stride: int = 1
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        if self.features % 4 or self.features < 4:
+            near = max(4, 4 * round(self.features / 4))
+            raise ValueError(f"features={self.features} must be a positive multiple of 4; the nearest is {near}")
+        inner, kind = self.features // 4, x.dtype
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        active = nn.relu(BatchNorm(name="bn1", **dtypes)(x, train=train))
+        y = Conv(inner, 1, name="conv1", **dtypes)(active)
+        y = nn.relu(BatchNorm(name="bn2", **dtypes)(y, train=train))
+        y = Conv(inner, 3, stride=self.stride, name="conv2", **dtypes)(y)
+        y = nn.relu(BatchNorm(name="bn3", **dtypes)(y, train=train))
+        y = Conv(self.features, 1, name="conv3", **dtypes)(y)
+        if self.stride != 1 or x.shape[-1] != self.features:
+            x = Conv(self.features, 1, stride=self.stride, name="downsample_conv", **dtypes)(active)
+        return (x.astype(y.dtype) + y).astype(kind)
+
+
+class ResidualAttention(nn.Module):
+    """Attention module: a trunk of residual units weighted by a soft mask from an encoder-decoder beside it.
+
+    z = pre(x), T = trunk(z), y = post((1 + M) T) with M = gate(up(down(z))).
+
+    The mask branch pools z `pools` times, each level with `r` units (the lowest with `bottom`), then climbs back: at
+    each level the map is resized to that level's size, added to a skip unit's output and passed through `r` units. A
+    last resize leads to T's size; two 1x1 convolutions and `mask_norm` make the mask. All sizes follow the input.
+
+    Args:
+      unit: constructor of the residual units, called with features, `name`, `dtype` and `param_dtype`, and its module
+        with `(x, train=train)`.
+      p, t, r, post: units before the branches, in the trunk, at each level of the mask, and after the fusion.
+      bottom: units at the mask's lowest level; None is 2 r (official).
+      pools: how often the mask branch halves the map; 3, 2 and 1 in the stages of the ImageNet nets.
+      learning: `"attention"` is (1 + M) T; `"naive"` is M T (the paper's ablation).
+      mask_norm: f1, f2 or f3 of the paper: `"mixed"`, the sigmoid of each value; `"channel"`, x / |x| over the channels
+        of a position; `"spatial"`, the sigmoid of each channel after normalising it over its map. `"tanh"` is what the
+        later of the two AttentionNeXt prototxts has in place of the sigmoid.
+      mask: `"encoder_decoder"`, or `"local"`: three units at full resolution in place of it (the paper's ablation).
+      pool: the mask's 3x3 max-pool of stride 2: `"ceil"` (official Caffe nets: no padding, an even size n gives n / 2,
+        an odd one (n - 1) / 2) or `"padded"` by 1 on all sides (PyTorch port: (n + 1) // 2).
+      skip: what is added when the mask climbs: `"skip"`, the skip unit's output (official); `"port"`, also that unit's
+        input and, after the last resize, T, as in the port.
+      pre_activation: whether units end in a plain sum, as `ResidualUnit`; then norm and relu come before the mask's
+        first 1x1 convolution too. No for units that end in a relu (AttentionNeXt).
+      dtype: compute type; None takes the input's. The mask is float32 or wider.
+      param_dtype: type of parameters and statistics.
+
+    Returns:
+      (b, h, w, c) of the input's type. The mask (b, h, w, c) is sown as `intermediates/gate`.
+
+    Raises:
+      ValueError: the map is smaller than `smallest_map`, or an argument is not one of those above.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from attnjax.attention import ResidualAttention
+      >>> x = jnp.ones((1, 14, 9, 16))
+      >>> variables = ResidualAttention(pools=2).init(jax.random.key(0), x, train=False)
+      >>> ResidualAttention(pools=2).apply(variables, x, train=False).shape
+      (1, 14, 9, 16)
+      >>> sorted(variables["params"])[:4]
+      ['mask_bn1', 'mask_bn2', 'mask_conv1', 'mask_conv2']
+
+    References:
+      Wang et al., "Residual Attention Network for Image Classification", CVPR 2017; official prototxts,
+      fwang91/residual-attention-network; the port is tengshaofeng/ResidualAttentionNetwork-pytorch.
+
+    Notes:
+      The official `Interp` layer takes only its size from its second input; the port adds that input.
+      With `pools=0` the mask is `bottom` units at full resolution, and the port adds nothing. `"channel"` masks are
+      signed. 1e-6 is added to squared norms and variances.
+    """
+
+    unit: Callable[..., nn.Module] = ResidualUnit
+    p: int = 1
+    t: int = 2
+    r: int = 1
+    post: int = 1
+    bottom: int | None = None
+    pools: int = 3
+    learning: Literal["attention", "naive"] = "attention"
+    mask_norm: Literal["mixed", "channel", "spatial", "tanh"] = "mixed"
+    mask: Literal["encoder_decoder", "local"] = "encoder_decoder"
+    pool: Literal["ceil", "padded"] = "ceil"
+    skip: Literal["skip", "port"] = "skip"
+    pre_activation: bool = True
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @property
+    def smallest_map(self) -> int:
+        """Side in pixels of the smallest map that the pools can halve."""
+        return 2**self._levels if self.pool == "ceil" else 1
+
+    @property
+    def _levels(self) -> int:
+        return 0 if self.mask == "local" else self.pools
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        self._check(x)
+        kind = x.dtype
+        x = self._units("pre{}", self.p, x, train)
+        trunk = self._units("trunk{}", self.t, x, train)
+        gate = self._gate(self._mask(x, trunk, train), train)
+        self.sow("intermediates", "gate", gate)
+        weight = gate if self.learning == "naive" else 1 + gate
+        return self._units("post{}", self.post, trunk * weight.astype(trunk.dtype), train).astype(kind)
+
+    def _units(self, name: str, count: int, x: jax.Array, train: bool) -> jax.Array:
+        for i in range(1, count + 1):
+            unit = self.unit(x.shape[-1], name=name.format(i), dtype=self.dtype, param_dtype=self.param_dtype)
+            x = unit(x, train=train)
+        return x
+
+    def _mask(self, x: jax.Array, trunk: jax.Array, train: bool) -> jax.Array:
+        """What the mask's head sees, of the trunk's size."""
+        lowest = 2 * self.r if self.bottom is None else self.bottom
+        if not self._levels:
+            return self._units("mask_down1_{}", 3 if self.mask == "local" else lowest, x, train)
+        downs = []
+        for level in range(1, self._levels + 1):
+            x = max_pool(x, 3, 2, ceil_mode=True) if self.pool == "ceil" else max_pool(x, 3, 2, padding=1)
+            x = self._units(f"mask_down{level}_{{}}", lowest if level == self._levels else self.r, x, train)
+            downs.append(x)
+        for level in range(self._levels - 1, 0, -1):
+            down = downs[level - 1]
+            x = resize_bilinear(x, down.shape[-3:-1]) + self._units(f"mask_skip{level}", 1, down, train)
+            x = self._units(f"mask_up{level}_{{}}", self.r, x + down if self.skip == "port" else x, train)
+        x = resize_bilinear(x, trunk.shape[-3:-1])
+        return x + trunk if self.skip == "port" else x
+
+    def _gate(self, x: jax.Array, train: bool) -> jax.Array:
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        channels = x.shape[-1]
+        if self.pre_activation:
+            x = nn.relu(BatchNorm(name="mask_bn1", **dtypes)(x, train=train))
+        x = Conv(channels, 1, name="mask_conv1", **dtypes)(x)
+        x = nn.relu(BatchNorm(name="mask_bn2", **dtypes)(x, train=train))
+        x = Conv(channels, 1, name="mask_conv2", **dtypes)(x)
+        x = x.astype(at_least_float32(x.dtype))
+        if self.mask_norm == "tanh":
+            return jnp.tanh(x)
+        if self.mask_norm == "channel":
+            return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), -1, keepdims=True) + _EPSILON)
+        if self.mask_norm == "spatial":
+            x = x - jnp.mean(x, (-3, -2), keepdims=True)
+            x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), (-3, -2), keepdims=True) + _EPSILON)
+        return nn.sigmoid(x)
+
+    def _check(self, x: jax.Array) -> None:
+        choices = {
+            "learning": ("attention", "naive"),
+            "mask_norm": ("mixed", "channel", "spatial", "tanh"),
+            "mask": ("encoder_decoder", "local"),
+            "pool": ("ceil", "padded"),
+            "skip": ("skip", "port"),
+        }
+        for field, allowed in choices.items():
+            if getattr(self, field) not in allowed:
+                raise ValueError(f"{field}={getattr(self, field)!r} is not one of {allowed}")
+        for field in ("p", "t", "r", "post", "pools", "bottom"):
+            if (getattr(self, field) or 0) < 0:
+                raise ValueError(f"{field}={getattr(self, field)} must not be negative")
+        if min(x.shape[-3:-1]) < self.smallest_map:
+            raise ValueError(
+                f"pools={self.pools} with pool={self.pool!r} needs maps of at least "
+                f"{self.smallest_map}x{self.smallest_map}, got {x.shape[-3]}x{x.shape[-2]}"
+            )

@@ -1,0 +1,190 @@
+"""Files of weights: read without ever running what is in them, written whole or not at all."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+_TORCH = (".pth", ".pt", ".bin", ".pkl", ".tar")
+
+
+def read_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Reads a state dict from a file.
+
+    `.safetensors` needs the extra `convert`. `.pth`, `.pt`, `.bin`, `.pkl` and `.tar` need PyTorch, whose loader is
+    held to plain tensors (`weights_only=True`): nothing in the file is executed. A training checkpoint with its weights
+    under `state_dict` is taken for these.
+
+    Returns:
+      Arrays by name. bfloat16 and float16 become float32, which holds them exactly.
+
+    Raises:
+      ValueError: the file is missing, damaged, of another kind, or holds something besides weights.
+      ImportError: the package that reads it is not installed; the message names it.
+
+    Example:
+      >>> import tempfile, pathlib
+      >>> import numpy as np
+      >>> from attnjax.convert import read_weights, save_weights
+      >>> path = pathlib.Path(tempfile.mkdtemp()) / "weights.safetensors"
+      >>> save_weights(path, {"params": {"fc": {"bias": np.zeros(3, np.float32)}}})
+      >>> read_weights(path)["params/fc/bias"].shape
+      (3,)
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix in _TORCH:
+        return _read_torch(path)
+    raise ValueError(f"{path} must end in .safetensors, {', '.join(_TORCH[:-1])} or {_TORCH[-1]}")
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    _need("safetensors", "convert")
+    from safetensors.numpy import load_file
+
+    try:
+        entries = load_file(path)
+    except Exception as error:  # its own error type, and those of a header that is not JSON or has unknown types
+        raise ValueError(f"{path} is damaged or is no safetensors file ({_one_line(error)})") from error
+    return {name: _widen(value) for name, value in entries.items()}
+
+
+def _read_torch(path: Path) -> dict[str, np.ndarray]:
+    try:
+        torch = importlib.import_module("torch")
+    except ImportError as error:
+        raise ImportError(
+            f"{path} can only be read with PyTorch: pip install torch, or save the state dict as .safetensors"
+        ) from error
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # unpickling, zip and value errors alike
+        raise ValueError(
+            f"{path} is damaged or holds more than weights, which could run code when read ({_one_line(error)})"
+        ) from error
+    for name in ("state_dict", "model_state_dict", "model"):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(name), Mapping):
+            loaded = loaded[name]
+    if not isinstance(loaded, Mapping) or not loaded:
+        raise ValueError(f"{path} holds no state dict but a {type(loaded).__name__}")
+    odd = [name for name, value in loaded.items() if not isinstance(value, torch.Tensor)]
+    if odd:
+        raise ValueError(f"{path} holds no state dict: {', '.join(map(str, odd))} are no tensors")
+    return {str(name): _from_tensor(value) for name, value in loaded.items()}
+
+
+def _from_tensor(value: Any) -> np.ndarray:
+    return (value.float() if value.is_floating_point() else value).contiguous().numpy()
+
+
+def _widen(value: np.ndarray) -> np.ndarray:
+    narrow = jnp.issubdtype(value.dtype, jnp.floating) and value.dtype.itemsize < 4
+    return value.astype(np.float32) if narrow else value
+
+
+def save_weights(path: str | os.PathLike[str], variables: Mapping[str, Any]) -> None:
+    """Writes variables to a file, or a folder for Orbax.
+
+    A path that ends in `.safetensors` becomes one such file, with our paths as names (`params/fc/kernel`); it is there
+    whole or not at all, and replaces one of the same name. Any other path becomes a new folder with an Orbax checkpoint.
+
+    Args:
+      path: where to write; its parent folder must exist.
+      variables: collections of arrays.
+
+    Raises:
+      ValueError: the folder exists already, or the parent does not.
+      ImportError: safetensors (extra `convert`) or Orbax (extra `train`) is not installed.
+
+    Example:
+      >>> import tempfile, pathlib
+      >>> import numpy as np
+      >>> from attnjax.convert import load_variables, save_weights
+      >>> path = pathlib.Path(tempfile.mkdtemp()) / "weights.safetensors"
+      >>> save_weights(path, {"params": {"fc": {"bias": np.zeros(3, np.float32)}}})
+      >>> load_variables(path)["params"]["fc"]["bias"].shape
+      (3,)
+    """
+    path = Path(path).absolute()
+    if not path.parent.is_dir():
+        raise ValueError(f"folder {path.parent} does not exist")
+    if path.suffix != ".safetensors":
+        _save_orbax(path, variables)
+        return
+    _need("safetensors", "convert")
+    from safetensors.numpy import save_file
+
+    flat = {name: np.ascontiguousarray(leaf) for name, leaf in flatten_dict(dict(variables), sep="/").items()}
+    handle, temporary = tempfile.mkstemp(".tmp", path.name, path.parent)
+    os.close(handle)
+    try:
+        save_file(flat, temporary)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _save_orbax(path: Path, variables: Mapping[str, Any]) -> None:
+    if path.exists():
+        raise ValueError(f"{path} exists already: give a folder that does not, or a name ending in .safetensors")
+    _need("orbax.checkpoint", "train")
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(path, dict(variables))
+
+
+def load_variables(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads what `save_weights` wrote.
+
+    Raises:
+      ValueError: the file or folder is missing, damaged or not of this kind.
+
+    Example: see `save_weights`.
+    """
+    path = Path(path).absolute()
+    if path.is_dir():
+        _need("orbax.checkpoint", "train")
+        import orbax.checkpoint as ocp
+
+        try:
+            with ocp.StandardCheckpointer() as checkpointer:
+                return checkpointer.restore(path)
+        except Exception as error:  # Orbax raises many kinds for a damaged checkpoint
+            raise ValueError(f"{path} is damaged or is no Orbax checkpoint ({_one_line(error)})") from error
+    entries = read_weights(path)
+    foreign = [name for name in entries if name.partition("/")[0] not in ("params", "batch_stats")]
+    if foreign:
+        raise ValueError(f"{path} does not hold variables but {foreign[0]!r}, ...: use from_torch for a state dict")
+    return unflatten_dict({name: jnp.asarray(value) for name, value in entries.items()}, sep="/")
+
+
+def _need(package: str, extra: str) -> None:
+    try:
+        importlib.import_module(package)
+    except ImportError as error:
+        raise ImportError(f"{package} is not installed: pip install 'attnjax[{extra}]'") from error
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:160]}"

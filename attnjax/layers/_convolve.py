@@ -1,0 +1,165 @@
+"""How a convolution is computed: natively on accelerators, on CPUs in the way that was measured to be fast there."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from attnjax.layers._dtypes import at_least_float32
+
+
+class Window(NamedTuple):
+    """What a convolution does besides its kernel, the same along both axes."""
+
+    stride: int = 1
+    padding: int = 0
+    dilation: int = 1
+    groups: int = 1
+
+    def output_size(self, size: int, kernel_size: int) -> int:
+        """Positions along an axis of `size` pixels."""
+        return (size + 2 * self.padding - self.dilation * (kernel_size - 1) - 1) // self.stride + 1
+
+
+class Lowering(Protocol):
+    """One way to compute a convolution of x (b, h, w, c) with a kernel (k, k, c / groups, features)."""
+
+    __name__: str
+
+    def __call__(self, x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array: ...
+
+
+def convolve(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+    """Convolves x (b, h, w, c) with a kernel (k, k, c / groups, features).
+
+    The choice falls when the program is lowered, so that an export for several platforms holds each one's own form.
+    """
+    on_cpu = choose_for_cpu(x.shape, kernel.shape, window)
+    if on_cpu is native:
+        return native(x, kernel, window)
+    return jax.lax.platform_dependent(
+        x, kernel, cpu=partial(on_cpu, window=window), default=partial(native, window=window)
+    )
+
+
+def choose_for_cpu(shape: tuple[int, ...], kernel_shape: tuple[int, ...], window: Window) -> Lowering:
+    """The fastest form of value and gradients together on a CPU: the rule drawn from train/benchmark_layers.md.
+
+    XLA swaps input and kernel of an ungrouped convolution whose map has fewer positions than the kernel has taps, and
+    is then 10 to 50 times slower. It has no fast filter gradient of a grouped one, and pays for every group, so that up
+    to 64 output channels the zeros of a block-diagonal kernel cost less than the groups.
+    """
+    kernel_size, _, _, features = kernel_shape
+    channels = shape[-1]
+    if window.groups == channels == features > 1:
+        return shifted_products
+    if kernel_size == 1 and window.groups == 1 and window.padding == 0:
+        return matrix_product
+    sizes = shape[-3:-1]
+    swapped = False
+    if not any(jax.export.is_symbolic_dim(size) for size in sizes):
+        outputs = [window.output_size(size, kernel_size) for size in sizes]
+        swapped = min(math.prod(sizes), math.prod(outputs)) < kernel_size**2
+    if window.groups > 1:
+        return block_diagonal if features <= 64 and not swapped else grouped
+    return patches_product if swapped and channels * features >= 64 * 64 else native
+
+
+def native(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+    """XLA's own convolution."""
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(window.stride, window.stride),
+        padding=((window.padding, window.padding), (window.padding, window.padding)),
+        rhs_dilation=(window.dilation, window.dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=window.groups,
+    )
+
+
+def matrix_product(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+    """A 1x1 convolution as a product of the strided input with the kernel's matrix."""
+    x = x[:, :: window.stride, :: window.stride]
+    return jax.lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
+
+
+def shifted_products(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+    """A depthwise convolution as a sum over taps of the shifted input times the tap's weights."""
+    wide = at_least_float32(x.dtype)
+    kernel_size = kernel.shape[0]
+    columns = _shifted(x.astype(wide), kernel_size, window, axis=2)
+    weights = kernel.astype(wide).reshape(kernel_size, kernel_size, 1, 1, 1, -1)
+    products = (
+        tap * weights[i, j]
+        for j, column in enumerate(columns)
+        for i, tap in enumerate(_shifted(column, kernel_size, window, axis=1))
+    )
+    return sum(products, start=jnp.zeros((), wide)).astype(x.dtype)
+
+
+def block_diagonal(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+    """An ungrouped convolution whose kernel is 0 between the groups."""
+    _, _, inputs, features = kernel.shape
+    group_of_input = np.arange(window.groups * inputs) // inputs
+    group_of_output = np.arange(features) // (features // window.groups)
+    same = np.equal.outer(group_of_input, group_of_output)[None, None]
+    full = jnp.where(same, jnp.tile(kernel, (1, 1, window.groups, 1)), 0)
+    return native(x, full, window._replace(groups=1))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def grouped(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+    """XLA's grouped convolution, with a filter gradient that is a grouped convolution again."""
+    return native(x, kernel, window)
+
+
+@grouped.defjvp
+def _grouped_jvp(
+    window: Window, primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    (x, kernel), (x_dot, kernel_dot) = primals, tangents
+    from_kernel = _groups_in_batch(x, kernel_dot, window)
+    return grouped(x, kernel, window), grouped(x_dot, kernel, window) + from_kernel
+
+
+def _groups_in_batch(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+    """The same with the groups moved into the batch.
+
+    The transpose of `batch_group_count` is `feature_group_count`, which XLA's CPU backend computes quickly; the reverse
+    it does not.
+    """
+    b, h, w, c = x.shape
+    apart = jnp.moveaxis(x.reshape(b, h, w, window.groups, c // window.groups), 3, 0)
+    return jax.lax.conv_general_dilated(
+        apart.reshape(window.groups * b, h, w, c // window.groups),
+        kernel,
+        window_strides=(window.stride, window.stride),
+        padding=((window.padding, window.padding), (window.padding, window.padding)),
+        rhs_dilation=(window.dilation, window.dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        batch_group_count=window.groups,
+    )
+
+
+def patches_product(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+    """An ungrouped convolution as a product of every position's patch with the kernel's matrix."""
+    kernel_size = kernel.shape[0]
+    x = jnp.stack(_shifted(x, kernel_size, window, axis=1), -2)
+    x = jnp.stack(_shifted(x, kernel_size, window, axis=2), -3)  # (b, h', w', columns, rows, c)
+    return jax.lax.dot_general(x, kernel, (((4, 3, 5), (0, 1, 2)), ((), ())))
+
+
+def _shifted(x: jax.Array, kernel_size: int, window: Window, axis: int) -> list[jax.Array]:
+    """The input as each tap along an axis sees it."""
+    size = window.output_size(x.shape[axis], kernel_size)
+    pads = [(window.padding, window.padding) if i == axis else (0, 0) for i in range(x.ndim)]
+    x = jnp.pad(x, pads)
+    starts = [tap * window.dilation for tap in range(kernel_size)]
+    reach = (size - 1) * window.stride + 1
+    return [jax.lax.slice_in_dim(x, start, start + reach, window.stride, axis) for start in starts]

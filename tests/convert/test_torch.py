@@ -1,0 +1,216 @@
+"""State dicts to variables and back: bitwise round trips, and every way in which they may not fit."""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+import attnjax
+from attnjax.attention import BAM, CBAM, GlobalContext, PyramidSqueezeAttention, SelectiveKernel, SqueezeExcite
+from attnjax.convert import SOURCES, from_torch, to_torch
+from attnjax.models import BasicBlock, Bottleneck, ResNet
+
+SHAPE = (1, 32, 32, 3)
+_tiny = partial(ResNet, (1, 1), BasicBlock, num_classes=10, widths=(16, 32), stem_width=16)
+_tiny_bottleneck = partial(ResNet, (1, 2), Bottleneck, num_classes=10, widths=(16, 32), stem_width=16)
+
+NETS: dict[str, tuple[nn.Module, str]] = {
+    "torchvision": (_tiny(), "torchvision"),
+    "cbam": (_tiny(attention=partial(CBAM, reduction=4)), "attention-module"),
+    "bam": (_tiny(attention=partial(BAM, reduction=4, num_layers=2), attention_placement="stage"), "attention-module"),
+    "epsanet": (
+        _tiny_bottleneck(spatial_conv=partial(PyramidSqueezeAttention, groups=(1, 1, 1, 1))),
+        "epsanet",
+    ),
+    "senet.pytorch": (_tiny(attention=partial(SqueezeExcite, use_bias=False, reduction=4)), "senet.pytorch"),
+    "cadene": (_tiny_bottleneck(attention=SqueezeExcite, stem_pool="ceil", stride_at="1x1"), "cadene"),
+    "cadene deep stem": (_tiny_bottleneck(stem="deep", attention=SqueezeExcite, shortcut="3x3"), "cadene"),
+    "timm": (_tiny(attention=partial(SqueezeExcite, divisor=8)), "timm"),
+    "timm d": (_tiny_bottleneck(stem="deep", shortcut="avg_1x1"), "timm"),
+    "timm sk": (
+        _tiny(spatial_conv=partial(SelectiveKernel, divisor=8, split=True), spatial_norm=False),
+        "timm",
+    ),
+    "timm-byobnet": (
+        _tiny_bottleneck(stem="deep", attention=GlobalContext, attention_placement="3x3"),
+        "timm-byobnet",
+    ),
+}
+
+
+def start(net: nn.Module) -> dict[str, Any]:
+    """Variables whose statistics are not all alike."""
+    variables = attnjax.init(net, jax.random.key(1), SHAPE)
+    leaves, tree = jax.tree.flatten(variables)
+    keys = jax.random.split(jax.random.key(2), len(leaves))
+    return jax.tree.unflatten(tree, [jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)])
+
+
+def assert_same(a: Any, b: Any) -> None:
+    a, b = flatten_dict(a, sep="/"), flatten_dict(b, sep="/")
+    assert sorted(a) == sorted(b)
+    for path, leaf in a.items():
+        assert np.asarray(leaf).tobytes() == np.asarray(b[path]).tobytes(), path
+        assert b[path].dtype == jnp.float32
+
+
+@pytest.mark.parametrize("case", NETS)
+def test_round_trip_is_bitwise(case: str) -> None:
+    net, source = NETS[case]
+    variables = start(net)
+    state_dict = to_torch(net, variables, source)
+    assert_same(variables, from_torch(net, state_dict, source, input_shape=SHAPE))
+    assert_same(variables, from_torch(net, state_dict, input_shape=SHAPE))
+
+
+def test_released_names_and_layouts() -> None:
+    released = {
+        "cbam": {
+            "layer2.0.cbam.ChannelGate.mlp.1.weight": (8, 32),
+            "layer2.0.cbam.SpatialGate.spatial.conv.weight": (1, 2, 7, 7),
+            "layer2.0.cbam.SpatialGate.spatial.bn.running_var": (1,),
+            "layer2.0.downsample.0.weight": (32, 16, 1, 1),
+        },
+        "bam": {
+            "bam1.channel_att.gate_c.gate_c_fc_1.weight": (4, 4),
+            "bam1.channel_att.gate_c.gate_c_bn_2.weight": (4,),
+            "bam1.channel_att.gate_c.gate_c_fc_final.bias": (16,),
+            "bam2.spatial_att.gate_s.gate_s_conv_di_1.weight": (8, 8, 3, 3),
+        },
+        "epsanet": {"layer1.0.conv2.conv_4.weight": (4, 16, 9, 9), "layer1.0.conv2.se.fc1.weight": (1, 4, 1, 1)},
+        "senet.pytorch": {"layer1.0.se.fc.0.weight": (4, 16)},
+        "cadene": {"layer0.conv1.weight": (16, 3, 7, 7), "last_linear.weight": (10, 128)},
+        "cadene deep stem": {"layer0.conv3.weight": (16, 16, 3, 3)},
+        "timm": {"layer1.0.se.fc1.weight": (8, 16, 1, 1)},
+        "timm d": {"conv1.6.weight": (16, 16, 3, 3), "bn1.weight": (16,), "layer2.0.downsample.1.weight": (128, 64, 1, 1)},
+        "timm sk": {"layer1.0.conv1.paths.1.bn.weight": (16,), "layer1.0.conv2.bn.num_batches_tracked": ()},
+        "timm-byobnet": {"stages.0.0.conv2_kxk.conv.weight": (16, 16, 3, 3), "head.fc.bias": (10,)},
+    }
+    for case, names in released.items():
+        net, source = NETS[case]
+        shapes = {name: value.shape for name, value in to_torch(net, start(net), source).items()}
+        assert names.items() <= shapes.items(), case
+
+
+def test_data_parallel_prefix_is_left_off() -> None:
+    net, source = NETS["cbam"]
+    variables = start(net)
+    state_dict = {f"module.{name}": value for name, value in to_torch(net, variables, source).items()}
+    assert_same(variables, from_torch(net, state_dict, input_shape=SHAPE))
+
+
+def test_everything_that_does_not_fit_is_listed_at_once() -> None:
+    net, source = NETS["timm"]
+    state_dict = to_torch(net, start(net), source)
+    state_dict["layer1.0.conv1.weigth"] = state_dict.pop("layer1.0.conv1.weight")
+    state_dict["extra.weight"] = np.zeros(3)
+    state_dict["bn1.bias"] = np.zeros(3)
+    del state_dict["layer2.0.se.fc1.bias"]
+    with pytest.raises(ValueError, match="source='timm', do not fit the net") as error:
+        from_torch(net, state_dict, input_shape=SHAPE)
+    message = " ".join(str(error.value).split())
+    assert "2 missing: layer1.0.conv1.weight (nearest: layer1.0.conv1.weigth); layer2.0.se.fc1.bias" in message
+    assert "2 with no place in the net: layer1.0.conv1.weigth; extra.weight" in message
+    assert "1 of another shape than the net's: bn1.bias is (3,), not (16,)" in message
+
+
+def test_a_transposed_matrix_is_another_shape() -> None:
+    net, source = NETS["senet.pytorch"]
+    state_dict = to_torch(net, start(net), source)
+    state_dict["layer1.0.se.fc.0.weight"] = state_dict["layer1.0.se.fc.0.weight"].T
+    with pytest.raises(ValueError, match="layer1.0.se.fc.0.weight is"):
+        from_torch(net, state_dict, input_shape=SHAPE)
+
+
+def test_unknown_names_and_sources_say_what_there_is() -> None:
+    with pytest.raises(ValueError, match=r"no name of these weights is known, such as 'a\.b': sources are torchvision"):
+        from_torch(_tiny(), {"a.b": np.zeros(3)}, input_shape=SHAPE)
+    with pytest.raises(ValueError, match="unknown source 'keras': sources are"):
+        from_torch(_tiny(), {}, "keras", input_shape=SHAPE)
+    with pytest.raises(ValueError, match="num_classes=3 is for named nets"):
+        from_torch(_tiny(), {}, num_classes=3)
+    with pytest.raises(ValueError, match="allow_missing='all' is not one of"):
+        from_torch(_tiny(), {}, allow_missing="all")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("case", ["cbam", "bam", "epsanet", "timm sk"])
+def test_a_source_without_names_for_a_block_says_so(case: str) -> None:
+    net, _ = NETS[case]
+    with pytest.raises(ValueError, match="has no name for params/stage1_"):
+        to_torch(net, start(net), "torchvision")
+
+
+def test_a_classifier_of_another_size_is_left_out_with_a_warning() -> None:
+    variables = start(_tiny())
+    state_dict = to_torch(_tiny(), variables, "torchvision")
+    other = _tiny(num_classes=7)
+    with pytest.warns(UserWarning, match="classifier of 10 classes is left out: the net's, of 7, starts fresh"):
+        read = from_torch(other, state_dict, input_shape=SHAPE, key=jax.random.key(3))
+    fresh = attnjax.init(other, jax.random.key(3), SHAPE)
+    assert_same(read["params"]["fc"], fresh["params"]["fc"])
+    assert_same(read["params"]["stage1_block0"], variables["params"]["stage1_block0"])
+    with pytest.warns(UserWarning, match="classifier of 10 classes is left out: the net has none"):
+        assert "fc" not in from_torch(_tiny(num_classes=0), state_dict, input_shape=SHAPE)["params"]
+
+
+def test_a_classifier_of_other_features_is_an_error() -> None:
+    state_dict = to_torch(_tiny(), start(_tiny()), "torchvision")
+    state_dict["fc.weight"] = np.zeros((7, 5))
+    with pytest.raises(ValueError, match=r"fc\.weight is \(7, 5\)"):
+        from_torch(_tiny(), state_dict, input_shape=SHAPE)
+
+
+def test_plain_weights_go_into_a_net_with_attention() -> None:
+    plain, attentive = _tiny(), NETS["cbam"][0]
+    variables = start(plain)
+    state_dict = to_torch(plain, variables, "torchvision")
+    with pytest.raises(ValueError, match=r"18 missing: layer1\.0\.cbam\.ChannelGate"):
+        from_torch(attentive, state_dict, "attention-module", input_shape=SHAPE)
+    read = from_torch(attentive, state_dict, input_shape=SHAPE, allow_missing="attention", key=jax.random.key(3))
+    fresh = attnjax.init(attentive, jax.random.key(3), SHAPE)
+    block = read["params"]["stage1_block0"]
+    assert_same(block["attention"], fresh["params"]["stage1_block0"]["attention"])
+    assert_same(block["conv1"], variables["params"]["stage1_block0"]["conv1"])
+
+
+def test_only_attention_may_be_missing() -> None:
+    state_dict = to_torch(_tiny(), start(_tiny()), "torchvision")
+    del state_dict["conv1.weight"]
+    with pytest.raises(ValueError, match=r"1 missing: conv1\.weight"):
+        from_torch(NETS["cbam"][0], state_dict, input_shape=SHAPE, allow_missing="attention")
+
+
+def test_identity_gates_keep_the_plain_net(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, attentive = _tiny(), _tiny(attention=partial(CBAM, reduction=4))
+    variables = attnjax.init(plain, jax.random.key(1), SHAPE)
+    state_dict = to_torch(plain, variables, "torchvision")
+    read = from_torch(attentive, state_dict, input_shape=SHAPE, allow_missing="attention", gates="identity")
+    x = jax.random.normal(jax.random.key(5), (2, *SHAPE[1:]))
+    before, after = plain.apply(variables, x, train=False), attentive.apply(read, x, train=False)
+    assert float(jnp.abs(before - after).max()) < 0.02 * float(jnp.abs(before).max())
+
+
+def test_narrow_and_wide_numbers_become_float32() -> None:
+    state_dict = to_torch(_tiny(), start(_tiny()), "torchvision")
+    halves = {name: value.astype(np.float16) for name, value in state_dict.items()}
+    read = from_torch(_tiny(), halves, input_shape=SHAPE)
+    assert {leaf.dtype for leaf in jax.tree.leaves(read)} == {jnp.dtype("float32")}
+
+
+def test_no_warning_where_everything_fits() -> None:
+    state_dict = to_torch(_tiny(), start(_tiny()), "torchvision")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        from_torch(_tiny(), state_dict, input_shape=SHAPE)
+
+
+def test_every_source_is_described() -> None:
+    assert all(source.name == name and source.about for name, source in SOURCES.items())
