@@ -1,9 +1,11 @@
 """Convolutional attention networks in JAX and Flax Linen.
 
-The blocks are in `attnjax.attention`, the backbones in `attnjax.models`, their parts in `attnjax.layers`.
+The blocks are in `attnjax.attention`, the backbones in `attnjax.models`, their parts in `attnjax.layers`, and
+`attnjax.convert` reads and writes the weights of PyTorch code.
 """
 
-from attnjax import attention, layers, models
+from attnjax import attention, convert, layers, models
+from attnjax.convert import load_pretrained
 from attnjax.models import (
     ModelInfo,
     Result,
@@ -21,12 +23,14 @@ __all__ = [
     "ModelInfo",
     "Result",
     "attention",
+    "convert",
     "count_macs",
     "count_parameters",
     "create_model",
     "init",
     "layers",
     "list_models",
+    "load_pretrained",
     "model_info",
     "models",
 ]

@@ -7,7 +7,9 @@ from attnjax.attention._eca import EfficientChannelAttention
 from attnjax.attention._gather_excite import GatherExcite
 from attnjax.attention._ggam import ChannelSpatialAttention
 from attnjax.attention._global_context import GlobalContext
+from attnjax.attention._identity import identity_start
 from attnjax.attention._psa import PyramidSqueezeAttention
+from attnjax.attention._ran import ResidualAttention, ResidualUnit
 from attnjax.attention._se import EffectiveSqueezeExcite, SqueezeExcite
 from attnjax.attention._selective_kernel import SelectiveKernel
 from attnjax.attention._triplet import TripletAttention
@@ -25,8 +27,11 @@ __all__ = [
     "GatherExcite",
     "GlobalContext",
     "PyramidSqueezeAttention",
+    "ResidualAttention",
+    "ResidualUnit",
     "SelectiveKernel",
     "SpatialGate",
     "SqueezeExcite",
     "TripletAttention",
+    "identity_start",
 ]

@@ -58,10 +58,10 @@ class ChannelGate(nn.Module):
         if not self.pools:
             raise ValueError("pools=() must name at least one pool")
         dtypes = {"dtype": x.dtype if self.dtype is None else self.dtype, "param_dtype": self.param_dtype}
-        shape = {"hidden": self.hidden, "divisor": self.divisor, "kernel_init": torch_default}
+        shape: dict[str, Any] = {"hidden": self.hidden, "divisor": self.divisor, "kernel_init": torch_default}
         mlp = GateMLP(self.reduction, self.use_bias, self.activation, name="mlp", **shape, **dtypes)
-        pooled = [global_pool(x, pool) for pool in self.pools]
-        gate = self.gate_fn(sum(mlp(p).astype(p.dtype) for p in pooled))[:, None, None, :]
+        logits: Any = sum(mlp(p).astype(p.dtype) for p in [global_pool(x, pool) for pool in self.pools])
+        gate = self.gate_fn(logits)[:, None, None, :]
         self.sow("intermediates", "gate", gate)
         return gate
 
@@ -119,8 +119,8 @@ class SpatialGate(nn.Module):
             x = Conv(1, 1, name="descriptor_conv", **dtypes)(x)
         elif self.descriptor in ("pool", "pool_mean_first", "pool_average"):
             maps = [max_along(x, -1), jnp.mean(x.astype(wide), -1, keepdims=True).astype(x.dtype)]
-            order = 1 if self.descriptor == "pool" else -1
-            x = sum(maps) / 2 if self.descriptor == "pool_average" else jnp.concatenate(maps[::order], -1)
+            maps = maps if self.descriptor == "pool" else maps[::-1]
+            x = (maps[0] + maps[1]) / 2 if self.descriptor == "pool_average" else jnp.concatenate(maps, -1)
         else:
             raise ValueError(f"descriptor={self.descriptor!r} is not 'pool' or 'conv', pool_mean_first or pool_average")
         if self.norm not in ("batch_norm", "none") and not callable(self.norm):
@@ -185,7 +185,7 @@ class CBAM(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         same = {"gate_fn": self.gate, "dtype": self.dtype, "param_dtype": self.param_dtype}
-        mlp = {"hidden": self.hidden, "divisor": self.divisor, "activation": self.activation}
+        mlp: dict[str, Any] = {"hidden": self.hidden, "divisor": self.divisor, "activation": self.activation}
         channel = ChannelGate(self.reduction, self.pools, self.use_bias, name="channel_gate", **mlp, **same)
         if not self.spatial:
             return channel(x, train=train)

@@ -69,7 +69,7 @@ class CoordinateAttention(nn.Module):
         wide = at_least_float32(x.dtype)
 
         def dense(features: int, name: str) -> nn.Dense:
-            bias = {"use_bias": self.use_bias, "bias_init": Constant(0.0)}
+            bias: dict[str, Any] = {"use_bias": self.use_bias, "bias_init": Constant(0.0)}
             return nn.Dense(features, kernel_init=torch_default, name=name, **bias, **dtypes)
 
         lines = jnp.concatenate([jnp.mean(x.astype(wide), 2), jnp.mean(x.astype(wide), 1)], 1)

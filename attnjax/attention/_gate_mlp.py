@@ -19,7 +19,7 @@ def hidden_width(channels: int, reduction: float, divisor: int | None = None, ke
     what timm does with its `rd_divisor` and `round_limit`.
 
     Raises:
-      ValueError: without `divisor`, `reduction` is not between 1 and the channels; with it, one of them is not positive.
+      ValueError: without `divisor`, `reduction` is not between 1 and the channels; with it, either is not positive.
     """
     if divisor is None:
         if not 1 <= reduction <= channels:

@@ -87,7 +87,7 @@ class GatherExcite(nn.Module):
         gate = self.gate(y.astype(wide))
         self.sow("intermediates", "gate", gate)
         if gate.shape[1:3] != (1, 1):
-            gate = resize_nearest(gate, x.shape[1:3])
+            gate = resize_nearest(gate, (x.shape[1], x.shape[2]))
         return x * gate.astype(x.dtype)
 
     def _pool(self, x: jax.Array) -> jax.Array:

@@ -48,8 +48,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", required=True, help="a named net, see python -m attnjax")
     parser.add_argument("--out", required=True, help="a new .safetensors file, or a new folder for an Orbax checkpoint")
     parser.add_argument("--source", choices=SOURCES, help="whose names the file has; found out if left out")
-    parser.add_argument("--num-classes", type=int, help="classes of the net; another number drops the file's classifier")
-    parser.add_argument("--allow-missing", choices=["attention"], help="put a plain net's weights into one with attention")
+    parser.add_argument(
+        "--num-classes", type=int, help="classes of the net; another number drops the file's classifier"
+    )
+    parser.add_argument(
+        "--allow-missing", choices=["attention"], help="put a plain net's weights into one with attention"
+    )
     parser.add_argument("--gates", choices=["fresh", "identity"], default="fresh", help="how missing attention starts")
     parser.add_argument("--seed", type=int, default=0, help="of what is not in the file")
     return parser

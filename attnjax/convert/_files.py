@@ -97,7 +97,7 @@ def save_weights(path: str | os.PathLike[str], variables: Mapping[str, Any]) -> 
     """Writes variables to a file, or a folder for Orbax.
 
     A path that ends in `.safetensors` becomes one such file, with our paths as names (`params/fc/kernel`); it is there
-    whole or not at all, and replaces one of the same name. Any other path becomes a new folder with an Orbax checkpoint.
+    whole or not at all, and replaces one of the same name. Any other path becomes a new folder, an Orbax checkpoint.
 
     Args:
       path: where to write; its parent folder must exist.

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from attnjax.convert._files import read_weights
-from attnjax.convert._sources import SOURCES
+from attnjax.convert._sources import find_source
 from attnjax.convert._timm import architecture
 from attnjax.convert._torch import from_torch
 
@@ -27,7 +27,12 @@ class Pretrained(NamedTuple):
 
 
 def load_pretrained(
-    name: str, *, num_classes: int | None = None, cache_dir: str | None = None, key: jax.Array | None = None, **arguments: Any
+    name: str,
+    *,
+    num_classes: int | None = None,
+    cache_dir: str | None = None,
+    key: jax.Array | None = None,
+    **arguments: Any,
 ) -> Pretrained:
     """Fetches a net of timm with its weights, from the hub's cache if they are there.
 
@@ -66,7 +71,7 @@ def load_pretrained(
         raise ValueError(f"name={name!r} has no tag: weights have names such as seresnet50.ra2_in1k")
     constructor, source = architecture(net_name)
     entries = read_weights(_fetch(f"timm/{name}", cache_dir))
-    head = SOURCES[source].head_classes({entry: np.shape(value) for entry, value in entries.items()})
+    head = find_source(source).head_classes({entry: np.shape(value) for entry, value in entries.items()})
     classes = head if num_classes is None else num_classes
     model = constructor(num_classes=classes or 0, **arguments)
     return Pretrained(model, from_torch(model, entries, source, key=key))

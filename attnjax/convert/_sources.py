@@ -285,6 +285,42 @@ SOURCES: Mapping[str, Source] = {
         Source("timm-byobnet", "timm's nets of flexible blocks", _timm_byobnet, r"^head\.", r"^head\.fc\."),
         Source("ran-pytorch", "RAN, tengshaofeng/ResidualAttentionNetwork-pytorch", _ran, ".*", dead=_RAN_DEAD),
         Source("ran-pytorch-cifar", "RAN for 32x32 images of the same code", _ran_cifar, ".*", dead=_RAN_DEAD),
-        Source("ggam", "GGAM, PRIS-CV/CAM-Guided-Attention", _ggam, r"^classifier\.", r"^classifier\.4\.", r"^s_se_module\."),
+        Source(
+            "ran-pytorch-pre",
+            "RAN, the first net of the same code",
+            _ran,
+            ".*",
+            dead=_RAN_DEAD + r"|^attention_module(2_2|3_2|3_3)\.",
+        ),
+        Source(
+            "ggam",
+            "GGAM, PRIS-CV/CAM-Guided-Attention",
+            _ggam,
+            r"^classifier\.",
+            r"^classifier\.4\.",
+            r"^s_se_module\.",
+        ),
     ]
 }
+
+
+def list_sources() -> dict[str, str]:
+    """Tells the PyTorch code whose names are known: what it is, by the name that `source` arguments take.
+
+    Example:
+      >>> from attnjax.convert import list_sources
+      >>> list_sources()["epsanet"]
+      'EPSANet, murufeng/EPSANet'
+    """
+    return {name: source.about for name, source in SOURCES.items()}
+
+
+def find_source(name: str) -> Source:
+    """Looks a source up.
+
+    Raises:
+      ValueError: there is none of this name.
+    """
+    if name not in SOURCES:
+        raise ValueError(f"unknown source {name!r}: sources are {', '.join(SOURCES)}")
+    return SOURCES[name]

@@ -64,13 +64,13 @@ def attention_block(name: str) -> Callable[..., nn.Module]:
     """
     context = partial(attention.GlobalContext, reduction=8, divisor=1, epsilon=1e-6)
     cbam = partial(attention.CBAM, reduction=16, divisor=1, use_bias=False, spatial_norm=BatchNorm)
-    blocks = {
+    blocks: dict[str, Callable[..., nn.Module]] = {
         "se": partial(attention.SqueezeExcite, reduction=16, divisor=8),
         "ese": attention.EffectiveSqueezeExcite,
         "eca": attention.EfficientChannelAttention,
         "ceca": partial(attention.EfficientChannelAttention, circular=True),
-        "ge": partial(attention.GatherExcite, reduction=16, divisor=1),
-        "gc": context,
+        "ge": partial(attention.GatherExcite, extent=0, parametrised=False, use_mlp=True, reduction=16, divisor=1),
+        "gc": partial(context, add=False, scale=True),
         "gca": partial(context, add=True, scale=False),
         "cbam": partial(cbam, descriptor="pool_mean_first"),
         "lcbam": partial(cbam, pools=("avg_max",), descriptor="pool_average"),
@@ -94,7 +94,7 @@ def _resnet(match: re.Match[str]) -> Architecture:
 
 
 def _light(match: re.Match[str]) -> Architecture:
-    options = {"stage_sizes": (1, 1, 11, 3), "shortcut": "avg_1x1", "attention": attention_block("eca")}
+    options: dict[str, Any] = {"stage_sizes": (1, 1, 11, 3), "shortcut": "avg_1x1", "attention": attention_block("eca")}
     return partial(ResNet, **options), "timm"
 
 
@@ -151,7 +151,7 @@ def _byobnet(match: re.Match[str]) -> Architecture:
     return partial(_plain(match["depth"]), **options), "timm-byobnet"
 
 
-def _plain(depth: str) -> partial[nn.Module]:
+def _plain(depth: str) -> partial[ResNet]:
     return partial(ResNet, stage_sizes=_SIZES[depth], block=BasicBlock if depth in _BASIC else Bottleneck)
 
 

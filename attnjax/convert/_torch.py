@@ -16,7 +16,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from attnjax import attention
 from attnjax.convert._mapping import Mismatch, Shapes, leaf_shapes, read_entries, to_layout
-from attnjax.convert._sources import SOURCES, Source
+from attnjax.convert._sources import SOURCES, Source, find_source
 from attnjax.models import create_model, init, model_info
 
 Entries = Mapping[str, np.ndarray]
@@ -43,7 +43,7 @@ def from_torch(
     Args:
       model: a named net (one of `attnjax.list_models()`), or a Linen module.
       state_dict: arrays or CPU tensors by name.
-      source: whose names these are, one of `attnjax.convert.SOURCES`; None takes the one that fits best.
+      source: whose names these are, one of `list_sources()`; None takes the one that fits best.
       input_shape: shape of an input, (b, h, w, c); None is that of the named net, (1, 224, 224, 3) for a module.
       num_classes: outputs of a named net's classifier; None is its default.
       allow_missing: `"attention"` lets the parameters of attention blocks be missing, so that a plain net's weights
@@ -80,9 +80,13 @@ def from_torch(
     plans = [_Plan.make(entries, shapes, net, candidate, allow_missing) for candidate in sources]
     plan = min(plans, key=lambda plan: len(plan.mismatch))
     if not plan.leaves:
-        raise ValueError(f"no name of these weights is known, such as {next(iter(entries), None)!r}: {_list_sources()}")
+        raise ValueError(
+            f"no name of these weights is known, such as {next(iter(entries), '')!r}: sources are {', '.join(SOURCES)}"
+        )
     if plan.mismatch:
-        raise ValueError(f"these weights, read as source={plan.source.name!r}, do not fit the net:\n{plan.mismatch.describe()}")
+        raise ValueError(
+            f"these weights, read as source={plan.source.name!r}, do not fit the net:\n{plan.mismatch.describe()}"
+        )
     if plan.dropped_head:
         warnings.warn(plan.dropped_head, stacklevel=2)
     leaves = plan.leaves
@@ -97,7 +101,7 @@ def to_torch(model: str | nn.Module, variables: Mapping[str, Any], source: str) 
     Args:
       model: the net that the variables are of, by name or as a module.
       variables: its collections `params` and `batch_stats`; others are left out.
-      source: whose names to use, one of `attnjax.convert.SOURCES`.
+      source: whose names to use, one of `list_sources()`.
 
     Returns:
       Arrays by name, with `num_batches_tracked` of 0 beside running statistics. What the source's code makes but never
@@ -115,7 +119,9 @@ def to_torch(model: str | nn.Module, variables: Mapping[str, Any], source: str) 
       (1, 16)
     """
     net, chosen = create_model(model) if isinstance(model, str) else model, find_source(source)
-    flat = flatten_dict({name: dict(variables[name]) for name in ("params", "batch_stats") if name in variables}, sep="/")
+    flat = flatten_dict(
+        {name: dict(variables[name]) for name in ("params", "batch_stats") if name in variables}, sep="/"
+    )
     names = chosen.names(flat, net)
     chosen.check(names)
     state_dict: dict[str, np.ndarray] = {}
@@ -124,17 +130,6 @@ def to_torch(model: str | nn.Module, variables: Mapping[str, Any], source: str) 
         if name.endswith(".running_var"):
             state_dict[name.replace("running_var", "num_batches_tracked")] = np.zeros((), np.int64)
     return state_dict
-
-
-def find_source(name: str) -> Source:
-    """Looks a source up.
-
-    Raises:
-      ValueError: there is none of this name.
-    """
-    if name not in SOURCES:
-        raise ValueError(f"unknown source {name!r}: {_list_sources()}")
-    return SOURCES[name]
 
 
 def build_model(
@@ -178,7 +173,9 @@ def _foreign_head(entries: Entries, names: Mapping[str, str], shapes: Shapes, so
     if classes is None:
         return None
     start = f"the file's classifier of {classes} classes is left out: "
-    kernel = next((path for path, name in names.items() if re.search(source.head, name) and len(shapes[path]) > 1), None)
+    kernel = next(
+        (path for path, name in names.items() if re.search(source.head, name) and len(shapes[path]) > 1), None
+    )
     if kernel is None:
         return start + "the net has none"
     features, wanted = shapes[kernel]
@@ -200,10 +197,6 @@ def _as_array(value: Any) -> np.ndarray:
         value = value.detach().cpu()
         value = (value.float() if value.is_floating_point() else value).numpy()
     return np.asarray(value)
-
-
-def _list_sources() -> str:
-    return "sources are " + ", ".join(SOURCES)
 
 
 def _check(argument: str, value: Any, allowed: tuple[Any, ...]) -> None:

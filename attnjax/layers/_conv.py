@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -59,9 +60,12 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         channels = x.shape[-1]
-        if channels % self.groups or self.features % self.groups:
+        both = math.gcd(channels, self.features)
+        if self.groups < 1 or both % self.groups:
+            works = [count for count in range(1, both + 1) if both % count == 0]
             raise ValueError(
-                f"groups={self.groups} must divide the input channels ({channels}) and features={self.features}"
+                f"groups={self.groups} must divide the input channels ({channels}) and features={self.features}: "
+                f"the nearest that does is {min(works, key=lambda count: abs(count - self.groups))}"
             )
         reach = self.dilation * (self.kernel_size - 1)
         padding = reach // 2 if self.padding is None else self.padding

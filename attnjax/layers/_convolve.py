@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import export
 
 from attnjax.layers._dtypes import at_least_float32
+from attnjax.layers._shifted import shifted
 
 
 class Window(NamedTuple):
@@ -24,6 +26,10 @@ class Window(NamedTuple):
     def output_size(self, size: int, kernel_size: int) -> int:
         """Positions along an axis of `size` pixels."""
         return (size + 2 * self.padding - self.dilation * (kernel_size - 1) - 1) // self.stride + 1
+
+    def along_an_axis(self) -> dict[str, Any]:
+        """Keywords of `shifted`."""
+        return {"stride": self.stride, "dilation": self.dilation, "pads": (self.padding, self.padding)}
 
 
 class Lowering(Protocol):
@@ -40,6 +46,8 @@ def convolve(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     The choice falls when the program is lowered, so that an export for several platforms holds each one's own form.
     """
     on_cpu = choose_for_cpu(x.shape, kernel.shape, window)
+    if on_cpu is grouped and jax.typeof(x).sharding.spec[0] is not None:
+        on_cpu = native  # groups cannot be put into a batch that a mesh of explicit axes has spread
     if on_cpu is native:
         return native(x, kernel, window)
     return jax.lax.platform_dependent(
@@ -62,7 +70,7 @@ def choose_for_cpu(shape: tuple[int, ...], kernel_shape: tuple[int, ...], window
         return matrix_product
     sizes = shape[-3:-1]
     swapped = False
-    if not any(jax.export.is_symbolic_dim(size) for size in sizes):
+    if not any(export.is_symbolic_dim(size) for size in sizes):
         outputs = [window.output_size(size, kernel_size) for size in sizes]
         swapped = min(math.prod(sizes), math.prod(outputs)) < kernel_size**2
     if window.groups > 1:
@@ -93,12 +101,12 @@ def shifted_products(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Arr
     """A depthwise convolution as a sum over taps of the shifted input times the tap's weights."""
     wide = at_least_float32(x.dtype)
     kernel_size = kernel.shape[0]
-    columns = _shifted(x.astype(wide), kernel_size, window, axis=2)
+    view = partial(shifted, taps=kernel_size, **window.along_an_axis())
     weights = kernel.astype(wide).reshape(kernel_size, kernel_size, 1, 1, 1, -1)
     products = (
         tap * weights[i, j]
-        for j, column in enumerate(columns)
-        for i, tap in enumerate(_shifted(column, kernel_size, window, axis=1))
+        for j, column in enumerate(view(x.astype(wide), axis=2))
+        for i, tap in enumerate(view(column, axis=1))
     )
     return sum(products, start=jnp.zeros((), wide)).astype(x.dtype)
 
@@ -149,17 +157,7 @@ def _groups_in_batch(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Arr
 
 def patches_product(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     """An ungrouped convolution as a product of every position's patch with the kernel's matrix."""
-    kernel_size = kernel.shape[0]
-    x = jnp.stack(_shifted(x, kernel_size, window, axis=1), -2)
-    x = jnp.stack(_shifted(x, kernel_size, window, axis=2), -3)  # (b, h', w', columns, rows, c)
+    view = partial(shifted, taps=kernel.shape[0], **window.along_an_axis())
+    x = jnp.stack(view(x, axis=1), -2)
+    x = jnp.stack(view(x, axis=2), -3)  # (b, h', w', columns, rows, c)
     return jax.lax.dot_general(x, kernel, (((4, 3, 5), (0, 1, 2)), ((), ())))
-
-
-def _shifted(x: jax.Array, kernel_size: int, window: Window, axis: int) -> list[jax.Array]:
-    """The input as each tap along an axis sees it."""
-    size = window.output_size(x.shape[axis], kernel_size)
-    pads = [(window.padding, window.padding) if i == axis else (0, 0) for i in range(x.ndim)]
-    x = jnp.pad(x, pads)
-    starts = [tap * window.dilation for tap in range(kernel_size)]
-    reach = (size - 1) * window.stride + 1
-    return [jax.lax.slice_in_dim(x, start, start + reach, window.stride, axis) for start in starts]

@@ -78,7 +78,7 @@ class BatchNorm(nn.Module):
             axes = tuple(range(x.ndim - 1))
             centred = x - mean.reshape(row)
             shift = jnp.mean(centred, axes)
-            if x.ndim == 2:  # pooled vectors: their variance may be tiny, and a second pass costs nothing
+            if x.ndim < 4:  # pooled values: their variance may be tiny, and a second pass costs nothing
                 var = jnp.mean(jnp.square(centred - shift.reshape(row)), axes)
             else:
                 var = jnp.maximum(jnp.mean(jnp.square(centred), axes) - jnp.square(shift), 0)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.layers._dtypes import at_least_float32
+from attnjax.layers._shifted import shifted
 
 
 def max_pool(x: jax.Array, window: int, stride: int, padding: int = 0, ceil_mode: bool = False) -> jax.Array:
@@ -77,11 +78,10 @@ def avg_pool(
     total = x.astype(wide)
     for axis in (1, 2):
         near, far = _padding(x.shape[axis], window, stride, padding, ceil_mode)
-        counted = jnp.full((x.shape[axis],), 1, wide)
-        counted = jnp.pad(counted, padding, constant_values=1 if count_include_pad else 0)
+        counted = jnp.pad(jnp.ones((x.shape[axis],), wide), padding, constant_values=float(count_include_pad))
         counted = jnp.pad(counted, (0, far - padding))
-        total = sum(_shifted(total, window, stride, (near, far), axis, 0.0))
-        counts = sum(_shifted(counted, window, stride, (0, 0), 0, 0.0))
+        total = sum(shifted(total, axis, window, stride=stride, pads=(near, far)))
+        counts = sum(shifted(counted, 0, window, stride=stride))
         total = total / counts.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
     return total.astype(x.dtype)
 
@@ -95,15 +95,6 @@ def _padding(size: int, window: int, stride: int, padding: int, ceil_mode: bool)
     if ceil_mode and steps * stride >= size + padding:
         steps -= 1
     return padding, max(padding, steps * stride + window - size - padding)
-
-
-def _shifted(
-    x: jax.Array, window: int, stride: int, pads: tuple[int, int], axis: int, fill: float
-) -> list[jax.Array]:
-    """The padded input as each position of the window sees it along an axis."""
-    x = jnp.pad(x, [pads if i == axis else (0, 0) for i in range(x.ndim)], constant_values=fill)
-    reach = (x.shape[axis] - window) // stride * stride + 1
-    return [jax.lax.slice_in_dim(x, start, start + reach, stride, axis) for start in range(window)]
 
 
 def _max_of_windows(x: jax.Array, window: int, stride: int, pads: list[tuple[int, int]]) -> jax.Array:
@@ -120,7 +111,7 @@ def _max_of_windows(x: jax.Array, window: int, stride: int, pads: list[tuple[int
 def _max_of_shifted(x: jax.Array, window: int, stride: int, pads: list[tuple[int, int]]) -> jax.Array:
     """The same by comparing shifted inputs, first within rows, then rows: a later value must be larger, or NaN."""
     for axis in (2, 1):
-        largest, *others = _shifted(x, window, stride, pads[axis - 1], axis, -jnp.inf)
+        largest, *others = shifted(x, axis, window, stride=stride, pads=pads[axis - 1], fill=-jnp.inf)
         for other in others:
             largest = jnp.where((other > largest) | jnp.isnan(other), other, largest)
         x = largest

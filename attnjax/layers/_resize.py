@@ -33,7 +33,7 @@ def resize_bilinear(x: jax.Array, size: tuple[int, int], align_corners: bool = T
       [0.0, 1.0, 2.0, 3.0, 4.0]
     """
     rows, columns = (_linear_weights(old, new, align_corners) for old, new in _axes(x, size))
-    return _apply(x, rows, columns)
+    return interpolation(x, rows, columns)
 
 
 def resize_nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
@@ -56,7 +56,7 @@ def resize_nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
       [1.0, 1.0, 1.0, 2.0, 2.0]
     """
     rows, columns = (np.eye(old)[_nearest(old, new)] for old, new in _axes(x, size))
-    return _apply(x, rows, columns)
+    return interpolation(x, rows, columns)
 
 
 def _axes(x: jax.Array, size: tuple[int, int]) -> list[tuple[int, int]]:
@@ -80,17 +80,21 @@ def _nearest(old: int, new: int) -> np.ndarray:
     return np.minimum(np.floor(np.arange(new, dtype=np.float32) * ratio).astype(int), old - 1)
 
 
-def _apply(x: jax.Array, rows: np.ndarray, columns: np.ndarray) -> jax.Array:
-    """Multiplies both spatial axes by a matrix each, in batched products that need no transposition of the map."""
+@jax.jit
+def interpolation(x: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+    """Multiplies both spatial axes by a matrix each, in batched products that need no transposition of the map.
+
+    It is a call of its own so that `count_macs` can tell it from a layer.
+    """
     wide = at_least_float32(x.dtype)
     b, h, w, c = x.shape
-    y = _product(rows, x.astype(wide).reshape(b, h, w * c)).reshape(b, len(rows), w, c)
-    return _product(columns, y).astype(x.dtype)
+    y = _product(rows.astype(wide), x.astype(wide).reshape(b, h, w * c)).reshape(b, len(rows), w, c)
+    return _product(columns.astype(wide), y).astype(x.dtype)
 
 
-def _product(matrix: np.ndarray, x: jax.Array) -> jax.Array:
+def _product(matrix: jax.Array, x: jax.Array) -> jax.Array:
     batch = x.shape[:-2]
     axes = tuple(range(len(batch)))
-    repeated = jnp.broadcast_to(jnp.asarray(matrix, x.dtype), batch + matrix.shape)
+    repeated = jnp.broadcast_to(matrix, batch + matrix.shape)
     dimensions = (((len(batch) + 1,), (len(batch),)), (axes, axes))
     return jax.lax.dot_general(repeated, x, dimensions, precision=jax.lax.Precision.HIGHEST)

@@ -5,6 +5,7 @@ from attnjax.models._ggam_net import GGAMNet
 from attnjax.models._info import ModelInfo, Result
 from attnjax.models._init import count_macs, count_parameters, init
 from attnjax.models._mobilenet import MobileNet, SeparableBlock
+from attnjax.models._ran import InceptionUnit, ResidualAttentionNet, resnext_unit
 from attnjax.models._registry import create_model, list_models, model_info
 from attnjax.models._resnet import ResNet
 from attnjax.models._vgg import VGG
@@ -14,10 +15,12 @@ __all__ = [
     "BasicBlock",
     "Bottleneck",
     "GGAMNet",
+    "InceptionUnit",
     "MobileNet",
     "ModelInfo",
     "PreActBasicBlock",
     "ResNet",
+    "ResidualAttentionNet",
     "Result",
     "SeparableBlock",
     "count_macs",
@@ -26,4 +29,5 @@ __all__ = [
     "init",
     "list_models",
     "model_info",
+    "resnext_unit",
 ]

@@ -85,13 +85,13 @@ def count_parameters(model: nn.Module, input_shape: Sequence[int]) -> int:
       28089624
     """
     shapes = jax.eval_shape(_init_call(model, input_shape), jax.random.key(0))
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"]))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes.get("params")))
 
 
 def count_macs(model: nn.Module, input_shape: Sequence[int]) -> int:
     """Counts multiply-accumulates of convolutions and matrix products, without computing anything.
 
-    Biases, norms, activations, pooling and gating are not counted: the convention of the papers.
+    Biases, norms, activations, pooling, resizing and gating are not counted: the convention of the papers.
 
     Args:
       model: a Linen module called with `(x, train=False)`.
@@ -113,7 +113,12 @@ def _init_call(model: nn.Module, input_shape: Sequence[int]) -> Any:
 def _equations(jaxpr: Any) -> Iterator[Any]:
     for equation in jaxpr.eqns:
         yield equation
-        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+        params = equation.params
+        if params.get("name") == "interpolation":
+            continue
+        if platforms := params.get("branches_platforms"):  # a choice by platform: count the form of accelerators
+            params = {"jaxpr": params["branches"][platforms.index(None)]}
+        for inner in jax.extend.core.jaxprs_in_params(params):
             yield from _equations(inner)
 
 

@@ -52,8 +52,8 @@ class InceptionUnit(nn.Module):
     or changes the number of channels) and a relu.
 
     Args:
-      features: output channels, a multiple of 64. The branches' convolutions have 6 | 6, 6 | 6, 9, 12 sixty-fourths of
-        them, the proportions of Inception-ResNet-v2.
+      features: output channels, a multiple of 64. In sixty-fourths of it, the branches' convolutions are 8 | 8, 8 |
+        6, 7, 8 wide.
       stride: step of each branch's last convolution and of the shortcut.
       dtype: compute type; None takes the input's.
       param_dtype: type of parameters and statistics.
@@ -98,7 +98,7 @@ class InceptionUnit(nn.Module):
             return BatchNorm(name=f"{name}_bn", **dtypes)(y, train=train)
 
         branches = []
-        for index, widths in enumerate(((6,), (6, 6), (6, 9, 12)), start=1):
+        for index, widths in enumerate(((8,), (8, 8), (6, 7, 8)), start=1):
             y = x
             for i, width in enumerate(widths, start=1):
                 stride = self.stride if i == len(widths) else 1

@@ -4,14 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 
-from attnjax.attention import BAM, CBAM, ChannelSpatialAttention, PyramidSqueezeAttention, SqueezeExcite
+from attnjax.attention import (
+    BAM,
+    CBAM,
+    ChannelSpatialAttention,
+    CoordinateAttention,
+    EfficientChannelAttention,
+    GatherExcite,
+    GlobalContext,
+    PyramidSqueezeAttention,
+    ResidualAttention,
+    ResidualUnit,
+    SelectiveKernel,
+    SqueezeExcite,
+    TripletAttention,
+)
 from attnjax.models._blocks import BasicBlock, Bottleneck, PreActBasicBlock
 from attnjax.models._ggam_net import GGAMNet
 from attnjax.models._info import ModelInfo, Net, Result
 from attnjax.models._mobilenet import MobileNet
+from attnjax.models._ran import InceptionUnit, ResidualAttentionNet, resnext_unit
 from attnjax.models._resnet import ResNet
 from attnjax.models._vgg import VGG
 
@@ -89,10 +105,53 @@ _large_epsa_k3579 = {
     "spatial_conv": partial(PyramidSqueezeAttention, groups=(32, 32, 32, 32)),
     "width_per_group": 128,
 }
+_eca = {"attention": EfficientChannelAttention}
+_eca_d = {"attention": EfficientChannelAttention, "shortcut": "avg_1x1"}
+_sk = {"spatial_conv": SelectiveKernel, "spatial_norm": False}
+_sk_timm = {"spatial_conv": partial(SelectiveKernel, divisor=8, split=True), "spatial_norm": False}
+_sk_timm_basic = {"spatial_conv": partial(SelectiveKernel, reduction=8, divisor=16, split=True), "spatial_norm": False}
 _ggam = {"attention": partial(ChannelSpatialAttention, reduction=16)}
 _caffe = {"stem_pool": "ceil"}
 _caffe_1x1 = {"stem_pool": "ceil", "stride_at": "1x1"}
 _cifar_stem = {"stem": "cifar"}
+
+
+def _ran(*modules: int, **options: Any) -> partial[ResidualAttentionNet]:
+    """The ImageNet net of the paper with these numbers of modules in its stages, by the official prototxts."""
+    attention = tuple(partial(ResidualAttention, pools=pools) for pools in (3, 2, 1))
+    return partial(ResidualAttentionNet, **_ran_options(attention, modules) | options)
+
+
+def _post_activation(unit: Callable[..., nn.Module], *modules: int) -> partial[ResidualAttentionNet]:
+    """The same of units that end in a relu."""
+    options = {"unit": unit, "pre_activation": False}
+    attention = tuple(partial(ResidualAttention, pools=pools, **options) for pools in (3, 2, 1))
+    return partial(ResidualAttentionNet, **_ran_options(attention, modules) | options)
+
+
+def _ran_port(*modules: int, pools: tuple[int, ...] = (3, 2, 1), **options: Any) -> partial[ResidualAttentionNet]:
+    """The same as in the PyTorch port: padded pools and further additions in the mask."""
+    attention = tuple(partial(ResidualAttention, pools=n, pool="padded", skip="port") for n in pools)
+    return partial(ResidualAttentionNet, **_ran_options(attention, modules) | {"stem_pool": "padded"} | options)
+
+
+def _ran_options(attention: tuple[Any, ...], modules: tuple[int, ...]) -> dict[str, Any]:
+    return {"unit": ResidualUnit, "attention": (*attention, None), "stage_modules": (*modules, 0)}
+
+
+def _ran_cifar(modules: int, **options: Any) -> partial[ResidualAttentionNet]:
+    """The CIFAR net of depth 36 modules + 20, in the widths that fit the paper's parameter counts."""
+    attention = tuple(partial(ResidualAttention, pools=pools, **options) for pools in (3, 2, 1))
+    return partial(
+        ResidualAttentionNet,
+        unit=ResidualUnit,
+        attention=attention,
+        stage_modules=(modules,) * 3,
+        widths=(64, 128, 256),
+        stage_units=(2, 2, 2),
+        stem="cifar",
+        stem_width=16,
+    )
 
 
 def _small(blocks_per_stage: int, block: type[BasicBlock] | type[PreActBasicBlock] = BasicBlock) -> partial[ResNet]:
@@ -123,6 +182,9 @@ _EPSA_K3579 = "as described: kernels 3, 5, 7, 9, groups of 32, double width"
 _PRE = "CIFAR: pre-activation, 3x3 stem of width 16, three stages, plain projections"
 _SMALL_MOSKOMULE = "CIFAR, moskomule: three stages, no gate biases"
 _BAM_CIFAR = "CIFAR: 3x3 stem of width 64, no max-pool, four stages, BAM after stages 1 to 3"
+_RAN_OFFICIAL = "official prototxt: ceil-mode max-pools, mask by interpolation and skip units"
+_RAN_PORT = "tengshaofeng's port: padded max-pools, further additions in the mask"
+_RAN_CIFAR = "CIFAR: widths 64, 128, 256, inferred from the paper's parameter counts"
 _CBAM_MOBILE = "of the CBAM paper: block after each depthwise and each pointwise convolution"
 _GGAM_RELEASED = "released: softmax over channels, sigmoid over positions, max-pool, head of two layers"
 _RIVAL = "stride in the 3x3, max-pool padded by 1, block before the addition"
@@ -161,8 +223,8 @@ TABLE = [
         _imagenet(26.85, 8.88, _IN_CBAM_TABLE)),
     _net("wide_resnet18_2_0", _w18_2_0, 45_618_216, 6_695_706_624, _PADDED, _WIDE,
         _imagenet(25.63, 8.2, _IN_CBAM_TABLE)),
-    _net("resnet50d", _r50d, 0, 0, _D, _RESNET_D),
-    _net("resnet101d", _r101d, 0, 0, _D, _RESNET_D),
+    _net("resnet50d", _r50d, 25_576_264, 4_328_824_832, _D, _RESNET_D),
+    _net("resnet101d", _r101d, 44_568_392, 8_041_046_016, _D, _RESNET_D),
     _net("se_resnet18", partial(_r18, **_se, **_caffe), 11_778_592, 1_814_160_384, _CAFFE_3X3, _SE,
         _imagenet(29.41, 10.22, _IN_CBAM_TABLE)),
     _net("se_resnet34", partial(_r34, **_se, **_caffe), 21_958_868, 3_663_918_592, _CAFFE_3X3, _SE,
@@ -248,8 +310,45 @@ TABLE = [
     _net("epsanet101_large", partial(_r101, **_large_epsa), 49_592_198, 8_924_038_656, _EPSA_LARGE, _EPSA,
         _imagenet(20.62, 5.42, _IN_EPSA_README, verified=True)),
     _net("epsanet101_large_k3579", partial(_r101, **_large_epsa_k3579), 53_742_470, 9_665_840_640, _EPSA_K3579, _EPSA),
-    # RIVALS
-    # RAN
+    _net("eca_resnet18", partial(_r18, **_eca), 11_689_548, 1_814_082_688, _RIVAL, _ECA),
+    _net("eca_resnet34", partial(_r34, **_eca), 21_797_746, 3_663_779_904, _RIVAL, _ECA),
+    _net("eca_resnet50", partial(_r50, **_eca), 25_557_118, 4_089_272_064, _RIVAL, _ECA,
+        _imagenet(22.58, 6.38, "BangguWu/ECANet README", verified=True)),
+    _net("eca_resnet101", partial(_r101, **_eca), 44_549_331, 7_801_580_288, _RIVAL, _ECA),
+    _net("eca_resnet50d_timm", partial(_r50d, **_eca), 25_576_350, 4_328_912_640, _D, _ECA),
+    _net("eca_resnet101d_timm", partial(_r101d, **_eca), 44_568_563, 8_041_220_864, _D, _ECA),
+    _net("eca_resnet26t_timm", partial(_r50d, stage_sizes=(2, 2, 2, 2), stem_width=(24, 32, 64), **_eca), 16_011_916,
+        2_550_332_928, "ResNet-D of 26 layers with a tiered stem", _ECA),
+    _net("eca_resnetlight_timm", partial(_r50, stage_sizes=(1, 1, 11, 3), **_eca_d), 30_162_046, 4_089_287_424,
+        "timm: blocks 1, 1, 11, 3, mean pool before the shortcut's 1x1", _ECA),
+    _net("ge_resnet50", partial(_r50, attention=GatherExcite), 25_557_032, 4_089_184_256, _RIVAL, _GE),
+    _net("gc_resnet50", partial(_r50, attention=GlobalContext), 28_105_032, 4_102_737_920, _RIVAL, _GC),
+    _net("sk_resnext50_32x4d", partial(_rx50, **_sk), 27_479_784, 4_462_710_784,
+        "paper's SKNet-50: 3x3 replaced, two kernels", _SK),
+    _net("sk_resnet18_timm", partial(_r18, **_sk_timm_basic), 11_958_056, 1_814_337_536,
+        "timm: input split over the kernels", _SK),
+    _net("sk_resnet34_timm", partial(_r34, **_sk_timm_basic), 22_282_376, 3_664_237_568,
+        "timm: input split over the kernels", _SK),
+    _net("sk_resnet50_timm", partial(_r50, **_sk_timm), 25_803_160, 4_089_422_336, "timm: input split over the kernels",
+        _SK),
+    _net("coordinate_resnet50", partial(_r50, attention=CoordinateAttention), 27_474_864, 4_116_250_624, _RIVAL,
+        _COORDINATE),
+    _net("triplet_resnet50", partial(_r50, attention=TripletAttention), 25_561_832, 4_135_500_918, _RIVAL, _TRIPLET),
+    _net("attention56", _ran(1, 1, 1), 31_810_728, 6_270_836_736, _RAN_OFFICIAL, _RAN,
+        _imagenet(21.76, 5.9, _IN_RAN_README, verified=True)),
+    _net("attention92", _ran(1, 2, 3), 52_466_344, 10_533_789_696, _RAN_OFFICIAL, _RAN,
+        _imagenet(19.5, 4.8, "fwang91/residual-attention-network README, 320 crop", verified=True)),
+    _net("attentionnext56", _post_activation(resnext_unit, 1, 1, 1), 31_318_824, 6_419_106_816,
+        "official prototxt: ResNeXt units of 32 groups", _RAN, _imagenet(21.2, 5.6, _IN_RAN_README, verified=True)),
+    _net("attentionnext92", _post_activation(resnext_unit, 1, 2, 3), 52_102_952, 10_704_337_920,
+        "official prototxt: ResNeXt units of 32 groups", _RAN),
+    _net("attentioninception56", _post_activation(InceptionUnit, 1, 1, 1), 31_846_480, 11_822_894_784,
+        "our reading: Inception-ResNet-A units; the paper leaves them open", _RAN,
+        _imagenet(20.36, 5.29, "RAN paper, 299 crop"), size=299),
+    _net("attention56_port", _ran_port(1, 1, 1), 31_810_728, 6_270_836_736, _RAN_PORT, _RAN),
+    _net("attention92_port", _ran_port(1, 2, 3), 52_466_344, 10_533_789_696, _RAN_PORT, _RAN),
+    _net("attention92_448_port", _ran_port(1, 1, 2, 3, pools=(4, 3, 2, 1), widths=(128, 256, 512, 1024, 2048),
+        stage_units=(1, 1, 1, 1, 3)), 52_810_920, 12_825_729_024, _RAN_PORT, _RAN, size=448),
     _net("ggam_resnet50", partial(GGAMNet, _r50, **_ggam), 25_191_304, 16_350_220_288, _GGAM_RELEASED, _GGAM,
         Result("CUB-200-2011", 12.39, None, "PRIS-CV/CAM-Guided-Attention README history, before the paper", True),
         Result("FGVC-Aircraft", 7.18, None, "the same", True), Result("Stanford Cars", 6.19, None, "the same", True),
@@ -333,6 +432,24 @@ TABLE = [
         _cifar(100, 20.0, "BAM paper"), size=32, classes=100),
     _net("bam_resnet101_cifar", partial(_r101, **_bam, **_cifar_stem), 43_055_447, 2_537_107_456, _BAM_CIFAR, _BAM,
         _cifar(100, 19.61, "BAM paper"), size=32, classes=100),
-    # RAN CIFAR
+    _net("attention56_cifar", _ran_cifar(1), 1_030_394, 122_825_216, _RAN_CIFAR, _RAN,
+        _cifar(10, 5.52, "RAN paper"), size=32, classes=10),
+    _net("attention92_cifar", _ran_cifar(2), 1_841_274, 211_913_216, _RAN_CIFAR, _RAN,
+        _cifar(10, 4.99, "RAN paper"), _cifar(100, 21.71, "RAN paper"), size=32, classes=10),
+    _net("attention128_cifar", _ran_cifar(3), 2_652_154, 301_001_216, _RAN_CIFAR, _RAN,
+        _cifar(10, 4.44, "RAN paper"), size=32, classes=10),
+    _net("attention164_cifar", _ran_cifar(4), 3_463_034, 390_089_216, _RAN_CIFAR, _RAN,
+        _cifar(10, 4.31, "RAN paper"), size=32, classes=10),
+    _net("attention236_cifar", _ran_cifar(6), 5_084_794, 568_265_216, _RAN_CIFAR, _RAN,
+        _cifar(10, 4.14, "RAN paper"), _cifar(100, 21.16, "RAN paper"), size=32, classes=10),
+    _net("attention452_cifar", _ran_cifar(6, p=2, t=4, r=3, bottom=4), 8_511_994, 886_622_720,
+        "CIFAR: as Attention-236 with (p, t, r) = (2, 4, 3), inferred", _RAN, _cifar(10, 3.9, "RAN paper"),
+        _cifar(100, 20.45, "RAN paper"), size=32, classes=10),
+    _net("attention92_cifar_port",
+        _ran_port(1, 2, 3, pools=(2, 1, 0), widths=(128, 256, 512, 1024), strides=(1, 2, 2, 1), stem="cifar",
+            stem_width=32),
+        12_170_730, 1_089_185_792, _RAN_PORT, _RAN,
+        Result("CIFAR-10", 4.6, None, "tengshaofeng/ResidualAttentionNetwork-pytorch README", True), size=32,
+        classes=10),
 ]
 # fmt: on

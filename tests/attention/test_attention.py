@@ -13,6 +13,7 @@ import pytest
 
 import attnjax
 from attnjax.attention import CBAM, ChannelGate, SpatialGate, SqueezeExcite
+from attnjax.layers import BatchNorm, global_pool
 
 SHAPE = (2, 7, 5, 32)
 
@@ -49,6 +50,47 @@ def test_spatial_descriptor_is_max_then_mean() -> None:
     np.testing.assert_allclose(out.item(), 1 / (1 + np.exp(-(0.1 * 6 + 1.0 * 3))), rtol=1e-6)
 
 
+def test_other_descriptors_are_the_other_order_and_the_average() -> None:
+    x, released = images(), SpatialGate(kernel_size=3, norm="none")
+    kernel = attnjax.init(released, jax.random.key(0), SHAPE)["params"]["conv"]["kernel"]
+
+    def run(kernel: jax.Array, **options: object) -> jax.Array:
+        block = released.clone(**options)
+        return block.apply({"params": {"conv": {"kernel": kernel}}}, x, train=False, method="gate")
+
+    np.testing.assert_allclose(run(kernel[:, :, ::-1], descriptor="pool_mean_first"), run(kernel), rtol=1e-5)
+    same = jnp.tile(kernel[:, :, :1], (1, 1, 2, 1))
+    np.testing.assert_allclose(run(2 * kernel[:, :, :1], descriptor="pool_average"), run(same), rtol=1e-5)
+
+
+def test_a_constructor_is_taken_as_the_spatial_norm() -> None:
+    fresh = attnjax.init(CBAM(spatial_norm=BatchNorm), jax.random.key(0), SHAPE)
+    _, after = CBAM(spatial_norm=BatchNorm).apply(fresh, images(), train=True, mutable=["batch_stats"])
+    assert fresh["params"]["spatial_gate"]["bn"]["scale"].tolist() == [1.0]
+    _, slow = CBAM().apply(fresh, images(), train=True, mutable=["batch_stats"])
+    moved = [state["batch_stats"]["spatial_gate"]["bn"]["mean"].item() for state in (after, slow)]
+    np.testing.assert_allclose(moved[0], 10 * moved[1], rtol=1e-4)
+
+
+def test_halfway_between_mean_and_maximum_is_a_pool() -> None:
+    x = images()
+    halfway = 0.5 * np.mean(x, (1, 2)) + 0.5 * np.max(x, (1, 2))
+    np.testing.assert_allclose(global_pool(x, "avg_max"), halfway, rtol=1e-6)
+    both = ChannelGate(pools=("avg_max",))
+    variables = attnjax.init(both, jax.random.key(0), SHAPE)
+    pooled = jnp.asarray(halfway)[:, None, None, :]
+    only = ChannelGate(pools=("avg",)).apply(variables, pooled, train=False, method="gate")
+    np.testing.assert_allclose(both.apply(variables, x, train=False, method="gate"), only, rtol=1e-6)
+
+
+def test_one_squashing_function_serves_both_gates() -> None:
+    _, sown = CBAM(gate=nn.tanh).apply(
+        attnjax.init(CBAM(), jax.random.key(0), SHAPE), images(), train=False, mutable=["intermediates"]
+    )
+    assert not np.any(sown["intermediates"]["spatial_gate"]["gate"][0])
+    assert np.min(sown["intermediates"]["channel_gate"]["gate"][0]) < 0
+
+
 @pytest.mark.parametrize(
     ("block", "parameters"),
     [
@@ -62,6 +104,10 @@ def test_spatial_descriptor_is_max_then_mean() -> None:
         (CBAM(), 2 * 32 * 2 + 2 + 32 + 100),
         (CBAM(spatial=False), 2 * 32 * 2 + 2 + 32),
         (CBAM(arrangement="parallel", kernel_size=3, spatial_norm="none"), 2 * 32 * 2 + 2 + 32 + 18),
+        (SqueezeExcite(divisor=8), 2 * 32 * 8 + 8 + 32),
+        (SqueezeExcite(hidden=5, norm="batch"), 2 * 32 * 5 + 5 + 32 + 10),
+        (ChannelGate(hidden=3, use_bias=False), 2 * 32 * 3),
+        (CBAM(use_bias=False, divisor=1, descriptor="pool_average", spatial_norm=BatchNorm), 2 * 32 * 2 + 49 + 2),
     ],
 )
 def test_parameter_counts(block: nn.Module, parameters: int) -> None:
@@ -132,7 +178,7 @@ def test_gates_are_sown_by_name() -> None:
         (ChannelGate(pools=("avg", "mean")), "pool 'mean' is not one of avg, max, lp, lse"),
         (SpatialGate(kernel_size=4), "kernel_size=4 must be odd"),
         (SpatialGate(descriptor="max"), "descriptor='max' is not 'pool' or 'conv'"),
-        (SpatialGate(norm="batch"), "norm='batch' is not 'batch_norm' or 'none'"),
+        (SpatialGate(norm="batch"), "norm='batch' is not 'batch_norm' or 'none', nor a constructor"),
         (CBAM(arrangement="serial"), "arrangement='serial' is not 'channel_first'"),
     ],
 )

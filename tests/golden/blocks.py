@@ -18,7 +18,9 @@ from tests.golden.constructors import Call, Mapped
 _BLOCK = {"ours": "stage1_block0", "theirs": "layer1.0."}
 
 
-def _cbam(gate_channels: int, reduction_ratio: int = 16, pool_types: Any = ("avg", "max"), no_spatial: bool = False) -> Mapped:
+def _cbam(
+    gate_channels: int, reduction_ratio: int = 16, pool_types: Any = ("avg", "max"), no_spatial: bool = False
+) -> Mapped:
     block = partial(CBAM, reduction_ratio, tuple(pool_types), spatial=not no_spatial)
     return Mapped(block, "attention-module", "stage1_block0/attention", "layer1.0.cbam.")
 
@@ -29,9 +31,7 @@ def _channel_gate(gate_channels: int, reduction_ratio: int = 16, pool_types: Any
 
 
 def _spatial_gate() -> Mapped:
-    return Mapped(
-        SpatialGate, "attention-module", "stage1_block0/attention/spatial_gate", "layer1.0.cbam.SpatialGate."
-    )
+    return Mapped(SpatialGate, "attention-module", "stage1_block0/attention/spatial_gate", "layer1.0.cbam.SpatialGate.")
 
 
 def _basic_conv(
@@ -51,7 +51,9 @@ def _basic_conv(
     return Mapped(partial(adapters.ConvNormAct, conv, norm, nn.relu if relu else None))
 
 
-def _block(block: type[BasicBlock] | type[Bottleneck], attention_of: Callable[..., Any], source: str) -> Callable[..., Mapped]:
+def _block(
+    block: type[BasicBlock] | type[Bottleneck], attention_of: Callable[..., Any], source: str
+) -> Callable[..., Mapped]:
     def rule(inplanes: int, planes: int, stride: int = 1, downsample: Call | None = None, **options: Any) -> Mapped:
         attention = attention_of(**options)
         return Mapped(partial(block, planes * block.expansion, stride, attention=attention), source, **_BLOCK)
@@ -83,20 +85,32 @@ def _bam(gate_channel: int) -> Mapped:
 
 def _bam_channel(gate_channel: int, reduction_ratio: int = 16, num_layers: int = 1) -> Mapped:
     branch = partial(attention.BAMChannelBranch, reduction_ratio, num_layers)
-    return Mapped(partial(adapters.Broadcast, branch, "channel_branch"), "attention-module", "stage1_attention", "bam1.channel_att.")
+    return Mapped(
+        partial(adapters.Broadcast, branch, "channel_branch"),
+        "attention-module",
+        "stage1_attention",
+        "bam1.channel_att.",
+    )
 
 
 def _bam_spatial(
     gate_channel: int, reduction_ratio: int = 16, dilation_conv_num: int = 2, dilation_val: int = 4
 ) -> Mapped:
     branch = partial(attention.BAMSpatialBranch, reduction_ratio, dilation_val, dilation_conv_num)
-    return Mapped(partial(adapters.Broadcast, branch, "spatial_branch"), "attention-module", "stage1_attention", "bam1.spatial_att.")
+    return Mapped(
+        partial(adapters.Broadcast, branch, "spatial_branch"),
+        "attention-module",
+        "stage1_attention",
+        "bam1.spatial_att.",
+    )
 
 
 _KERNELS, _GROUPS = (3, 5, 7, 9), (1, 4, 8, 16)
 
 
-def _psa(inplans: int, planes: int, conv_kernels: Any = _KERNELS, stride: int = 1, conv_groups: Any = _GROUPS) -> Mapped:
+def _psa(
+    inplans: int, planes: int, conv_kernels: Any = _KERNELS, stride: int = 1, conv_groups: Any = _GROUPS
+) -> Mapped:
     block = partial(attention.PyramidSqueezeAttention, planes, conv_kernels, conv_groups, stride)
     return Mapped(block, "epsanet", "stage1_block0/conv2", "layer1.0.conv2.")
 
@@ -136,7 +150,9 @@ def _upsample(size: int | tuple[int, int]) -> Mapped:
 
 
 def _ran_unit(input_channels: int, output_channels: int, stride: int = 1) -> Mapped:
-    return Mapped(partial(attention.ResidualUnit, output_channels, stride), "ran-pytorch", "stage1_unit0", "residual_block1.")
+    return Mapped(
+        partial(attention.ResidualUnit, output_channels, stride), "ran-pytorch", "stage1_unit0", "residual_block1."
+    )
 
 
 def _ran(pools: int, skip: str = "port", source: str = "ran-pytorch") -> Callable[..., Mapped]:

@@ -33,7 +33,9 @@ def _plain(depth: int) -> partial[ResNet]:
 
 def _residual_net(network_type: str, depth: int, num_classes: int, att_type: str | None) -> Mapped:
     stem = "imagenet" if network_type == "ImageNet" else "cifar"
-    return Mapped(partial(_plain(depth), num_classes=num_classes, stem=stem, **_ATTENTION[att_type]), "attention-module")
+    return Mapped(
+        partial(_plain(depth), num_classes=num_classes, stem=stem, **_ATTENTION[att_type]), "attention-module"
+    )
 
 
 def _se_resnet(depth: int) -> Callable[..., Mapped]:
@@ -84,9 +86,10 @@ def _ran(
     widths: tuple[int, ...],
     strides: tuple[int, ...],
     source: str = "ran-pytorch",
+    skip: str = "port",
     **stem: Any,
 ) -> Callable[..., Mapped]:
-    attention = tuple(partial(ResidualAttention, pools=depth, pool="padded", skip="port") for depth in pools)
+    attention = tuple(partial(ResidualAttention, pools=depth, pool="padded", skip=skip) for depth in pools)
     net = partial(
         ResidualAttentionNet,
         ResidualUnit,
@@ -142,6 +145,9 @@ RULES: dict[str, Callable[..., Mapped]] = {
     "models.epsanet.epsanet101": _epsanet(101),
     "EPSANet of EPSABlock": _epsanet_described,
     "timm.create_model": _timm,
+    "model.residual_attention_network_pre.ResidualAttentionModel": _ran(
+        (3, 3, 3), (1, 1, 1), (256, 512, 1024, 2048), (1, 2, 2, 2), "ran-pytorch-pre", skip="skip"
+    ),
     **{f"model.residual_attention_network.ResidualAttentionModel_{name}": rule for name, rule in _RAN.items()},
     **{f"senet.se_resnet.se_resnet{depth}": _se_resnet(depth) for depth in _SIZES},
     **{f"senet.se_resnet.se_resnet{depth}": _cifar(depth, **_SE) for depth in (20, 32, 56)},

@@ -39,9 +39,7 @@ class Names:
         return {name: np.asarray(flat[path]) for path, name in self.names.items() if path in flat}
 
 
-def convert(
-    fixture: Fixture, model: nn.Module, mapped: Mapped, shape: tuple[int, ...]
-) -> tuple[dict[str, Any], Names]:
+def convert(fixture: Fixture, model: nn.Module, mapped: Mapped, shape: tuple[int, ...]) -> tuple[dict[str, Any], Names]:
     """The recipe's weights in our tree: every leaf is filled, and every entry used."""
     shapes, source = leaf_shapes(model, shape), SOURCES[mapped.source]
     place = f"/{mapped.ours}/" if mapped.ours else "/"

@@ -22,7 +22,7 @@ def test_block_gives_the_reference_output_gradients_and_statistics(block: Fixtur
     mapped = map_constructor(manifest["constructor"], blocks.RULES)
     model, x = mapped.build(), jnp.asarray(block.images("eval"))
     variables, names = convert(block, model, mapped, x.shape)
-    unused = {name for name in manifest["unused_params"]}
+    unused = set(manifest["unused_params"])
     sizes = [int(np.prod(shape)) for name, shape in manifest["state_dict"] if name in unused]
     assert names.parameters() == manifest["params_trainable"] - sum(sizes)
     for mode in manifest["modes"]:

@@ -352,7 +352,9 @@ def _bottleneck(
 
 
 def _block_options(act_layer: Layer, attn_layer: Any, downsample: Call | None) -> dict[str, Any]:
-    averaged = downsample is not None and any(isinstance(part, Call) and "Pool" in part.name for part in downsample.args)
+    averaged = downsample is not None and any(
+        isinstance(part, Call) and "Pool" in part.name for part in downsample.args
+    )
     return {
         "activation": _function(act_layer),
         "attention": _attention_of(attn_layer),
@@ -387,7 +389,9 @@ def _legacy(block: Any, **fixed: Any) -> Callable[..., Mapped]:
             options["width"] = math.floor(planes * ((base_width or 4) / 64)) * groups
         if downsample is not None and downsample.args[0].args[2:3] == (3,):
             options["shortcut"] = "3x3"
-        return Mapped(partial(block, planes * block.expansion, stride, **options), "cadene", "stage1_block0", "layer1.0.")
+        return Mapped(
+            partial(block, planes * block.expansion, stride, **options), "cadene", "stage1_block0", "layer1.0."
+        )
 
     return rule
 

@@ -106,7 +106,8 @@ def test_logits_are_float32_and_an_image_does_not_depend_on_its_batch(name: str,
 @every_net
 def test_bfloat16_is_near_and_keeps_float32_state(name: str, variables: Any) -> None:
     low = NETS[name].clone(dtype=jnp.bfloat16)
-    near, after = jax.jit(partial(low.apply, train=False, mutable=["batch_stats"]))(variables[name], images())
+    # Not jitted: XLA of jaxlib 0.11.2 fuses bfloat16 convolutions wrongly on CPUs and gives NaN.
+    near, after = low.apply(variables[name], images(), train=False, mutable=["batch_stats"])
     exact = jax.jit(partial(NETS[name].apply, train=False))(variables[name], images())
     assert near.dtype == jnp.float32
     assert {leaf.dtype for leaf in jax.tree.leaves(after)} == {jnp.dtype(jnp.float32)}
