@@ -93,8 +93,8 @@ def interpolation(x: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Arra
 
 
 def _product(matrix: jax.Array, x: jax.Array) -> jax.Array:
-    batch = x.shape[:-2]
-    axes = tuple(range(len(batch)))
-    repeated = jnp.broadcast_to(matrix, batch + matrix.shape)
-    dimensions = (((len(batch) + 1,), (len(batch),)), (axes, axes))
+    axes = tuple(range(x.ndim - 2))
+    like_batch = jnp.zeros_like(x[..., :1, :1])  # spread over a mesh as x is
+    repeated = like_batch + matrix.reshape((1,) * len(axes) + matrix.shape)
+    dimensions = (((len(axes) + 1,), (len(axes),)), (axes, axes))
     return jax.lax.dot_general(repeated, x, dimensions, precision=jax.lax.Precision.HIGHEST)

@@ -2,7 +2,7 @@
 
     python -m tests.golden.store SOURCE
 
-Kept are all blocks of the six papers, the logits of all nets, and the gradients of one net per family. Outputs and
+Kept are all blocks, the logits of all nets, and the gradients of one net per family. Outputs and
 input gradients of large blocks are kept as a sample and a norm, as the folder itself keeps large parameter gradients.
 """
 
@@ -45,8 +45,8 @@ def main(source: Path) -> None:
 
 
 def _manifest(fixture: Fixture) -> dict[str, object]:
-    dropped = ("gen", "params", "buffers", "eval_stages", "train_stages", "split")
-    return {key: value for key, value in fixture.manifest.items() if key not in dropped or key == "params"}
+    dropped = ("gen", "buffers", "eval_stages", "train_stages", "split")
+    return {key: value for key, value in fixture.manifest.items() if key not in dropped}
 
 
 def _block(fixture: Fixture) -> dict[str, np.ndarray]:
