@@ -153,7 +153,7 @@ class ResidualAttention(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         self._check(x)
         kind = x.dtype
-        x = self._units("pre{}", self.p, x, train)
+        x = self._units("pre{}", self.p, x if self.dtype is None else x.astype(self.dtype), train)
         trunk = self._units("trunk{}", self.t, x, train)
         gate = self._gate(self._mask(x, trunk, train), train)
         self.sow("intermediates", "gate", gate)

@@ -81,19 +81,20 @@ def _fetch(repository: str, cache_dir: str | None) -> Path:
     """The path of a repository's weights in the cache, where they are put if need be."""
     try:
         hub = importlib.import_module("huggingface_hub")
+        errors, constants = (importlib.import_module(f"huggingface_hub.{part}") for part in ("errors", "constants"))
     except ImportError as error:
         raise ImportError("huggingface_hub is not installed: pip install 'attnjax[hub]'") from error
     file = {"repo_id": repository, "filename": "model.safetensors", "cache_dir": cache_dir}
     try:
         return Path(hub.hf_hub_download(**file, local_files_only=True))
-    except hub.errors.LocalEntryNotFoundError:
+    except errors.LocalEntryNotFoundError:
         pass
     try:
         return Path(hub.hf_hub_download(**file))
-    except hub.errors.LocalEntryNotFoundError as error:
+    except errors.LocalEntryNotFoundError as error:
         raise ConnectionError(
-            f"{repository} is not in the cache ({cache_dir or hub.constants.HF_HUB_CACHE}), and huggingface.co cannot "
+            f"{repository} is not in the cache ({cache_dir or constants.HF_HUB_CACHE}), and huggingface.co cannot "
             "be reached: there is no network, or HF_HUB_OFFLINE is set"
         ) from error
-    except (hub.errors.RepositoryNotFoundError, hub.errors.EntryNotFoundError) as error:
+    except (errors.RepositoryNotFoundError, errors.EntryNotFoundError) as error:
         raise ValueError(f"huggingface.co/{repository} does not exist or has no model.safetensors") from error

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from attnjax import attention
+from attnjax.attention import identity_start
 from attnjax.convert._mapping import Mismatch, Shapes, leaf_shapes, read_entries, to_layout
 from attnjax.convert._sources import SOURCES, Source, find_source
 from attnjax.models import create_model, init, model_info
@@ -188,7 +188,7 @@ def _start(net: nn.Module, shape: tuple[int, ...], gates: str, key: jax.Array) -
     """Fresh leaves by path."""
     variables = init(net, key, (1, *shape[1:]))
     if gates == "identity":
-        variables = attention.identity_start(net, variables, shape)
+        variables = identity_start(net, variables, shape)
     return flatten_dict(variables, sep="/")
 
 

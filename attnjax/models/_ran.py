@@ -92,6 +92,7 @@ class InceptionUnit(nn.Module):
             near = max(64, 64 * round(self.features / 64))
             raise ValueError(f"features={self.features} must be a positive multiple of 64; the nearest is {near}")
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        x = x if self.dtype is None else x.astype(self.dtype)
 
         def convolve(name: str, x: jax.Array, features: int, kernel: int, stride: int = 1) -> jax.Array:
             y = Conv(features, kernel, stride=stride, name=f"{name}_conv", **dtypes)(x)

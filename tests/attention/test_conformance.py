@@ -84,14 +84,11 @@ BLOCKS: dict[str, nn.Module] = {
     "CoordinateAttention no norm": CoordinateAttention(norm=False),
     "TripletAttention": TripletAttention(),
     "TripletAttention without spatial": TripletAttention(spatial=False, kernel_size=3),
-    "ResidualUnit": ResidualUnit(32),
     "ResidualUnit 16, stride 2": ResidualUnit(16, stride=2),
-    "ResidualAttention": ResidualAttention(pools=2, t=1),
-    "ResidualAttention port": ResidualAttention(pools=2, bottom=1, post=0, pool="padded", skip="port"),
-    "ResidualAttention naive, channel": ResidualAttention(pools=1, learning="naive", mask_norm="channel", bottom=1),
-    "ResidualAttention local, spatial": ResidualAttention(t=1, post=0, mask="local", mask_norm="spatial"),
-    "ResidualAttention NeXt": ResidualAttention(
-        partial(resnext_unit, groups=4), t=1, post=0, bottom=1, pools=1, mask_norm="tanh", pre_activation=False
+    "ResidualAttention": ResidualAttention(t=1, post=0, bottom=1, pools=2),
+    "ResidualAttention port": ResidualAttention(t=1, post=0, pools=1, bottom=1, pool="padded", skip="port"),
+    "ResidualAttention NeXt, channel": ResidualAttention(
+        partial(resnext_unit, groups=4), t=1, post=0, bottom=1, pools=1, mask_norm="channel", pre_activation=False
     ),
 }
 SHAPE = (4, 6, 5, 32)

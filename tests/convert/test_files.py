@@ -258,7 +258,7 @@ def test_with_torch_a_bad_pickle_is_refused_and_nothing_runs(
 def test_with_torch_a_checkpoint_is_read(tmp_path: Path, variables: dict[str, Any], wrapped: bool) -> None:
     torch = pytest.importorskip("torch")
     state_dict = {
-        f"module.{name}": torch.from_numpy(value) for name, value in to_torch(NAME, variables, SOURCE).items()
+        f"module.{name}": torch.from_numpy(value.copy()) for name, value in to_torch(NAME, variables, SOURCE).items()
     }
     saved = {"epoch": 3, "arch": "resnet", "state_dict": state_dict, "best_prec1": 0.5} if wrapped else state_dict
     torch.save(saved, tmp_path / "weights.pth")

@@ -16,22 +16,22 @@ from attnjax.convert._timm import architecture
 SIZES = {  # timm 1.0.31
     "resnet18": 11_689_512,
     "resnet50d": 25_576_264,
-    "resnet14t": 10_084_024,
-    "resnet50s": 25_684_264,
+    "resnet14t": 10_081_632,
+    "resnet50s": 25_680_808,
     "wide_resnet50_2": 68_883_240,
     "resnext50d_32x4d": 25_048_136,
-    "seresnet18": 11_778_592,
+    "seresnet18": 11_779_624,
     "seresnet50": 28_088_024,
-    "seresnext26d_32x4d": 16_809_056,
-    "ecaresnet26t": 16_013_536,
-    "ecaresnetlight": 30_161_960,
+    "seresnext26d_32x4d": 16_809_512,
+    "ecaresnet26t": 16_011_916,
+    "ecaresnetlight": 30_162_046,
     "skresnet18": 11_958_056,
     "skresnext50_32x4d": 27_479_784,
     "legacy_seresnet18": 11_778_592,
     "legacy_senet154": 115_088_984,
-    "gcresnet50t": 25_899_616,
-    "gcresnext26ts": 10_483_120,
-    "eca_resnext26ts": 10_300_936,
+    "gcresnet50t": 25_897_080,
+    "gcresnext26ts": 10_476_600,
+    "eca_resnext26ts": 10_297_988,
 }
 
 
@@ -61,8 +61,8 @@ def put_into_cache(cache: Path, repository: str, state_dict: dict[str, np.ndarra
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    hub = pytest.importorskip("huggingface_hub")
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +48,7 @@ def test_counts_of_the_papers(name: str, parameters: int) -> None:
 
 
 @every_net
-def test_stages_halve_the_map_and_logits_have_the_classes(name: str) -> None:
+def test_features_keep_or_halve_the_map_and_logits_have_the_classes(name: str) -> None:
     model, info = attnjax.create_model(name, num_classes=7), attnjax.model_info(name)
     x = jax.ShapeDtypeStruct((2, *info.input_size, 1), jnp.float32)
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), x)
@@ -56,11 +57,9 @@ def test_stages_halve_the_map_and_logits_have_the_classes(name: str) -> None:
         return jax.eval_shape(lambda v, x: model.apply(v, x, train=False, method=method), variables, x)
 
     assert run().shape == (2, 7)
-    maps = run("features")
-    sides = [maps[key].shape[1] for key in sorted(maps)]
-    assert sorted(maps) == [*(f"stage{i}" for i in range(1, len(maps))), "stem"]
-    stride = info.input_size[0] // sides[0]
-    assert sides[:-1] == [info.input_size[0] // stride // 2**i for i in range(len(sides) - 1)]
+    sides = [value.shape[1] for value in run("features").values()]
+    assert len(sides) > 3
+    assert all(small in (side, side // 2, (side + 1) // 2) for side, small in itertools.pairwise(sides))
 
 
 def test_listing_takes_patterns() -> None:

@@ -1,0 +1,154 @@
+"""Every form in which a convolution is computed on a CPU gives the numbers and derivatives of XLA's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import attnjax
+from attnjax.layers import Conv
+from attnjax.layers._convolve import (
+    Window,
+    block_diagonal,
+    choose_for_cpu,
+    convolve,
+    grouped,
+    matrix_product,
+    native,
+    patches_product,
+    shifted_products,
+)
+
+# form, (b, h, w, c), features, kernel size, window
+CASES: list[tuple[Any, tuple[int, ...], int, int, Window]] = [
+    (matrix_product, (2, 5, 4, 6), 4, 1, Window()),
+    (matrix_product, (2, 5, 4, 6), 4, 1, Window(stride=2)),
+    (shifted_products, (2, 6, 5, 8), 8, 3, Window(1, 1, 1, 8)),
+    (shifted_products, (2, 6, 5, 8), 8, 3, Window(2, 1, 1, 8)),
+    (shifted_products, (2, 7, 7, 8), 8, 3, Window(1, 2, 2, 8)),
+    (block_diagonal, (2, 6, 5, 16), 4, 5, Window(1, 2, 1, 4)),
+    (block_diagonal, (2, 9, 10, 16), 8, 3, Window(2, 1, 1, 4)),
+    (block_diagonal, (2, 9, 9, 8), 8, 3, Window(1, 2, 2, 2)),
+    (grouped, (2, 5, 6, 8), 72, 3, Window(1, 1, 1, 4)),
+    (grouped, (2, 7, 6, 16), 80, 3, Window(2, 2, 2, 8)),
+    (grouped, (2, 4, 4, 32), 16, 9, Window(1, 4, 1, 16)),
+    (patches_product, (2, 2, 3, 64), 64, 3, Window(1, 1, 1, 1)),
+    (patches_product, (2, 4, 3, 64), 64, 3, Window(2, 1, 1, 1)),
+    (patches_product, (2, 2, 2, 64), 64, 3, Window(1, 2, 2, 1)),
+    (native, (2, 6, 6, 4), 8, 3, Window(1, 1, 1, 1)),
+    (native, (2, 2, 2, 2), 1, 7, Window(1, 3, 1, 1)),
+]
+every_case = pytest.mark.parametrize(("form", "shape", "features", "kernel_size", "window"), CASES)
+
+
+def _operands(shape: tuple[int, ...], features: int, kernel_size: int, window: Window) -> tuple[jax.Array, jax.Array]:
+    rng = np.random.default_rng(0)
+    kernel = rng.standard_normal((kernel_size, kernel_size, shape[-1] // window.groups, features))
+    return jnp.asarray(rng.standard_normal(shape)), jnp.asarray(kernel)
+
+
+def _everything(form: Any, window: Window, x: jax.Array, kernel: jax.Array) -> Any:
+    """Value, tangent, gradient, derivative of the gradient, and both under vmap over inputs and over kernels."""
+
+    def loss(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.sin(form(x, kernel, window)))
+
+    gradient = jax.grad(loss, (0, 1))
+    operands, tangents = (x, kernel), (jnp.cos(x), jnp.cos(kernel))
+    over_kernels = jnp.stack([kernel, jnp.cos(kernel)])
+    return (
+        jax.jvp(lambda x, kernel: form(x, kernel, window), operands, tangents),
+        jax.jvp(gradient, operands, tangents),
+        jax.vmap(gradient, (0, None))(x[:, None], kernel),
+        jax.vmap(gradient, (None, 0))(x, over_kernels),
+    )
+
+
+@every_case
+def test_forms_agree_to_the_second_derivative(
+    form: Any, shape: tuple[int, ...], features: int, kernel_size: int, window: Window
+) -> None:
+    with jax.enable_x64(True):
+        x, kernel = _operands(shape, features, kernel_size, window)
+        assert choose_for_cpu(x.shape, kernel.shape, window).__name__ == form.__name__
+        compute = jax.jit(lambda form, x, kernel: _everything(form, window, x, kernel), static_argnums=0)
+        ours, reference = compute(convolve, x, kernel), compute(native, x, kernel)
+    for mine, theirs in zip(jax.tree.leaves(ours), jax.tree.leaves(reference), strict=True):
+        assert mine.dtype == jnp.float64
+        np.testing.assert_allclose(mine, theirs, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("case", [CASES[i] for i in (0, 2, 5, 8, 11)], ids=lambda case: case[0].__name__)
+def test_bfloat16_is_as_precise_as_the_native_form(case: Any) -> None:
+    _, shape, features, kernel_size, window = case
+    x, kernel = (a.astype(jnp.bfloat16) for a in _operands(shape, features, kernel_size, window))
+
+    @jax.jit
+    def compute(x: jax.Array, kernel: jax.Array) -> Any:
+        y, pullback = jax.vjp(lambda x, kernel: convolve(x, kernel, window), x, kernel)
+        return y, pullback(jnp.ones_like(y))
+
+    ours = compute(x, kernel)
+    assert {leaf.dtype for leaf in jax.tree.leaves(ours)} == {jnp.dtype(jnp.bfloat16)}
+    wide = native(x.astype(jnp.float32), kernel.astype(jnp.float32), window)
+    np.testing.assert_allclose(ours[0].astype(jnp.float32), wide, rtol=2**-7, atol=2**-7 * float(jnp.abs(wide).max()))
+
+
+def test_an_export_holds_each_platforms_own_form() -> None:
+    window = Window(1, 2, 1, 4)
+    x, kernel = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((2, 6, 6, 16), (5, 5, 4, 8)))
+    gradient = jax.jit(jax.grad(lambda x, kernel: jnp.sum(convolve(x, kernel, window)), (0, 1)))
+    native_mark = "feature_group_count = 4"
+    modules = {name: export.export(gradient, platforms=(name,))(x, kernel).mlir_module() for name in ("cpu", "tpu")}
+    assert {name: native_mark in text for name, text in modules.items()} == {"cpu": False, "tpu": True}
+
+    batch, size = export.symbolic_shape("b, 8*s")
+    for shape in ((batch, 6, 6, 16), (batch, size, size, 16)):
+        x = jax.ShapeDtypeStruct(shape, jnp.float32)
+        both = export.export(gradient, platforms=("cpu", "tpu"))(x, kernel)
+        assert both.platforms == ("cpu", "tpu")
+        assert native_mark in both.mlir_module()
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("case", [CASES[i] for i in (1, 3, 6, 9, 12)], ids=lambda case: case[0].__name__)
+def test_a_batch_may_be_spread_over_devices(case: Any, axis_type: AxisType) -> None:
+    _, shape, features, kernel_size, window = case
+    x, kernel = _operands((8, *shape[1:]), features, kernel_size, window)
+    gradient = jax.jit(jax.grad(lambda x, kernel: jnp.sum(jnp.sin(convolve(x, kernel, window))), (0, 1)))
+    expected = gradient(x, kernel)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(axis_type,))
+    with jax.set_mesh(mesh):
+        spread = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
+        ours = gradient(spread, jax.device_put(kernel, NamedSharding(mesh, PartitionSpec())))
+    for mine, theirs in zip(ours, expected, strict=True):
+        np.testing.assert_allclose(jax.device_get(mine), theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_macs_do_not_depend_on_the_form() -> None:
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+            del train
+            for features, kernel_size, groups in ((16, 5, 4), (16, 3, 16), (128, 3, 4), (64, 1, 1), (64, 9, 1)):
+                x = Conv(features, kernel_size, groups=groups)(x)
+            return attnjax.layers.resize_bilinear(x, (16, 16))
+
+    per_position = 25 * 4 * 16 + 9 * 16 + 9 * 4 * 128 + 128 * 64 + 81 * 64 * 64
+    assert attnjax.count_macs(Net(), (1, 8, 8, 16)) == 64 * per_position
+
+
+@pytest.mark.parametrize(("channels", "features", "groups", "nearest"), [(16, 16, 5, 4), (48, 36, 8, 6), (3, 4, 2, 1)])
+def test_impossible_groups_name_the_nearest_possible(channels: int, features: int, groups: int, nearest: int) -> None:
+    message = (
+        rf"groups={groups} must divide .*\({channels}\) and features={features}: the nearest that does is {nearest}"
+    )
+    with pytest.raises(ValueError, match=message):
+        Conv(features, groups=groups).init(jax.random.key(0), jnp.zeros((1, 8, 8, channels)))
