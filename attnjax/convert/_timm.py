@@ -69,6 +69,7 @@ def attention_block(name: str) -> Callable[..., nn.Module]:
         "ese": attention.EffectiveSqueezeExcite,
         "eca": attention.EfficientChannelAttention,
         "ceca": partial(attention.EfficientChannelAttention, circular=True),
+        "coord": partial(attention.CoordinateAttention, reduction=24, divisor=8),
         "ge": partial(attention.GatherExcite, extent=0, parametrised=False, use_mlp=True, reduction=16, divisor=1),
         "gc": partial(context, add=False, scale=True),
         "gca": partial(context, add=True, scale=False),

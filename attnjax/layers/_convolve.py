@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from functools import partial
-from typing import Any, NamedTuple, Protocol
+from functools import partial, reduce
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -27,9 +27,10 @@ class Window(NamedTuple):
         """Positions along an axis of `size` pixels."""
         return (size + 2 * self.padding - self.dilation * (kernel_size - 1) - 1) // self.stride + 1
 
-    def along_an_axis(self) -> dict[str, Any]:
-        """Keywords of `shifted`."""
-        return {"stride": self.stride, "dilation": self.dilation, "pads": (self.padding, self.padding)}
+    def views(self, x: jax.Array, axis: int, kernel_size: int) -> list[jax.Array]:
+        """The padded input as each tap sees it along an axis."""
+        pads = (self.padding, self.padding)
+        return shifted(x, axis, kernel_size, stride=self.stride, dilation=self.dilation, pads=pads)
 
 
 class Lowering(Protocol):
@@ -101,14 +102,13 @@ def shifted_products(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Arr
     """A depthwise convolution as a sum over taps of the shifted input times the tap's weights."""
     wide = at_least_float32(x.dtype)
     kernel_size = kernel.shape[0]
-    view = partial(shifted, taps=kernel_size, **window.along_an_axis())
     weights = kernel.astype(wide).reshape(kernel_size, kernel_size, 1, 1, 1, -1)
     products = (
         tap * weights[i, j]
-        for j, column in enumerate(view(x.astype(wide), axis=2))
-        for i, tap in enumerate(view(column, axis=1))
+        for j, column in enumerate(window.views(x.astype(wide), 2, kernel_size))
+        for i, tap in enumerate(window.views(column, 1, kernel_size))
     )
-    return sum(products, start=jnp.zeros((), wide)).astype(x.dtype)
+    return reduce(jnp.add, products).astype(x.dtype)
 
 
 def block_diagonal(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
@@ -121,13 +121,15 @@ def block_diagonal(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array
     return native(x, full, window._replace(groups=1))
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
 def grouped(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     """XLA's grouped convolution, with a filter gradient that is a grouped convolution again."""
-    return native(x, kernel, window)
+    return _grouped(x, kernel, window)
 
 
-@grouped.defjvp
+_grouped = jax.custom_jvp(native, nondiff_argnums=(2,))
+
+
+@_grouped.defjvp
 def _grouped_jvp(
     window: Window, primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
@@ -157,7 +159,6 @@ def _groups_in_batch(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Arr
 
 def patches_product(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     """An ungrouped convolution as a product of every position's patch with the kernel's matrix."""
-    view = partial(shifted, taps=kernel.shape[0], **window.along_an_axis())
-    x = jnp.stack(view(x, axis=1), -2)
-    x = jnp.stack(view(x, axis=2), -3)  # (b, h', w', columns, rows, c)
+    x = jnp.stack(window.views(x, 1, kernel.shape[0]), -2)
+    x = jnp.stack(window.views(x, 2, kernel.shape[0]), -3)  # (b, h', w', columns, rows, c)
     return jax.lax.dot_general(x, kernel, (((4, 3, 5), (0, 1, 2)), ((), ())))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -80,8 +80,8 @@ def avg_pool(
         near, far = _padding(x.shape[axis], window, stride, padding, ceil_mode)
         counted = jnp.pad(jnp.ones((x.shape[axis],), wide), padding, constant_values=float(count_include_pad))
         counted = jnp.pad(counted, (0, far - padding))
-        total = sum(shifted(total, axis, window, stride=stride, pads=(near, far)))
-        counts = sum(shifted(counted, 0, window, stride=stride))
+        total = reduce(jnp.add, shifted(total, axis, window, stride=stride, pads=(near, far)))
+        counts = reduce(jnp.add, shifted(counted, 0, window, stride=stride))
         total = total / counts.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
     return total.astype(x.dtype)
 

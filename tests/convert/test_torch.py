@@ -14,9 +14,19 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 import attnjax
-from attnjax.attention import BAM, CBAM, GlobalContext, PyramidSqueezeAttention, SelectiveKernel, SqueezeExcite
+from attnjax.attention import (
+    BAM,
+    CBAM,
+    ChannelSpatialAttention,
+    GlobalContext,
+    PyramidSqueezeAttention,
+    ResidualAttention,
+    ResidualUnit,
+    SelectiveKernel,
+    SqueezeExcite,
+)
 from attnjax.convert import from_torch, list_sources, to_torch
-from attnjax.models import BasicBlock, Bottleneck, ResNet
+from attnjax.models import VGG, BasicBlock, Bottleneck, GGAMNet, ResidualAttentionNet, ResNet
 
 SHAPE = (1, 32, 32, 3)
 _tiny = partial(ResNet, (1, 1), BasicBlock, num_classes=10, widths=(16, 32), stem_width=16)
@@ -43,6 +53,47 @@ NETS: dict[str, tuple[nn.Module, str]] = {
         _tiny_bottleneck(stem="deep", attention=GlobalContext, attention_placement="3x3"),
         "timm-byobnet",
     ),
+    "ran-pytorch": (
+        ResidualAttentionNet(
+            ResidualUnit,
+            (partial(ResidualAttention, pools=2), partial(ResidualAttention, pools=1), None),
+            (1, 2, 0),
+            10,
+            (8, 16, 16),
+            (1, 1, 2),
+            stem_width=8,
+        ),
+        "ran-pytorch",
+    ),
+    "ran-pytorch-cifar": (
+        ResidualAttentionNet(
+            ResidualUnit,
+            (partial(ResidualAttention, pools=2), partial(ResidualAttention, pools=0), None),
+            (1, 2, 0),
+            10,
+            (8, 16, 16),
+            (1, 1, 2),
+            stem="cifar",
+            stem_width=8,
+        ),
+        "ran-pytorch-cifar",
+    ),
+    "ggam": (
+        GGAMNet(
+            partial(ResNet, (1, 1), BasicBlock, widths=(16, 32)), partial(ChannelSpatialAttention, reduction=4), 10
+        ),
+        "ggam",
+    ),
+    "ggam vgg": (
+        GGAMNet(
+            partial(VGG, (1, 2), widths=(8, 16)),
+            partial(ChannelSpatialAttention, reduction=4),
+            num_classes=10,
+            hidden=8,
+        ),
+        "ggam",
+    ),
+    "vgg": (VGG((1, 2), 0, (8, 16)), "torchvision"),
 }
 
 
@@ -96,6 +147,32 @@ def test_released_names_and_layouts() -> None:
             "layer2.0.downsample.1.weight": (128, 64, 1, 1),
         },
         "timm sk": {"layer1.0.conv1.paths.1.bn.weight": (16,), "layer1.0.conv2.bn.num_batches_tracked": ()},
+        "ran-pytorch": {
+            "conv1.1.running_var": (8,),
+            "residual_block2.conv4.weight": (16, 8, 1, 1),
+            "residual_block4.bn1.weight": (16,),
+            "attention_module1.softmax2_blocks.1.conv3.weight": (8, 2, 1, 1),
+            "attention_module1.softmax3_blocks.bn1.bias": (8,),
+            "attention_module1.softmax4_blocks.5.weight": (8, 8, 1, 1),
+            "attention_module1.skip1_connection_residual_block.conv2.weight": (2, 2, 3, 3),
+            "attention_module2_2.softmax2_blocks.0.running_mean": (16,),
+            "mpool2.0.weight": (16,),
+        },
+        "ran-pytorch-cifar": {
+            "attention_module1.down_residual_blocks1.bn1.weight": (8,),
+            "attention_module1.up_residual_blocks1.bn1.weight": (8,),
+            "attention_module2_2.middle_2r_blocks.1.conv1.weight": (4, 16, 1, 1),
+            "attention_module2.conv1_1_blocks.2.weight": (16, 16, 1, 1),
+        },
+        "ggam": {
+            "features.0.weight": (64, 3, 7, 7),
+            "features.5.0.downsample.0.weight": (32, 16, 1, 1),
+            "se_module.fc1.weight": (8, 32, 1, 1),
+            "classifier.1.weight": (512, 32),
+            "classifier.4.weight": (10, 512),
+        },
+        "ggam vgg": {"features.8.weight": (16,), "classifier.0.running_mean": (16,)},
+        "vgg": {"features.0.bias": (8,), "features.4.weight": (16, 8, 3, 3), "features.8.running_var": (16,)},
         "timm-byobnet": {"stages.0.0.conv2_kxk.conv.weight": (16, 16, 3, 3), "head.fc.bias": (10,)},
     }
     for case, names in released.items():

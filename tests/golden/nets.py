@@ -129,7 +129,9 @@ def _timm(
     block_args: dict[str, str] | None = None,
     drop_rate: float | None = None,
     num_classes: int = 1000,
+    in_chans: int = 3,
 ) -> Mapped:
+    del in_chans  # ours are the input's
     if set(block_args or {}) - {"attn_layer"} or pretrained:
         raise UnknownConstructor(f"no rule for block_args={block_args} or pretrained={pretrained}")
     try:

@@ -1,4 +1,4 @@
-"""Pooling and resizing give PyTorch's numbers and gradients, which tests/layers/torch.npz holds (PyTorch 2.13, float64).
+"""Pooling and resizing give PyTorch's numbers and gradients, as tests/layers/torch.npz holds them (2.13, float64).
 
 Inputs of pools are small integers, so that windows have equal maxima. The gradient is that of the sum of the output
 times -3, -2, ..., 3, -3, ... in the order (b, h, w, c).
@@ -39,17 +39,47 @@ def _function(name: str) -> Callable[[jax.Array], jax.Array]:
     return lambda x: resize_bilinear(x, size, align_corners=bool(numbers["align_corners"]))
 
 
-@pytest.mark.parametrize("kind", ["max", "avg", "bilinear", "nearest"])
-def test_numbers_and_gradients_are_those_of_torch(kind: str) -> None:
-    compared = 0
-    with jax.enable_x64(True), jax.disable_jit():
-        for name, x, expected, gradient in _cases():
-            if name.split()[0] != kind:
-                continue
-            y, pullback = jax.vjp(_function(name), jnp.asarray(x))
+@pytest.mark.parametrize(("kind", "count"), [("max", 14), ("avg", 28), ("bilinear", 18), ("nearest", 9)])
+def test_numbers_and_gradients_are_those_of_torch(kind: str, count: int) -> None:
+    cases = [case for case in _cases() if case[0].split()[0] == kind]
+    assert len(cases) == count
+
+    @jax.jit
+    def compute(inputs: list[jax.Array]) -> list[tuple[jax.Array, jax.Array]]:
+        results = []
+        for (name, *_), x in zip(cases, inputs, strict=True):
+            y, pullback = jax.vjp(_function(name), x)
             weights = jnp.arange(y.size).reshape(y.shape) % 7 - 3
-            np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12, err_msg=name)
-            ours = pullback(weights.astype(y.dtype))[0]
-            np.testing.assert_allclose(ours, gradient, rtol=1e-12, atol=1e-12, err_msg=name)
-            compared += 1
-    assert compared == {"max": 24, "avg": 48, "bilinear": 32, "nearest": 16}[kind]
+            results.append((y, pullback(weights.astype(y.dtype))[0]))
+        return results
+
+    with jax.enable_x64(True):
+        results = compute([jnp.asarray(x) for _, x, _, _ in cases])
+    for (name, _, y, gradient), ours in zip(cases, results, strict=True):
+        np.testing.assert_allclose(ours[0], y, rtol=1e-12, atol=1e-12, err_msg=name)
+        np.testing.assert_allclose(ours[1], gradient, rtol=1e-12, atol=1e-12, err_msg=name)
+
+
+def test_nearest_rounds_the_ratio_as_torch() -> None:
+    """In float32 23 (14 / 46) is below 7."""
+    pixels = jnp.arange(14.0).reshape(1, 1, 14, 1)
+    assert resize_nearest(pixels, (1, 46))[0, 0, 22:25, 0].tolist() == [6.0, 6.0, 7.0]
+
+
+def test_max_pool_passes_nan_on() -> None:
+    x = jnp.array([1.0, jnp.nan, 3.0, 0.0]).reshape(1, 1, 4, 1)
+    x = jnp.concatenate([x, jnp.zeros_like(x)], 1)
+    np.testing.assert_array_equal(max_pool(x, 2, 1).ravel(), [np.nan, np.nan, 3.0])
+
+
+@pytest.mark.parametrize("resize", [resize_nearest, resize_bilinear])
+def test_resizing_says_which_size_is_wrong(resize: Callable[..., jax.Array]) -> None:
+    with pytest.raises(ValueError, match=r"size=\(0, 3\) must be at least one pixel a side"):
+        resize(jnp.zeros((1, 2, 2, 1)), (0, 3))
+
+
+def test_pools_and_resizing_keep_bfloat16() -> None:
+    x = jnp.arange(16.0, dtype=jnp.bfloat16).reshape(1, 4, 4, 1)
+    for y in (max_pool(x, 2, 2), avg_pool(x, 2, 2), resize_bilinear(x, (3, 3)), resize_nearest(x, (8, 8))):
+        assert y.dtype == jnp.bfloat16
+    assert avg_pool(x, 4, 4).item() == 7.5
