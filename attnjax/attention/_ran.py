@@ -178,9 +178,9 @@ class ResidualAttention(nn.Module):
             downs.append(x)
         for level in range(self._levels - 1, 0, -1):
             down = downs[level - 1]
-            x = resize_bilinear(x, down.shape[-3:-1]) + self._units(f"mask_skip{level}", 1, down, train)
+            x = resize_bilinear(x, (down.shape[1], down.shape[2])) + self._units(f"mask_skip{level}", 1, down, train)
             x = self._units(f"mask_up{level}_{{}}", self.r, x + down if self.skip == "port" else x, train)
-        x = resize_bilinear(x, trunk.shape[-3:-1])
+        x = resize_bilinear(x, (trunk.shape[1], trunk.shape[2]))
         return x + trunk if self.skip == "port" else x
 
     def _gate(self, x: jax.Array, train: bool) -> jax.Array:

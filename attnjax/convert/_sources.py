@@ -15,7 +15,7 @@ Rules = list[tuple[str, str | Callable[[re.Match[str]], str]]]
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 _OURS = re.compile(
-    r"(^|\.)(stage\d\w*|attention\w*|channel_(gate|branch)|spatial_(gate|branch)|downsample_\w+|conv\d\.(conv\d|mlp)|path\d_\w+"
+    r"(^|\.)(stage\d\w*|attention\d*|channel_(gate|branch)|spatial_(gate|branch)|downsample_\w+|conv\d\.(conv\d|mlp)|path\d_\w+"
     r"|backbone|head_\w+|bn_final|block\d+|(pre|trunk|post)\d|mask_\w+)\."
 )
 

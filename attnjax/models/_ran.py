@@ -220,7 +220,11 @@ class ResidualAttentionNet(nn.Module):
         for field, allowed in (("stem", tuple(_STEMS)), ("stem_pool", ("ceil", "padded"))):
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field}={getattr(self, field)!r} is not one of {allowed}")
-        stages = {"stage_modules": self.stage_modules, "stage_units": self.stage_units, "strides": self._strides()}
+        stages: dict[str, Sequence[Any]] = {
+            "stage_modules": self.stage_modules,
+            "stage_units": self.stage_units,
+            "strides": self._strides(),
+        }
         if isinstance(self.attention, Sequence):
             stages["attention"] = self.attention
         for field, value in stages.items():
