@@ -23,6 +23,8 @@ from attnjax.models._blocks import BasicBlock, Bottleneck, PreActBasicBlock
 from attnjax.models._ran import ResidualAttentionNet
 from attnjax.models._resnet import ResNet
 
+Options = dict[str, Any]
+
 r18 = partial(ResNet, stage_sizes=(2, 2, 2, 2), block=BasicBlock)
 r34 = partial(ResNet, stage_sizes=(3, 4, 6, 3), block=BasicBlock)
 r50 = partial(ResNet, stage_sizes=(3, 4, 6, 3), block=Bottleneck)
@@ -45,31 +47,34 @@ senet154 = partial(
     stem_width=(64, 64, 128),
     shortcut="3x3",
 )
-legacy = {"block": partial(BasicBlock, branch_activation=True), "stem_pool": "ceil"}
+legacy: Options = {"block": partial(BasicBlock, branch_activation=True), "stem_pool": "ceil"}
 
-se = {"attention": partial(SqueezeExcite, reduction=16)}
-cbam = {"attention": partial(CBAM, reduction=16)}
-bam = {"attention": partial(BAM, reduction=16), "attention_placement": "stage", "attention_stages": (1, 2, 3)}
-se_timm = {"attention": partial(SqueezeExcite, reduction=16, divisor=8)}
-se_moskomule = {"attention": partial(SqueezeExcite, reduction=16, use_bias=False)}
-small_epsa = {"spatial_conv": partial(PyramidSqueezeAttention, groups=(1, 4, 8, 16))}
-large_epsa = {
+se: Options = {"attention": partial(SqueezeExcite, reduction=16)}
+cbam: Options = {"attention": partial(CBAM, reduction=16)}
+bam: Options = {"attention": partial(BAM, reduction=16), "attention_placement": "stage", "attention_stages": (1, 2, 3)}
+se_timm: Options = {"attention": partial(SqueezeExcite, reduction=16, divisor=8)}
+se_moskomule: Options = {"attention": partial(SqueezeExcite, reduction=16, use_bias=False)}
+small_epsa: Options = {"spatial_conv": partial(PyramidSqueezeAttention, groups=(1, 4, 8, 16))}
+large_epsa: Options = {
     "spatial_conv": partial(PyramidSqueezeAttention, kernels=(3, 5, 5, 7), groups=(32, 32, 32, 32)),
     "width_per_group": 128,
 }
-large_epsa_k3579 = {
+large_epsa_k3579: Options = {
     "spatial_conv": partial(PyramidSqueezeAttention, groups=(32, 32, 32, 32)),
     "width_per_group": 128,
 }
-eca = {"attention": EfficientChannelAttention}
-eca_d = {"attention": EfficientChannelAttention, "shortcut": "avg_1x1"}
-sk = {"spatial_conv": SelectiveKernel, "spatial_norm": False}
-sk_timm = {"spatial_conv": partial(SelectiveKernel, divisor=8, split=True), "spatial_norm": False}
-sk_timm_basic = {"spatial_conv": partial(SelectiveKernel, reduction=8, divisor=16, split=True), "spatial_norm": False}
-ggam = {"attention": partial(ChannelSpatialAttention, reduction=16)}
-caffe = {"stem_pool": "ceil"}
-caffe_1x1 = {"stem_pool": "ceil", "stride_at": "1x1"}
-cifar_stem = {"stem": "cifar"}
+eca: Options = {"attention": EfficientChannelAttention}
+eca_d: Options = {"attention": EfficientChannelAttention, "shortcut": "avg_1x1"}
+sk: Options = {"spatial_conv": SelectiveKernel, "spatial_norm": False}
+sk_timm: Options = {"spatial_conv": partial(SelectiveKernel, divisor=8, split=True), "spatial_norm": False}
+sk_timm_basic: Options = {
+    "spatial_conv": partial(SelectiveKernel, reduction=8, divisor=16, split=True),
+    "spatial_norm": False,
+}
+ggam: Options = {"attention": partial(ChannelSpatialAttention, reduction=16)}
+caffe: Options = {"stem_pool": "ceil"}
+caffe_1x1: Options = {"stem_pool": "ceil", "stride_at": "1x1"}
+cifar_stem: Options = {"stem": "cifar"}
 
 
 def ran(*modules: int, **options: Any) -> partial[ResidualAttentionNet]:
@@ -80,7 +85,7 @@ def ran(*modules: int, **options: Any) -> partial[ResidualAttentionNet]:
 
 def post_activation(unit: Callable[..., nn.Module], *modules: int) -> partial[ResidualAttentionNet]:
     """The same of units that end in a relu."""
-    options = {"unit": unit, "pre_activation": False}
+    options: Options = {"unit": unit, "pre_activation": False}
     attention = tuple(partial(ResidualAttention, pools=pools, **options) for pools in (3, 2, 1))
     return partial(ResidualAttentionNet, **_ran_options(attention, modules) | options)
 

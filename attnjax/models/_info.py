@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 
@@ -66,5 +66,5 @@ class ModelInfo:
 class Net:
     """A row of the table."""
 
-    constructor: Callable[..., nn.Module]
+    constructor: partial[nn.Module]
     info: ModelInfo

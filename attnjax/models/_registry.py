@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import fnmatch
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 
@@ -44,7 +44,11 @@ def create_model(name: str, **arguments: Any) -> nn.Module:
       10
     """
     net = _find(name)
-    allowed = [field.name for field in dataclasses.fields(net.constructor.func) if field.name not in ("parent", "name")]
+    allowed = [
+        field.name
+        for field in dataclasses.fields(cast(Any, net.constructor.func))
+        if field.name not in ("parent", "name")
+    ]
     for argument in arguments:
         if argument not in allowed:
             near = difflib.get_close_matches(argument, allowed, n=1)

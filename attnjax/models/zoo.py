@@ -80,7 +80,7 @@ _IN_RAN_README = "fwang91/residual-attention-network README"
 _IN_TIMM = "timm results-imagenet.csv"
 
 
-def _imagenet(top1: float, top5: float, source: str, verified: bool = False) -> Result:
+def _imagenet(top1: float, top5: float | None, source: str, verified: bool = False) -> Result:
     return Result("ImageNet-1K", top1, top5, source, verified)
 
 
@@ -373,5 +373,10 @@ TABLE = [
         12_170_730, 1_089_185_792, _RAN_PORT, _RAN,
         Result("CIFAR-10", 4.6, None, "tengshaofeng/ResidualAttentionNetwork-pytorch README", True), size=32,
         classes=10),
+    _net("attention92_cifar_5x5_port",
+        ran_port(1, 2, 3, pools=(2, 1, 0), widths=(128, 256, 512, 1024), strides=(1, 2, 2, 1), stem="cifar_5x5",
+            stem_width=32),
+        12_172_266, 274_540_544, "tengshaofeng's port, its first net: 5x5 stem and a max-pool", _RAN,
+        size=32, classes=10),
 ]
 # fmt: on

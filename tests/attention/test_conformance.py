@@ -36,7 +36,7 @@ from attnjax.attention import (
     TripletAttention,
 )
 from attnjax.layers import BatchNorm
-from attnjax.models._ran import resnext_unit
+from attnjax.models import resnext_unit
 
 _before_norm = r"(.*/)?(fc1|reduce_conv|dilated_conv\d)/bias"
 

@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict
 
 import attnjax
 from attnjax.attention import ResidualAttention, ResidualUnit, SqueezeExcite
-from attnjax.models._ran import InceptionUnit, ResidualAttentionNet, resnext_unit
+from attnjax.models import InceptionUnit, ResidualAttentionNet, resnext_unit
 
 _attention = partial(ResidualAttention, t=1, bottom=1, post=0)
 
