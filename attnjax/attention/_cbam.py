@@ -23,7 +23,7 @@ class ChannelGate(nn.Module):
       reduction: channels per hidden feature of the MLP.
       pools: which kinds of `attnjax.layers.global_pool` to add up: `"avg"`, `"max"`, `"lp"` (sum-type, p = 2), `"lse"`
         (log-sum-exp); `("avg_max",)` is timm's light form.
-      use_bias, hidden, divisor, activation, gate_fn: as in `SqueezeExcite`, whose `gate` is gate_fn. timm has no bias.
+      use_bias, hidden, divisor, activation, gate_fn: as in `SqueezeExcite`. timm has no bias.
       dtype, param_dtype: compute type (None: the input's; the gate is float32 or wider) and that of the parameters.
 
     Returns:
@@ -148,7 +148,7 @@ class CBAM(nn.Module):
         see the input: y = M_c(x) M_s(x) x (table 3). No code was released for the last two.
       spatial: whether there is a spatial gate at all.
       kernel_size, descriptor, spatial_norm: the spatial gate's kernel_size, descriptor and norm, see `SpatialGate`.
-      gate: squashing function of both gates.
+      gate_fn: squashing function of both gates.
       dtype, param_dtype: as in `ChannelGate`.
 
     Returns:
@@ -180,11 +180,11 @@ class CBAM(nn.Module):
     hidden: int | None = None
     divisor: int | None = None
     activation: Callable[[jax.Array], jax.Array] = nn.relu
-    gate: Callable[[jax.Array], jax.Array] = nn.sigmoid
+    gate_fn: Callable[[jax.Array], jax.Array] = nn.sigmoid
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        same = {"gate_fn": self.gate, "dtype": self.dtype, "param_dtype": self.param_dtype}
+        same = {"gate_fn": self.gate_fn, "dtype": self.dtype, "param_dtype": self.param_dtype}
         mlp: dict[str, Any] = {"hidden": self.hidden, "divisor": self.divisor, "activation": self.activation}
         channel = ChannelGate(self.reduction, self.pools, self.use_bias, name="channel_gate", **mlp, **same)
         if not self.spatial:

@@ -28,7 +28,7 @@ class CoordinateAttention(nn.Module):
       use_bias: whether the three layers have biases. Released code: yes; timm: no.
       norm: whether there is a batch norm.
       activation: nonlinearity of the hidden features.
-      gate: squashing function of both gates.
+      gate_fn: squashing function of both gates.
       skip: add the input to the result (an option of timm).
       dtype: compute type; None takes the input's. Pooling and gates are float32 or wider.
       param_dtype: type of parameters and statistics.
@@ -57,7 +57,7 @@ class CoordinateAttention(nn.Module):
     use_bias: bool = True
     norm: bool = True
     activation: Callable[[jax.Array], jax.Array] = nn.hard_swish
-    gate: Callable[[jax.Array], jax.Array] = nn.sigmoid
+    gate_fn: Callable[[jax.Array], jax.Array] = nn.sigmoid
     skip: bool = False
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -77,8 +77,8 @@ class CoordinateAttention(nn.Module):
         if self.norm:
             y = BatchNorm(name="bn1", **dtypes)(y, train=train)
         y = self.activation(y)
-        gate_h = self.gate(dense(channels, "conv_h")(y[:, :rows]).astype(wide))
-        gate_w = self.gate(dense(channels, "conv_w")(y[:, rows:]).astype(wide))
+        gate_h = self.gate_fn(dense(channels, "conv_h")(y[:, :rows]).astype(wide))
+        gate_w = self.gate_fn(dense(channels, "conv_w")(y[:, rows:]).astype(wide))
         gate = gate_h[:, :, None, :] * gate_w[:, None, :, :]
         self.sow("intermediates", "gate", gate)
         y = x * gate.astype(x.dtype)

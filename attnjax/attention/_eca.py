@@ -26,12 +26,12 @@ class EfficientChannelAttention(nn.Module):
       use_bias: whether the convolution has a bias. Released: no.
       hidden: None, or the features of a layer put before the convolution (an option of timm); both then have biases.
       activation: nonlinearity of the hidden features.
-      gate: squashing function of the logits.
+      gate_fn: squashing function of the logits.
       dtype: compute type; None takes the input's. Pooling and gate are float32 or wider.
       param_dtype: type of the parameters.
 
     Returns:
-      (b, h, w, c) of the input's type. The gate (b, c) is sown as `intermediates/gate`.
+      (b, h, w, c) of the input's type. The gate (b, 1, 1, c) is `method="gate"`, and sown as `intermediates/gate`.
 
     Raises:
       ValueError: `kernel_size` is even or not positive, or `hidden` is not positive.
@@ -54,12 +54,13 @@ class EfficientChannelAttention(nn.Module):
     use_bias: bool = False
     hidden: int | None = None
     activation: Callable[[jax.Array], jax.Array] = nn.relu
-    gate: Callable[[jax.Array], jax.Array] = nn.sigmoid
+    gate_fn: Callable[[jax.Array], jax.Array] = nn.sigmoid
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def gate(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Returns the gate, (b, 1, 1, c), float32 or wider."""
         del train
         taps = self._taps(x.shape[-1])
         if self.hidden is not None and self.hidden < 1:
@@ -72,9 +73,12 @@ class EfficientChannelAttention(nn.Module):
         else:
             y = self.activation(_ChannelConv(self.hidden, 1, use_bias=True, name="conv", **dtypes)(y))
             y = _ChannelConv(1, taps, self.circular, use_bias=True, name="conv2", **dtypes)(y)
-        gate = self.gate(y[..., 0].astype(pooled.dtype))
+        gate = self.gate_fn(y[..., 0].astype(pooled.dtype))[:, None, None, :]
         self.sow("intermediates", "gate", gate)
-        return x * gate[:, None, None, :].astype(x.dtype)
+        return gate
+
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        return x * self.gate(x, train=train).astype(x.dtype)
 
     def _taps(self, channels: int) -> int:
         if self.kernel_size is None:

@@ -36,7 +36,7 @@ class GatherExcite(nn.Module):
       reduction, hidden, divisor, activation: of these layers, see `SqueezeExcite`.
       pool: means (`"avg"`, paper) or `"avg_max"`, halfway between means and maxima (an option of timm).
       padded: pad the convolution as large as the map by half of that, as timm does: it then gives a map, not a value.
-      gate: squashing function of the logits.
+      gate_fn: squashing function of the logits.
       dtype: compute type; None takes the input's. Pooling and gate are float32 or wider.
       param_dtype: type of parameters and statistics.
 
@@ -70,7 +70,7 @@ class GatherExcite(nn.Module):
     activation: Callable[[jax.Array], jax.Array] = nn.relu
     pool: str = "avg"
     padded: bool = False
-    gate: Callable[[jax.Array], jax.Array] = nn.sigmoid
+    gate_fn: Callable[[jax.Array], jax.Array] = nn.sigmoid
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -84,7 +84,7 @@ class GatherExcite(nn.Module):
         if self.use_mlp:
             options = {"hidden": self.hidden, "divisor": self.divisor, "name": "mlp", **dtypes}
             y = GateMLP(self.reduction, activation=self.activation, **options)(y, train=train)
-        gate = self.gate(y.astype(wide))
+        gate = self.gate_fn(y.astype(wide))
         self.sow("intermediates", "gate", gate)
         if gate.shape[1:3] != (1, 1):
             gate = resize_nearest(gate, (x.shape[1], x.shape[2]))

@@ -24,7 +24,7 @@ class GlobalContext(nn.Module):
       add: whether y has the additive term: the paper's and the released GC block.
       scale: whether y has the gate (a variant of the released code; timm's default is this one alone).
       reduction, hidden, divisor, activation: of both MLPs, see `SqueezeExcite`.
-      gate: squashing function of the scale's logits.
+      gate_fn: squashing function of the scale's logits.
       epsilon: of the layer norms; 1e-5 in the released code, 1e-6 in timm.
       dtype: compute type; None takes the input's. The context and the gate are float32 or wider.
       param_dtype: type of the parameters.
@@ -59,7 +59,7 @@ class GlobalContext(nn.Module):
     hidden: int | None = None
     divisor: int | None = None
     activation: Callable[[jax.Array], jax.Array] = nn.relu
-    gate: Callable[[jax.Array], jax.Array] = nn.sigmoid
+    gate_fn: Callable[[jax.Array], jax.Array] = nn.sigmoid
     epsilon: float = 1e-5
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -80,7 +80,7 @@ class GlobalContext(nn.Module):
             "param_dtype": self.param_dtype,
         }
         if self.scale:
-            gate = self.gate(GateMLP(self.reduction, name="scale_mlp", **mlp)(context).astype(context.dtype))
+            gate = self.gate_fn(GateMLP(self.reduction, name="scale_mlp", **mlp)(context).astype(context.dtype))
             self.sow("intermediates", "gate", gate)
             x = x * gate[:, None, None, :].astype(dtype)
         if self.add:

@@ -122,8 +122,8 @@ def _spatial(norm: Any, gate: Callable[..., Any]) -> Values:
 
 
 def _cbam(block: CBAM) -> Values:
-    values = _below("channel_gate", _channel(block, block.gate))
-    return values | _below("spatial_gate", _spatial(block.spatial_norm, block.gate)) if block.spatial else values
+    values = _below("channel_gate", _channel(block, block.gate_fn))
+    return values | _below("spatial_gate", _spatial(block.spatial_norm, block.gate_fn)) if block.spatial else values
 
 
 def _bam(block: BAM) -> Values:
@@ -137,26 +137,26 @@ def _bam(block: BAM) -> Values:
 
 def _eca(block: EfficientChannelAttention) -> Values:
     name = "conv" if block.hidden is None else "conv2"
-    return _layer(name, _opening(block.gate), block.use_bias or block.hidden is not None)
+    return _layer(name, _opening(block.gate_fn), block.use_bias or block.hidden is not None)
 
 
 def _gather_excite(block: GatherExcite) -> Values:
     if block.use_mlp:
-        return _layer("mlp/fc2", _opening(block.gate))
+        return _layer("mlp/fc2", _opening(block.gate_fn))
     if not block.parametrised:
         raise ValueError("has no parameter that could open its gate: parametrised=False, use_mlp=False")
-    return _norm(f"gather_bn{max(1, block.extent.bit_length() - 1)}", _opening(block.gate))
+    return _norm(f"gather_bn{max(1, block.extent.bit_length() - 1)}", _opening(block.gate_fn))
 
 
 def _global_context(block: GlobalContext) -> Values:
-    scale = _layer("scale_mlp/fc2", _opening(block.gate)) if block.scale else {}
+    scale = _layer("scale_mlp/fc2", _opening(block.gate_fn)) if block.scale else {}
     return scale | (_layer("add_mlp/fc2", 0.0) if block.add else {})
 
 
 def _coordinate(block: CoordinateAttention) -> Values:
     if block.skip:
         raise ValueError("adds its input to a gated one: skip=True")
-    bias = _opening(block.gate)
+    bias = _opening(block.gate_fn)
     return _layer("conv_h", bias, block.use_bias) | _layer("conv_w", bias, block.use_bias)
 
 
@@ -166,8 +166,8 @@ def _triplet(block: TripletAttention) -> Values:
 
 
 _RULES: dict[type[nn.Module], Callable[[Any], Values]] = {
-    SqueezeExcite: lambda block: _layer("mlp/fc2", _opening(block.gate), block.use_bias),
-    EffectiveSqueezeExcite: lambda block: _layer("fc", _opening(block.gate)),
+    SqueezeExcite: lambda block: _layer("mlp/fc2", _opening(block.gate_fn), block.use_bias),
+    EffectiveSqueezeExcite: lambda block: _layer("fc", _opening(block.gate_fn)),
     ChannelGate: lambda block: _channel(block, block.gate_fn),
     SpatialGate: lambda block: _spatial(block.norm, block.gate_fn),
     CBAM: _cbam,

@@ -22,7 +22,7 @@ class SqueezeExcite(nn.Module):
       reduction: channels per hidden feature; 16 in every released model.
       use_bias: whether W1 and W2 have biases. Official: yes. Some ports leave them out.
       pool: squeeze, `"avg"` (paper), `"max"` (its ablation) or another kind of `attnjax.layers.global_pool`.
-      gate: squashing function of the logits; `nn.relu` and `nn.tanh` are the paper's ablations.
+      gate_fn: squashing function of the logits; `nn.relu` and `nn.tanh` are the paper's ablations.
       hidden: hidden features, instead of `reduction`.
       divisor: round c / reduction to a multiple of this, at least itself, as timm does (8 there); None rounds down.
       activation: nonlinearity of the hidden features.
@@ -31,7 +31,7 @@ class SqueezeExcite(nn.Module):
       param_dtype: type of parameters and statistics.
 
     Returns:
-      (b, h, w, c) of the input's type. The gate (b, c) is sown as `intermediates/gate`.
+      (b, h, w, c) of the input's type. The gate (b, 1, 1, c) is `method="gate"`, and sown as `intermediates/gate`.
 
     Raises:
       ValueError: `reduction` is larger than c, `hidden` or `divisor` is not positive, or `pool` or `norm` is unknown.
@@ -51,7 +51,7 @@ class SqueezeExcite(nn.Module):
     reduction: float = 16
     use_bias: bool = True
     pool: str = "avg"
-    gate: Callable[[jax.Array], jax.Array] = nn.sigmoid
+    gate_fn: Callable[[jax.Array], jax.Array] = nn.sigmoid
     dtype: Any = None
     param_dtype: Any = jnp.float32
     hidden: int | None = None
@@ -60,7 +60,8 @@ class SqueezeExcite(nn.Module):
     norm: Literal["none", "batch"] = "none"
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def gate(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Returns the gate, (b, 1, 1, c), float32 or wider."""
         pooled = global_pool(x, self.pool)
         mlp = GateMLP(
             self.reduction,
@@ -73,9 +74,12 @@ class SqueezeExcite(nn.Module):
             param_dtype=self.param_dtype,
             name="mlp",
         )
-        gate = self.gate(mlp(pooled, train=train).astype(pooled.dtype))
+        gate = self.gate_fn(mlp(pooled, train=train).astype(pooled.dtype))[:, None, None, :]
         self.sow("intermediates", "gate", gate)
-        return x * gate[:, None, None, :].astype(x.dtype)
+        return gate
+
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        return x * self.gate(x, train=train).astype(x.dtype)
 
 
 class EffectiveSqueezeExcite(nn.Module):
@@ -85,12 +89,12 @@ class EffectiveSqueezeExcite(nn.Module):
 
     Args:
       pool: squeeze, a kind of `attnjax.layers.global_pool`.
-      gate: squashing function of the logits.
+      gate_fn: squashing function of the logits.
       dtype: compute type; None takes the input's. Pooling and gate are float32 or wider.
       param_dtype: type of the parameters.
 
     Returns:
-      (b, h, w, c) of the input's type. The gate (b, c) is sown as `intermediates/gate`.
+      (b, h, w, c) of the input's type. The gate (b, 1, 1, c) is `method="gate"`, and sown as `intermediates/gate`.
 
     Raises:
       ValueError: `pool` is unknown.
@@ -106,12 +110,13 @@ class EffectiveSqueezeExcite(nn.Module):
     """
 
     pool: str = "avg"
-    gate: Callable[[jax.Array], jax.Array] = nn.hard_sigmoid
+    gate_fn: Callable[[jax.Array], jax.Array] = nn.hard_sigmoid
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def gate(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Returns the gate, (b, 1, 1, c), float32 or wider."""
         del train
         pooled = global_pool(x, self.pool)
         fc = nn.Dense(
@@ -122,6 +127,9 @@ class EffectiveSqueezeExcite(nn.Module):
             param_dtype=self.param_dtype,
             name="fc",
         )
-        gate = self.gate(fc(pooled).astype(pooled.dtype))
+        gate = self.gate_fn(fc(pooled).astype(pooled.dtype))[:, None, None, :]
         self.sow("intermediates", "gate", gate)
-        return x * gate[:, None, None, :].astype(x.dtype)
+        return gate
+
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        return x * self.gate(x, train=train).astype(x.dtype)

@@ -60,7 +60,7 @@ def choose_for_cpu(shape: tuple[int, ...], kernel_shape: tuple[int, ...], window
     """The fastest form of value and gradients together on a CPU: the rule drawn from train/benchmark_layers.md.
 
     XLA swaps input and kernel of an ungrouped convolution whose map has fewer positions than the kernel has taps, and
-    is then 10 to 50 times slower. It has no fast filter gradient of a grouped one, and pays for every group, so that up
+    is then 5 to 50 times slower. It has no fast filter gradient of a grouped one, and pays for every group, so that up
     to 64 output channels the zeros of a block-diagonal kernel cost less than the groups.
     """
     kernel_size, _, _, features = kernel_shape

@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 
 import attnjax
-from attnjax.attention import CBAM, ChannelGate, SpatialGate, SqueezeExcite
+from attnjax.attention import (
+    CBAM,
+    ChannelGate,
+    EffectiveSqueezeExcite,
+    EfficientChannelAttention,
+    SpatialGate,
+    SqueezeExcite,
+)
 from attnjax.layers import BatchNorm, global_pool
 
 SHAPE = (2, 7, 5, 32)
@@ -84,7 +91,7 @@ def test_halfway_between_mean_and_maximum_is_a_pool() -> None:
 
 
 def test_one_squashing_function_serves_both_gates() -> None:
-    _, sown = CBAM(gate=nn.tanh).apply(
+    _, sown = CBAM(gate_fn=nn.tanh).apply(
         attnjax.init(CBAM(), jax.random.key(0), SHAPE), images(), train=False, mutable=["intermediates"]
     )
     assert not np.any(sown["intermediates"]["spatial_gate"]["gate"][0])
@@ -154,12 +161,24 @@ def test_arrangements_combine_the_same_two_gates() -> None:
 @pytest.mark.parametrize("gate", [nn.sigmoid, nn.relu, nn.tanh])
 @pytest.mark.parametrize(("pool", "squeeze"), [("avg", np.mean), ("max", np.max)])
 def test_squeeze_excite_is_its_equation(gate: Callable[..., jax.Array], pool: str, squeeze: Callable[..., Any]) -> None:
-    x, block = images(), SqueezeExcite(reduction=4, pool=pool, gate=gate)
+    x, block = images(), SqueezeExcite(reduction=4, pool=pool, gate_fn=gate)
     variables = attnjax.init(block, jax.random.key(1), SHAPE)
     fc1, fc2 = (variables["params"]["mlp"][name] for name in ("fc1", "fc2"))
     hidden = np.maximum(squeeze(np.asarray(x), axis=(1, 2)) @ fc1["kernel"] + fc1["bias"][None], 0)
     s = gate(hidden @ fc2["kernel"] + fc2["bias"][None])
     np.testing.assert_allclose(block.apply(variables, x, train=False), x * s[:, None, None, :], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "block", [SqueezeExcite(), EffectiveSqueezeExcite(), EfficientChannelAttention(), ChannelGate()]
+)
+def test_a_channel_gate_is_a_method_and_is_sown(block: nn.Module) -> None:
+    variables = attnjax.init(block, jax.random.key(0), SHAPE)
+    gate = block.apply(variables, images(), train=False, method="gate")
+    assert gate.shape == (2, 1, 1, 32)
+    y, sown = block.apply(variables, images(), train=False, mutable=["intermediates"])
+    np.testing.assert_array_equal(sown["intermediates"]["gate"][0], gate)
+    np.testing.assert_array_equal(y, images() * gate)
 
 
 def test_gates_are_sown_by_name() -> None:

@@ -86,12 +86,12 @@ def test_eca_is_its_equation(circular: bool) -> None:
     kernel = np.asarray(variables["params"]["conv"]["kernel"]).ravel()
     pooled = np.pad(np.mean(x, (1, 2)), ((0, 0), (2, 2)), "wrap" if circular else "constant")
     logits = sum(kernel[tap] * pooled[:, tap : tap + 32] for tap in range(5))
-    np.testing.assert_allclose(sown(block, variables, x), 1 / (1 + np.exp(-logits)), rtol=1e-5)
+    np.testing.assert_allclose(sown(block, variables, x)[:, 0, 0], 1 / (1 + np.exp(-logits)), rtol=1e-5)
 
 
 def test_gather_excite_pools_cells_and_spreads_them() -> None:
     x = jnp.arange(25.0).reshape(1, 5, 5, 1)
-    block = GatherExcite(extent=2, gate=lambda logits: logits)
+    block = GatherExcite(extent=2, gate_fn=lambda logits: logits)
     cells = sown(block, {}, x)
     assert cells.shape == (1, 3, 3, 1)
     assert [cells[0, 0, 0, 0], cells[0, 1, 1, 0], cells[0, 2, 2, 0]] == [3.0, 12.0, 21.0]
@@ -309,11 +309,11 @@ def test_wrong_arguments_are_named(block: nn.Module, message: str) -> None:
 
 OPENED: dict[str, nn.Module] = {
     "SE": SqueezeExcite(),
-    "SE hard sigmoid": SqueezeExcite(gate=nn.hard_sigmoid),
-    "SE relu": SqueezeExcite(gate=nn.relu),
+    "SE hard sigmoid": SqueezeExcite(gate_fn=nn.hard_sigmoid),
+    "SE relu": SqueezeExcite(gate_fn=nn.relu),
     "effective SE": EffectiveSqueezeExcite(),
     "CBAM": CBAM(),
-    "CBAM tanh, channel": CBAM(gate=nn.tanh, spatial=False),
+    "CBAM tanh, channel": CBAM(gate_fn=nn.tanh, spatial=False),
     "channel gate": ChannelGate(),
     "spatial gate": SpatialGate(),
     "BAM": BAM(),
@@ -367,7 +367,7 @@ def test_identity_start_of_a_net_changes_its_gates_only() -> None:
     ("block", "message"),
     [
         (SqueezeExcite(use_bias=False), r"the model \(SqueezeExcite\) has no bias that could open its gate"),
-        (SqueezeExcite(gate=nn.silu), "has a gate that is not one of sigmoid, hard_sigmoid, tanh, relu"),
+        (SqueezeExcite(gate_fn=nn.silu), "has a gate that is not one of sigmoid, hard_sigmoid, tanh, relu"),
         (CBAM(spatial_norm="none"), "has no batch norm that could open its spatial gate"),
         (EfficientChannelAttention(), "has no bias"),
         (GatherExcite(), "has no parameter"),

@@ -81,14 +81,14 @@ def _se(
         use_bias=bias,
         activation=_function(act_layer),
         norm="none" if norm_layer is None else "batch",
-        gate=_function(gate_layer),
+        gate_fn=_function(gate_layer),
     )
     return Mapped(block, **_place())
 
 
 def _ese(channels: int, add_maxpool: bool = False, gate_layer: Layer = "hard_sigmoid", **_: Any) -> Mapped:
     gate = _function(gate_layer)
-    return Mapped(partial(attention.EffectiveSqueezeExcite, pool=_pool(add_maxpool), gate=gate), **_place())
+    return Mapped(partial(attention.EffectiveSqueezeExcite, pool=_pool(add_maxpool), gate_fn=gate), **_place())
 
 
 def _eca(
@@ -108,7 +108,7 @@ def _eca(
         assert channels is not None
         options["hidden"] = rd_channels or hidden_width(channels, 1 / rd_ratio, rd_divisor, keep=0.9)
         options["activation"] = _function(act_layer or _RELU)
-    return Mapped(partial(attention.EfficientChannelAttention, gate=_function(gate_layer), **options), **_place())
+    return Mapped(partial(attention.EfficientChannelAttention, gate_fn=_function(gate_layer), **options), **_place())
 
 
 def _ceca(
@@ -126,7 +126,7 @@ def _ceca(
         beta=beta,
         circular=True,
         use_bias=act_layer is not None,
-        gate=_function(gate_layer),
+        gate_fn=_function(gate_layer),
     )
     return Mapped(block, **_place())
 
@@ -154,7 +154,7 @@ def _gather_excite(
         **_hidden(rd_ratio, rd_channels, rd_divisor),
         pool=_pool(add_maxpool),
         activation=_function(act_layer),
-        gate=_function(gate_layer),
+        gate_fn=_function(gate_layer),
         **({"padded": True} if extra_params and not extent else {}),
     )
     return Mapped(block, **_place())
@@ -180,7 +180,7 @@ def _global_context(
         **_hidden(rd_ratio, rd_channels, rd_divisor),
         epsilon=1e-6,
         activation=_function(act_layer),
-        gate=_function(gate_layer),
+        gate_fn=_function(gate_layer),
     )
     return Mapped(block, **_place())
 
@@ -262,11 +262,11 @@ def _cbam(light: bool) -> Callable[..., Mapped]:
         mlp_bias: bool = False,
     ) -> Mapped:
         options = _channel_options(channels, rd_ratio, rd_channels, rd_divisor, act_layer, gate_layer, mlp_bias)
-        gate = options.pop("gate_fn")
         if light:
+            del options["gate_fn"]  # timm takes and ignores it
             options |= {"pools": ("avg_max",), "descriptor": "pool_average"}
         else:
-            options |= {"gate": gate, "descriptor": "pool_mean_first"}
+            options["descriptor"] = "pool_mean_first"
         block = partial(attention.CBAM, kernel_size=spatial_kernel_size, spatial_norm=BatchNorm, **options)
         return Mapped(block, **_place())
 
@@ -291,7 +291,7 @@ def _coordinate(
         use_bias=bias,
         norm=norm_layer is not None,
         activation=_function(act_layer),
-        gate=_function(gate_layer),
+        gate_fn=_function(gate_layer),
         skip=has_skip,
     )
     return Mapped(block, **_place())
