@@ -17,7 +17,7 @@ import pytest
 
 import attnjax
 
-PACKAGES = [attnjax, attnjax.attention, attnjax.layers, attnjax.models]
+PACKAGES = [attnjax, attnjax.attention, attnjax.convert, attnjax.layers, attnjax.models]
 MODULES = [module.name for module in pkgutil.walk_packages(attnjax.__path__, "attnjax.")]
 
 

@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit code, 2 for what the user can mend."""
     options = _parser().parse_args(arguments)
     try:
-        # refuse the name of the net before the file, which takes longer, is read
+        # Refuse the name of the net before the file, which takes longer, is read
         build_model(options.model, options.num_classes, None)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)

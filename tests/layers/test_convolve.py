@@ -28,23 +28,18 @@ from attnjax.layers._convolve import (
 
 # form, (b, h, w, c), features, kernel size, window
 CASES: list[tuple[Any, tuple[int, ...], int, int, Window]] = [
-    (matrix_product, (2, 5, 4, 6), 4, 1, Window()),
     (matrix_product, (2, 5, 4, 6), 4, 1, Window(stride=2)),
-    (shifted_products, (2, 6, 5, 8), 8, 3, Window(1, 1, 1, 8)),
     (shifted_products, (2, 6, 5, 8), 8, 3, Window(2, 1, 1, 8)),
     (shifted_products, (2, 7, 7, 8), 8, 3, Window(1, 2, 2, 8)),
     (block_diagonal, (2, 6, 5, 16), 4, 5, Window(1, 2, 1, 4)),
     (block_diagonal, (2, 9, 10, 16), 8, 3, Window(2, 1, 1, 4)),
-    (block_diagonal, (2, 9, 9, 8), 8, 3, Window(1, 2, 2, 2)),
-    (grouped, (2, 5, 6, 8), 72, 3, Window(1, 1, 1, 4)),
     (grouped, (2, 7, 6, 16), 80, 3, Window(2, 2, 2, 8)),
     (grouped, (2, 4, 4, 32), 16, 9, Window(1, 4, 1, 16)),
     (patches_product, (2, 2, 3, 64), 64, 3, Window(1, 1, 1, 1)),
     (patches_product, (2, 4, 3, 64), 64, 3, Window(2, 1, 1, 1)),
-    (patches_product, (2, 2, 2, 64), 64, 3, Window(1, 2, 2, 1)),
     (native, (2, 6, 6, 4), 8, 3, Window(1, 1, 1, 1)),
-    (native, (2, 2, 2, 2), 1, 7, Window(1, 3, 1, 1)),
 ]
+ONE_OF_EACH = list({case[0].__name__: case for case in CASES if case[0] is not native}.values())
 every_case = pytest.mark.parametrize(("form", "shape", "features", "kernel_size", "window"), CASES)
 
 
@@ -85,7 +80,7 @@ def test_forms_agree_to_the_second_derivative(
         np.testing.assert_allclose(mine, theirs, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("case", [CASES[i] for i in (0, 2, 5, 8, 11)], ids=lambda case: case[0].__name__)
+@pytest.mark.parametrize("case", ONE_OF_EACH, ids=lambda case: case[0].__name__)
 def test_bfloat16_is_as_precise_as_the_native_form(case: Any) -> None:
     _, shape, features, kernel_size, window = case
     x, kernel = (a.astype(jnp.bfloat16) for a in _operands(shape, features, kernel_size, window))
@@ -118,7 +113,7 @@ def test_an_export_holds_each_platforms_own_form() -> None:
 
 
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
-@pytest.mark.parametrize("case", [CASES[i] for i in (1, 3, 6, 9, 12)], ids=lambda case: case[0].__name__)
+@pytest.mark.parametrize("case", ONE_OF_EACH, ids=lambda case: case[0].__name__)
 def test_a_batch_may_be_spread_over_devices(case: Any, axis_type: AxisType) -> None:
     _, shape, features, kernel_size, window = case
     x, kernel = _operands((8, *shape[1:]), features, kernel_size, window)
