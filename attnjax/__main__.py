@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import os
 import sys
 
 from attnjax.models import ModelInfo, list_models, model_info
@@ -42,7 +44,9 @@ def main() -> int:
         return 0
     table = [HEADER, *rows(arguments.pattern)]
     if len(table) == 1:
-        print(f"no net is called {arguments.pattern!r}: python -m attnjax lists them all", file=sys.stderr)
+        near = difflib.get_close_matches(arguments.pattern, list_models(), n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "python -m attnjax lists them all"
+        print(f"no net is called {arguments.pattern!r}: {hint}", file=sys.stderr)
         return 2
     widths = [max(len(row[column]) for row in table) for column in range(len(HEADER))]
     for row in table:
@@ -52,4 +56,10 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    sys.exit(status)

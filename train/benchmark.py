@@ -1,4 +1,4 @@
-"""python -m train.benchmark layers OUT.md | model NAME [--image_size 64] [--batch 2] [--steps 5]"""
+"""python -m train.benchmark layers OUT.md | model NAME [--image_size 64] [--batch 2] [--steps 5] [--native True]"""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Any
+from unittest import mock
 
 from train.cli import parse, program  # first: it checks the extra
 
@@ -125,6 +126,8 @@ class Model:
     """Images of a step."""
     steps: int = 5
     """Steps to time, after one that is not."""
+    native: bool = False
+    """Use XLA's own convolutions, to compare with."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +180,8 @@ def measure_layers(arguments: Layers) -> None:
         "",
         f"Value and both gradients, batch 2, float32, milliseconds: median (least-most) of {arguments.repeats}. In",
         "bold what attnjax takes on a CPU; elsewhere it takes `native`. The rule is in `attnjax/layers/_convolve.py`.",
-        f"{machine()}, {datetime.date.today().isoformat()}, `python -m train.benchmark layers`.",
+        f"{machine()}, {datetime.date.today().isoformat()},",
+        f"`python -m train.benchmark layers {arguments.out} --repeats {arguments.repeats}`.",
         "",
         "| net | map | channels | kernel | groups | stride | dilation | "
         + " | ".join(f.__name__ for f in _FORMS)
@@ -249,7 +253,9 @@ def main(arguments: Sequence[str]) -> None:
     if isinstance(command, Layers):
         measure_layers(command)
     else:
-        measure_model(command)
+        native = mock.patch.object(convolve, "choose_for_cpu", return_value=convolve.native)
+        with native if command.native else contextlib.nullcontext():
+            measure_model(command)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import optax
 from flax import linen as nn
 
 import attnjax
+from train.errors import UserError
 
 Variables = dict[str, Any]
 
@@ -43,7 +44,15 @@ def create_state(
     seed: int,
     average: bool,
 ) -> TrainState:
-    """A fresh state; the seed fixes the initial parameters."""
-    variables = attnjax.init(model, jax.random.key(seed), (1, *image_shape))
+    """A fresh state; the seed fixes the initial parameters.
+
+    Raises:
+      UserError: the net refuses images of this shape.
+    """
+    try:
+        variables = attnjax.init(model, jax.random.key(seed), (1, *image_shape))
+    except ValueError as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"the net does not take these images, see data.image_size: {reason}") from error
     ema = jax.tree.map(jnp.copy, variables) if average else None
     return TrainState(jnp.zeros((), jnp.int32), variables, optimizer.init(variables["params"]), ema)

@@ -1,4 +1,4 @@
-"""Attention blocks, one file per paper: (b, h, w, c) -> (b, h, w, c)."""
+"""Attention blocks, one file per paper: (b, h, w, c) -> (b, h, w, c), or (b, h', w', features) where they convolve."""
 
 from attnjax.attention._bam import BAM, BAMChannelBranch, BAMSpatialBranch
 from attnjax.attention._cbam import CBAM, ChannelGate, SpatialGate

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from attnjax.attention._gate_mlp import GateMLP
 from attnjax.layers import BatchNorm, Constant, Conv, at_least_float32, global_pool, max_along, torch_default
 
+_DESCRIPTORS = ("pool", "pool_mean_first", "pool_average", "conv")
+
 
 class ChannelGate(nn.Module):
     """Scales each channel by a gate: what is in the map.
@@ -122,7 +124,7 @@ class SpatialGate(nn.Module):
             maps = maps if self.descriptor == "pool" else maps[::-1]
             x = (maps[0] + maps[1]) / 2 if self.descriptor == "pool_average" else jnp.concatenate(maps, -1)
         else:
-            raise ValueError(f"descriptor={self.descriptor!r} is not 'pool' or 'conv', pool_mean_first or pool_average")
+            raise ValueError(f"descriptor={self.descriptor!r} is not one of {_DESCRIPTORS}")
         if self.norm not in ("batch_norm", "none") and not callable(self.norm):
             raise ValueError(f"norm={self.norm!r} is not 'batch_norm' or 'none', nor a constructor")
         logits = Conv(1, self.kernel_size, name="conv", **dtypes)(x)

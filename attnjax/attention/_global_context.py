@@ -31,7 +31,7 @@ class GlobalContext(nn.Module):
 
     Returns:
       (b, h, w, c) of the input's type. Sown in `intermediates`: `attention` (b, h, w, 1), which sums to 1 for each
-      image, and `gate` (b, c), where they exist.
+      image, and `gate` (b, 1, 1, c), where they exist.
 
     Raises:
       ValueError: both `add` and `scale` are False, or `reduction`, `hidden` or `divisor` is not as in `SqueezeExcite`.
@@ -80,9 +80,10 @@ class GlobalContext(nn.Module):
             "param_dtype": self.param_dtype,
         }
         if self.scale:
-            gate = self.gate_fn(GateMLP(self.reduction, name="scale_mlp", **mlp)(context).astype(context.dtype))
+            logits = GateMLP(self.reduction, name="scale_mlp", **mlp)(context).astype(context.dtype)
+            gate = self.gate_fn(logits)[:, None, None, :]
             self.sow("intermediates", "gate", gate)
-            x = x * gate[:, None, None, :].astype(dtype)
+            x = x * gate.astype(dtype)
         if self.add:
             x = x + GateMLP(self.reduction, name="add_mlp", **mlp)(context)[:, None, None, :].astype(dtype)
         return x

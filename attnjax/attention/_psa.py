@@ -91,6 +91,8 @@ class PyramidSqueezeAttention(nn.Module):
         return branches, weights
 
     def _check(self, channels: int) -> None:
+        if isinstance(self.groups, int):
+            raise ValueError(f"groups={self.groups} must be a sequence, with a number for each of the kernels")
         scales, features = len(self.kernels), channels if self.features is None else self.features
         if scales < 2 or len(self.groups) != scales:
             raise ValueError(

@@ -87,7 +87,7 @@ class ResidualAttention(nn.Module):
       learning: `"attention"` is (1 + M) T; `"naive"` is M T (the paper's ablation).
       mask_norm: f1, f2 or f3 of the paper: `"mixed"`, the sigmoid of each value; `"channel"`, x / |x| over the channels
         of a position; `"spatial"`, the sigmoid of each channel after normalising it over its map. `"tanh"` is what the
-        later of the two AttentionNeXt prototxts has in place of the sigmoid.
+        AttentionNeXt prototxts of commit a80220a have; those of 2ca5c35 and df8f62c have the sigmoid.
       mask: `"encoder_decoder"`, or `"local"`: three units at full resolution in place of it (the paper's ablation).
       pool: the mask's 3x3 max-pool of stride 2: `"ceil"` (official Caffe nets: no padding, an even size n gives n / 2,
         an odd one (n - 1) / 2) or `"padded"` by 1 on all sides (PyTorch port: (n + 1) // 2).

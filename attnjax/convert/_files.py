@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from attnjax.convert._mapping import widen
+
 _TORCH = (".pth", ".pt", ".bin", ".pkl", ".tar")
 
 
@@ -57,7 +59,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         entries = load_file(path)
     except Exception as error:  # its own error type, and those of a header that is not JSON or has unknown types
         raise ValueError(f"{path} is damaged or is no safetensors file ({_one_line(error)})") from error
-    return {name: _widen(value) for name, value in entries.items()}
+    return {name: widen(value) for name, value in entries.items()}
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
@@ -86,11 +88,6 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
 
 def _from_tensor(value: Any) -> np.ndarray:
     return (value.float() if value.is_floating_point() else value).contiguous().numpy()
-
-
-def _widen(value: np.ndarray) -> np.ndarray:
-    narrow = jnp.issubdtype(value.dtype, jnp.floating) and value.dtype.itemsize < 4
-    return value.astype(np.float32) if narrow else value
 
 
 def save_weights(path: str | os.PathLike[str], variables: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ import difflib
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -55,17 +56,19 @@ class Mismatch:
       missing: names that the net needs.
       unused: names that have no place in the net.
       misshapen: names with another shape: the file's and the net's.
+      mistyped: types that are not floating, by name.
     """
 
     missing: list[str]
     unused: list[str]
     misshapen: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    mistyped: dict[str, str]
 
     def __bool__(self) -> bool:
-        return bool(self.missing or self.unused or self.misshapen)
+        return bool(len(self))
 
     def __len__(self) -> int:
-        return len(self.missing) + len(self.unused) + len(self.misshapen)
+        return len(self.missing) + len(self.unused) + len(self.misshapen) + len(self.mistyped)
 
     def describe(self) -> str:
         """Lists everything, wrapped, with the nearest unused name beside a missing one where there are few."""
@@ -74,6 +77,7 @@ class Mismatch:
             "missing": [self._with_nearest(name) for name in self.missing],
             "with no place in the net": self.unused,
             "of another shape than the net's": shapes,
+            "not floating": [f"{name} is {dtype}" for name, dtype in self.mistyped.items()],
         }
         lines = [f"{len(names)} {what}: {'; '.join(names)}" for what, names in parts.items() if names]
         return "\n".join(textwrap.fill(line, 120, subsequent_indent="    ", break_on_hyphens=False) for line in lines)
@@ -87,14 +91,17 @@ def read_entries(
     entries: Mapping[str, np.ndarray], names: Mapping[str, str], shapes: Shapes, source: Source
 ) -> tuple[dict[str, np.ndarray], Mismatch]:
     """Puts a state dict's entries where they belong; returns our leaves by path, and what does not fit."""
-    leaves, misshapen = {}, {}
+    leaves, misshapen, mistyped = {}, {}, {}
     for path, name in names.items():
         if name not in entries:
             continue
-        leaf = from_layout(np.asarray(entries[name]), shapes[path])
-        if leaf is None:
+        entry = np.asarray(entries[name])
+        leaf = from_layout(entry, shapes[path])
+        if not is_floating(entry):
+            mistyped[name] = str(entry.dtype)
+        elif leaf is None:
             needed = to_layout(np.empty(shapes[path], np.int8), path, name, source).shape
-            misshapen[name] = (tuple(np.shape(entries[name])), needed)
+            misshapen[name] = (entry.shape, needed)
         else:
             leaves[path] = np.ascontiguousarray(leaf, np.float32)
     known = set(names.values())
@@ -103,4 +110,28 @@ def read_entries(
         for name in entries
         if name not in known and not name.endswith("num_batches_tracked") and not re.search(source.dead, name)
     ]
-    return leaves, Mismatch(sorted(name for name in names.values() if name not in entries), unused, misshapen)
+    missing = sorted(name for name in names.values() if name not in entries)
+    return leaves, Mismatch(missing, unused, misshapen, mistyped)
+
+
+def read_leaves(flat: Mapping[str, Any], shapes: Shapes) -> tuple[dict[str, np.ndarray], Mismatch]:
+    """Checks our leaves, by path, against a net's shapes; returns them in float32 or wider, and what does not fit."""
+    leaves = {path: np.asarray(leaf) for path, leaf in flat.items()}
+    misshapen = {path: (leaf.shape, tuple(shapes[path])) for path, leaf in leaves.items() if path in shapes}
+    mismatch = Mismatch(
+        sorted(path for path in shapes if path not in leaves),
+        [path for path in leaves if path not in shapes],
+        {path: (has, needs) for path, (has, needs) in misshapen.items() if has != needs},
+        {path: str(leaf.dtype) for path, leaf in leaves.items() if not is_floating(leaf)},
+    )
+    return {path: widen(leaf) for path, leaf in leaves.items()}, mismatch
+
+
+def is_floating(value: np.ndarray) -> bool:
+    """Whether the numbers are real and floating, bfloat16 included."""
+    return bool(jnp.issubdtype(value.dtype, jnp.floating))
+
+
+def widen(value: np.ndarray) -> np.ndarray:
+    """Brings floating types narrower than float32 to it, which holds them exactly; leaves all others as they are."""
+    return value.astype(np.float32) if is_floating(value) and value.dtype.itemsize < 4 else value

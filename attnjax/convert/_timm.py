@@ -11,22 +11,39 @@ import flax.linen as nn
 
 from attnjax import attention
 from attnjax.layers import BatchNorm
-from attnjax.models import BasicBlock, Bottleneck, ResNet
+from attnjax.models import Bottleneck, ResNet
+from attnjax.models._architectures import (
+    caffe,
+    caffe_1x1,
+    eca_d,
+    legacy,
+    r18,
+    r34,
+    r50,
+    r101,
+    r152,
+    se,
+    se_timm,
+    senet154,
+    sk,
+    sk_timm,
+    sk_timm_basic,
+)
 
 Architecture = tuple[Callable[..., nn.Module], str]
 """A constructor, called with `num_classes`, `dtype` and so on, and the source whose names the weights have."""
 
-_SIZES: Mapping[str, tuple[int, ...]] = {
-    "10": (1, 1, 1, 1),
-    "14": (1, 1, 1, 1),
-    "18": (2, 2, 2, 2),
-    "26": (2, 2, 2, 2),
-    "34": (3, 4, 6, 3),
-    "50": (3, 4, 6, 3),
-    "101": (3, 4, 23, 3),
-    "152": (3, 8, 36, 3),
-    "200": (3, 24, 36, 3),
-    "269": (3, 30, 48, 8),
+_DEPTHS: Mapping[str, partial[ResNet]] = {
+    "10": partial(r18, stage_sizes=(1, 1, 1, 1)),
+    "14": partial(r50, stage_sizes=(1, 1, 1, 1)),
+    "18": r18,
+    "26": partial(r50, stage_sizes=(2, 2, 2, 2)),
+    "34": r34,
+    "50": r50,
+    "101": r101,
+    "152": r152,
+    "200": partial(r50, stage_sizes=(3, 24, 36, 3)),
+    "269": partial(r50, stage_sizes=(3, 30, 48, 8)),
 }
 _BASIC = ("10", "18", "34")
 _STEMS = {"d": (32, 32, 64), "c": (32, 32, 64), "t": (24, 32, 64), "s": (64, 64, 128)}
@@ -48,7 +65,7 @@ def architecture(name: str, attn_layer: str | None = None) -> Architecture:
     """
     for pattern, build in _FAMILIES.items():
         match = re.fullmatch(pattern, name)
-        if match and match["depth"] in {*_SIZES, "light", "154"}:
+        if match:
             constructor, source = build(match)
             if attn_layer is not None:
                 constructor = partial(constructor, attention=attention_block(attn_layer))
@@ -65,7 +82,7 @@ def attention_block(name: str) -> Callable[..., nn.Module]:
     context = partial(attention.GlobalContext, reduction=8, divisor=1, epsilon=1e-6)
     cbam = partial(attention.CBAM, reduction=16, divisor=1, use_bias=False, spatial_norm=BatchNorm)
     blocks: dict[str, Callable[..., nn.Module]] = {
-        "se": partial(attention.SqueezeExcite, reduction=16, divisor=8),
+        "se": se_timm["attention"],
         "ese": attention.EffectiveSqueezeExcite,
         "eca": attention.EfficientChannelAttention,
         "ceca": partial(attention.EfficientChannelAttention, circular=True),
@@ -91,51 +108,30 @@ def _resnet(match: re.Match[str]) -> Architecture:
         options["attention"] = attention_block(match["attention"])
     if match["wide"]:
         options["width_per_group"] = 128
-    return partial(_plain(match["depth"]), **options), "timm"
+    return partial(_DEPTHS[match["depth"]], **options), "timm"
 
 
 def _light(match: re.Match[str]) -> Architecture:
-    options: dict[str, Any] = {"stage_sizes": (1, 1, 11, 3), "shortcut": "avg_1x1", "attention": attention_block("eca")}
-    return partial(ResNet, **options), "timm"
+    return partial(r50, stage_sizes=(1, 1, 11, 3), **eca_d), "timm"
 
 
 def _selective(match: re.Match[str]) -> Architecture:
-    wide = match["groups"] is not None
-    basic = match["depth"] in _BASIC
-    kernels = partial(
-        attention.SelectiveKernel,
-        reduction=8 if basic else 16,
-        divisor=16 if basic else 32 if wide else 8,
-        split=not wide,
-    )
-    options: dict[str, Any] = {"spatial_conv": kernels, "spatial_norm": False} | _widths(match)
+    options = sk_timm_basic if match["depth"] in _BASIC else sk_timm
+    if match["groups"]:
+        options = sk
+    options = options | _widths(match)
     if match["suffix"]:
         options |= {"stem": "deep", "stem_width": _STEMS["d"], "shortcut": "avg_1x1"}
-    return partial(_plain(match["depth"]), **options), "timm"
+    return partial(_DEPTHS[match["depth"]], **options), "timm"
 
 
 def _legacy(match: re.Match[str]) -> Architecture:
-    options: dict[str, Any] = {"attention": partial(attention.SqueezeExcite, reduction=16), "stem_pool": "ceil"}
-    if match["depth"] in _BASIC:
-        options["block"] = partial(BasicBlock, branch_activation=True)
-    elif match["groups"] is None:
-        options["stride_at"] = "1x1"
-    return partial(_plain(match["depth"]), **options | _widths(match)), "cadene"
+    form = legacy if match["depth"] in _BASIC else caffe_1x1 if not match["groups"] else caffe
+    return partial(_DEPTHS[match["depth"]], **se | form | _widths(match)), "cadene"
 
 
 def _senet(match: re.Match[str]) -> Architecture:
-    options: dict[str, Any] = {
-        "stage_sizes": (3, 8, 36, 3),
-        "block": partial(Bottleneck, reduce_first=2),
-        "attention": partial(attention.SqueezeExcite, reduction=16),
-        "groups": 64,
-        "width_per_group": 4,
-        "stem": "deep",
-        "stem_width": (64, 64, 128),
-        "stem_pool": "ceil",
-        "shortcut": "3x3",
-    }
-    return partial(ResNet, **options), "cadene"
+    return (partial(senet154, **se, **caffe), "cadene") if match["legacy"] else (partial(senet154, **se_timm), "timm")
 
 
 def _byobnet(match: re.Match[str]) -> Architecture:
@@ -149,25 +145,27 @@ def _byobnet(match: re.Match[str]) -> Architecture:
     if match["attention"]:
         name = match["attention"].rstrip("_")
         options["attention"] = attention_block("gca" if name == "gc" else name)
-    return partial(_plain(match["depth"]), **options), "timm-byobnet"
-
-
-def _plain(depth: str) -> partial[ResNet]:
-    return partial(ResNet, stage_sizes=_SIZES[depth], block=BasicBlock if depth in _BASIC else Bottleneck)
+    return partial(_DEPTHS[match["depth"]], **options), "timm-byobnet"
 
 
 def _widths(match: re.Match[str]) -> dict[str, Any]:
-    return {} if match["groups"] is None else {"groups": int(match["groups"]), "width_per_group": int(match["width"])}
+    return {} if not match["groups"] else {"groups": int(match["groups"]), "width_per_group": int(match["width"])}
 
 
-_GROUPS = r"(?:_(?P<groups>\d+)x(?P<width>\d+)d)?"
+_GROUPS = r"_(?P<groups>\d+)x(?P<width>\d+)d"
+_NO_GROUPS = r"(?P<groups>)(?P<width>)"
+_BLOCK = r"(?P<attention>se|eca)?"
+_SUFFIX = r"(?P<suffix>[dcts]?)"
 _FAMILIES: Mapping[str, Callable[[re.Match[str]], Architecture]] = {
-    r"ecaresnet(?P<depth>light)": _light,
-    r"(?P<attention>se|eca)?(?P<wide>)resne(?:xt|t)(?P<depth>\d+)(?P<suffix>[dcts]?)" + _GROUPS: _resnet,
-    r"(?P<attention>)(?P<wide>wide)_resnet(?P<depth>50|101)(?P<suffix>)_2" + _GROUPS: _resnet,
-    r"skresne(?:xt|t)(?P<depth>\d+)(?P<suffix>d?)" + _GROUPS: _selective,
-    r"legacy_seresne(?:xt|t)(?P<depth>\d+)" + _GROUPS: _legacy,
-    r"legacy_senet(?P<depth>154)": _senet,
+    r"(?P<legacy>legacy_)?senet154": _senet,
+    r"ecaresnetlight": _light,
+    rf"{_BLOCK}(?P<wide>)resnet(?P<depth>{'|'.join(_DEPTHS)}){_SUFFIX}{_NO_GROUPS}": _resnet,
+    rf"{_BLOCK}(?P<wide>)resnext(?P<depth>26|50|101){_SUFFIX}{_GROUPS}": _resnet,
+    rf"(?P<attention>)(?P<wide>wide)_resnet(?P<depth>50|101)(?P<suffix>)_2{_NO_GROUPS}": _resnet,
+    rf"skresnet(?P<depth>18|34|50)(?P<suffix>d?){_NO_GROUPS}": _selective,
+    rf"skresnext(?P<depth>50)(?P<suffix>){_GROUPS}": _selective,
+    rf"legacy_seresnet(?P<depth>18|34|50|101|152){_NO_GROUPS}": _legacy,
+    rf"legacy_seresnext(?P<depth>26|50|101){_GROUPS}": _legacy,
     r"(?P<attention>gc|se|eca_)?(?P<family>resnext)(?P<depth>26|50)(?P<suffix>ts)": _byobnet,
     r"(?P<attention>gc)(?P<family>resnet)(?P<depth>50)(?P<suffix>t)": _byobnet,
 }

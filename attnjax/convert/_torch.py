@@ -15,13 +15,14 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from attnjax.attention import identity_start
-from attnjax.convert._mapping import Mismatch, Shapes, leaf_shapes, read_entries, to_layout
+from attnjax.convert._mapping import Mismatch, Shapes, leaf_shapes, read_entries, read_leaves, to_layout
+from attnjax.convert._settings import differences
 from attnjax.convert._sources import SOURCES, Source, find_source
 from attnjax.models import create_model, init, model_info
 
 Entries = Mapping[str, np.ndarray]
 
-_ATTENTION = re.compile(r"/(\w+_)?attention\d*/")
+_ATTENTION = re.compile(r"[^/]+/((?:.*?/)??(?:\w+_)?attention\d*)/")
 
 
 def from_torch(
@@ -43,29 +44,32 @@ def from_torch(
     Args:
       model: a named net (one of `attnjax.list_models()`), or a Linen module.
       state_dict: arrays or CPU tensors by name.
-      source: whose names these are, one of `list_sources()`; None takes the one that fits best.
+      source: whose names these are, one of `list_sources()`; None takes the one that fits best. `ran-pytorch-pre`, whose
+        code leaves whole modules unused, must be named.
       input_shape: shape of an input, (b, h, w, c); None is that of the named net, (1, 224, 224, 3) for a module.
       num_classes: outputs of a named net's classifier; None is its default.
-      allow_missing: `"attention"` lets the parameters of attention blocks be missing, so that a plain net's weights
-        can be put into one with attention.
+      allow_missing: `"attention"` lets whole attention blocks be missing, so that a plain net's weights can be put into
+        one with attention; a warning tells how many. A block of which only a part is missing is an error.
       gates: how blocks that are missing start: `"fresh"`, as `attnjax.init` makes them, or `"identity"`, so that each
         hands its input through and the net computes what the plain one did.
       key: PRNG key for what is not in the file; None is `jax.random.key(0)`.
 
     Returns:
       The collections `params` and `batch_stats`, in float32. A classifier of another number of classes than the
-      net's is left out with a warning, and the net's starts fresh.
+      net's is left out with a warning, and the net's starts fresh. There is a warning, too, where the net has a setting
+      that the source's code has not and that shows in no name or shape: such as where it strides, how it pools.
 
     Raises:
-      ValueError: names are missing, have no place or another shape, all listed; or an argument is unknown.
+      ValueError: names are missing, have no place, another shape or no floating numbers, all listed; two are the same
+        without `module.`; or an argument is unknown.
 
     Example:
       >>> import attnjax, jax
       >>> from attnjax.convert import from_torch, to_torch
       >>> net = attnjax.create_model("se_resnet20_cifar")
       >>> variables = attnjax.init(net, jax.random.key(0), (1, 32, 32, 3))
-      >>> state_dict = to_torch(net, variables, "cadene")
-      >>> state_dict["layer1.0.se_module.fc1.weight"].shape
+      >>> state_dict = to_torch(net, variables, "timm")
+      >>> state_dict["layer1.0.se.fc1.weight"].shape
       (1, 16, 1, 1)
       >>> same = from_torch("se_resnet20_cifar", state_dict)
       >>> bool((same["params"]["fc"]["kernel"] == variables["params"]["fc"]["kernel"]).all())
@@ -75,10 +79,11 @@ def from_torch(
     _check("gates", gates, ("fresh", "identity"))
     net, shape = build_model(model, num_classes, input_shape)
     shapes = leaf_shapes(net, shape)
-    entries = {re.sub(r"(^|\.)module\.", r"\1", name): _as_array(value) for name, value in state_dict.items()}
-    sources = list(SOURCES.values()) if source is None else [find_source(source)]
+    entries = _entries(state_dict)
+    automatic = [candidate for candidate in SOURCES.values() if candidate.automatic]
+    sources = automatic if source is None else [find_source(source)]
     plans = [_Plan.make(entries, shapes, net, candidate, allow_missing) for candidate in sources]
-    plan = min(plans, key=lambda plan: len(plan.mismatch))
+    plan = min(plans, key=lambda plan: (len(plan.mismatch), plan.dead, len(plan.differences)))
     if not plan.leaves:
         raise ValueError(
             f"no name of these weights is known, such as {next(iter(entries), '')!r}: sources are {', '.join(SOURCES)}"
@@ -87,28 +92,38 @@ def from_torch(
         raise ValueError(
             f"these weights, read as source={plan.source.name!r}, do not fit the net:\n{plan.mismatch.describe()}"
         )
-    if plan.dropped_head:
-        warnings.warn(plan.dropped_head, stacklevel=2)
+    for note in plan.notes(gates):
+        warnings.warn(note, stacklevel=2)
     leaves = plan.leaves
     if len(leaves) < len(shapes):
         leaves = _start(net, shape, gates, jax.random.key(0) if key is None else key) | leaves
     return unflatten_dict({path: jnp.asarray(leaves[path]) for path in shapes}, sep="/")
 
 
-def to_torch(model: str | nn.Module, variables: Mapping[str, Any], source: str) -> dict[str, np.ndarray]:
-    """Turns variables into a PyTorch state dict: the inverse of `from_torch`, bit by bit.
+def to_torch(
+    model: str | nn.Module,
+    variables: Mapping[str, Any],
+    source: str,
+    *,
+    input_shape: Sequence[int] | None = None,
+) -> dict[str, np.ndarray]:
+    """Turns variables into a PyTorch state dict: the inverse of `from_torch`, bit by bit for float32.
 
     Args:
       model: the net that the variables are of, by name or as a module.
-      variables: its collections `params` and `batch_stats`; others are left out.
-      source: whose names to use, one of `list_sources()`.
+      variables: all of its collections `params` and `batch_stats`; others are left out.
+      source: whose names to use, one of `list_sources()`. There is a warning where its code computes something else than
+        the net, as in `from_torch`.
+      input_shape: as in `from_torch`.
 
     Returns:
-      Arrays by name, with `num_batches_tracked` of 0 beside running statistics. What the source's code makes but never
-      uses (`conv4` of the RAN port's blocks) is not in it: load it there with `strict=False`.
+      Arrays by name, with `num_batches_tracked` of 0 beside running statistics. float32 and float64 stay as they are;
+      bfloat16 and float16 become float32, which holds them exactly. What the source's code makes but never uses
+      (`conv4` of the RAN port's blocks) is not in it: load it there with `strict=False`.
 
     Raises:
-      ValueError: the source is unknown, or has no name for a part of the net.
+      ValueError: leaves of the net are missing, not its own, of another shape or not floating, all listed; or the
+        source is unknown, or has no name for a part of the net.
 
     Example:
       >>> import attnjax, jax
@@ -118,15 +133,22 @@ def to_torch(model: str | nn.Module, variables: Mapping[str, Any], source: str) 
       >>> to_torch(net, variables, "attention-module")["layer1.0.cbam.ChannelGate.mlp.1.weight"].shape
       (1, 16)
     """
-    net, chosen = create_model(model) if isinstance(model, str) else model, find_source(source)
+    chosen = find_source(source)
+    net, shape = build_model(model, None, input_shape)
     flat = flatten_dict(
         {name: dict(variables[name]) for name in ("params", "batch_stats") if name in variables}, sep="/"
     )
-    names = chosen.names(flat, net)
+    leaves, mismatch = read_leaves(flat, leaf_shapes(net, shape))
+    if mismatch:
+        raise ValueError(f"these variables do not fit the net:\n{mismatch.describe()}")
+    names = chosen.names(leaves, net)
     chosen.check(names)
+    found = differences(net, chosen.settings)
+    if found:
+        warnings.warn(_other_function(chosen, found), stacklevel=2)
     state_dict: dict[str, np.ndarray] = {}
     for path, name in names.items():
-        state_dict[name] = np.ascontiguousarray(to_layout(np.asarray(flat[path]), path, name, chosen))
+        state_dict[name] = np.ascontiguousarray(to_layout(leaves[path], path, name, chosen))
         if name.endswith(".running_var"):
             state_dict[name.replace("running_var", "num_batches_tracked")] = np.zeros((), np.int64)
     return state_dict
@@ -153,6 +175,9 @@ class _Plan:
     leaves: dict[str, np.ndarray]
     mismatch: Mismatch
     dropped_head: str | None
+    fresh: int
+    dead: int
+    differences: list[str]
 
     @classmethod
     def make(cls, entries: Entries, shapes: Shapes, net: nn.Module, source: Source, allow_missing: str | None) -> _Plan:
@@ -161,9 +186,35 @@ class _Plan:
         if dropped:
             entries = {name: value for name, value in entries.items() if not re.search(source.head, name)}
             names = {path: name for path, name in names.items() if not re.search(source.head, name)}
-        if allow_missing:
-            names = {path: name for path, name in names.items() if name in entries or not _ATTENTION.search(path)}
-        return cls(source, *read_entries(entries, names, shapes, source), dropped)
+        fresh = _absent_blocks(entries, names) if allow_missing else set()
+        names = {path: name for path, name in names.items() if _attention_block(path) not in fresh}
+        dead = sum(bool(re.search(source.dead, name)) for name in entries.keys() - names.values())
+        read = read_entries(entries, names, shapes, source)
+        return cls(source, *read, dropped, len(fresh), dead, differences(net, source.settings))
+
+    def notes(self, gates: str) -> list[str]:
+        """What the caller is warned of."""
+        notes = [self.dropped_head] if self.dropped_head else []
+        if self.fresh:
+            start = "fresh" if gates == "fresh" else "as the identity"
+            notes.append(f"the net's attention blocks that are not in the file, {self.fresh}, start {start}")
+        return notes + ([_other_function(self.source, self.differences)] if self.differences else [])
+
+
+def _attention_block(path: str) -> str | None:
+    """The path of the attention block that a leaf is of, without its collection."""
+    match = _ATTENTION.match(path)
+    return match[1] if match else None
+
+
+def _absent_blocks(entries: Entries, names: Mapping[str, str]) -> set[str]:
+    """The attention blocks that have no entry at all."""
+    blocks = {block for path in names if (block := _attention_block(path))}
+    return blocks - {_attention_block(path) for path, name in names.items() if name in entries}
+
+
+def _other_function(source: Source, found: list[str]) -> str:
+    return f"the net computes something else than source={source.name!r} ({source.about}): {'; '.join(found)}"
 
 
 def _foreign_head(entries: Entries, names: Mapping[str, str], shapes: Shapes, source: Source) -> str | None:
@@ -190,6 +241,17 @@ def _start(net: nn.Module, shape: tuple[int, ...], gates: str, key: jax.Array) -
     if gates == "identity":
         variables = identity_start(net, variables, shape)
     return flatten_dict(variables, sep="/")
+
+
+def _entries(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Arrays by name, without `module.`."""
+    origins: dict[str, str] = {}
+    for name in state_dict:
+        short = re.sub(r"(^|\.)module\.", r"\1", name)
+        if short in origins:
+            raise ValueError(f"these weights have both {origins[short]!r} and {name!r}: without module. they are the same")
+        origins[short] = name
+    return {short: _as_array(state_dict[name]) for short, name in origins.items()}
 
 
 def _as_array(value: Any) -> np.ndarray:

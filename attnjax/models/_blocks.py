@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from attnjax.layers import BatchNorm, Conv, avg_pool
 
@@ -54,11 +55,11 @@ class _Block(nn.Module):
     def _join(self, x: jax.Array, branch: jax.Array, train: bool) -> jax.Array:
         """Adds the shortcut and rectifies, with attention where it is placed."""
         branch = self._attend("branch", branch, train)
-        x = self._attend("identity", self._project(x, branch.shape, train), train)
+        x = self._attend("identity", self._project(x, train), train)
         return self._attend("post", self.activation(x + branch), train)
 
-    def _project(self, x: jax.Array, shape: tuple[int, ...], train: bool) -> jax.Array:
-        if x.shape == shape:
+    def _project(self, x: jax.Array, train: bool) -> jax.Array:
+        if self.stride == 1 and x.shape[-1] == self.features:
             return x
         kernel, stride = 1, self.stride
         if self.shortcut == "avg_1x1" and stride > 1:
@@ -150,6 +151,8 @@ class Bottleneck(_Block):
         if self.stride_at not in ("1x1", "3x3"):
             raise ValueError(f"stride_at={self.stride_at!r} is not '1x1' or '3x3'")
         width = self.features // self.expansion if self.width is None else self.width
+        if self.group_size is not None and width % self.group_size:
+            raise ValueError(f"group_size={self.group_size} must divide the width of the 3x3 convolution, {width}")
         groups = self.groups if self.group_size is None else width // self.group_size
         first, second = (self.stride, 1) if self.stride_at == "1x1" else (1, self.stride)
         y = self._attend("pre", x, train)
@@ -192,9 +195,19 @@ class PreActBasicBlock(_Block):
         y = self.conv(self.features, 3, stride=self.stride, name="conv1")(self._norm_act(x, 1, train))
         y = self.conv(self.features, 3, name="conv2")(self._norm_act(y, 2, train))
         y = self._attend("branch", y, train)
-        if x.shape != y.shape:
+        if self.stride != 1 or x.shape[-1] != self.features:
             x = self.conv(self.features, 1, stride=self.stride, name="downsample_conv")(x)
         return x + y
+
+
+def check_images(x: jax.Array) -> None:
+    """Refuses what is no batch of floating images.
+
+    Raises:
+      ValueError: x has not 4 axes or is not floating.
+    """
+    if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"expected floating images of shape (b, h, w, c), got {x.dtype} {x.shape}")
 
 
 def with_defaults(constructor: Callable[..., nn.Module], defaults: dict[str, Any]) -> partial[nn.Module]:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.layers import BatchNorm, Constant, Conv, global_pool, torch_default
-from attnjax.models._blocks import with_defaults
+from attnjax.models._blocks import check_images, with_defaults
 
 _BLOCKS = (
     *((64, 1), (128, 2), (128, 1), (256, 2), (256, 1)),
@@ -130,8 +130,7 @@ class MobileNet(nn.Module):
 
     def features(self, x: jax.Array, *, train: bool, freeze_batch_norm: bool = False) -> OrderedDict[str, jax.Array]:
         """Returns the outputs of `stem`, `stage1`, ..., `stage5` by name, in order."""
-        if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
-            raise ValueError(f"expected floating images of shape (b, h, w, c), got {x.dtype} {x.shape}")
+        check_images(x)
         train = train and not freeze_batch_norm
         x = nn.relu(self.bn1(self.conv1(x.astype(self.dtype)), train=train))
         outputs = OrderedDict(stem=x)

@@ -17,7 +17,7 @@ _NETS = {net.info.name: net for net in TABLE}
 
 def _find(name: str) -> Net:
     if name not in _NETS:
-        near = difflib.get_close_matches(name, _NETS, n=3)
+        near = difflib.get_close_matches(str(name).lower(), _NETS, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "see attnjax.list_models()"
         raise ValueError(f"unknown model {name!r}: {hint}")
     return _NETS[name]

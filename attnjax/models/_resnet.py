@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.layers import BatchNorm, Constant, Conv, global_pool, max_pool, torch_default
-from attnjax.models._blocks import PLACEMENTS, Bottleneck, Placement, with_defaults
+from attnjax.models._blocks import PLACEMENTS, Bottleneck, Placement, check_images, with_defaults
 
 
 class ResNet(nn.Module):
@@ -195,8 +195,7 @@ class ResNet(nn.Module):
 
     def features(self, x: jax.Array, *, train: bool, freeze_batch_norm: bool = False) -> OrderedDict[str, jax.Array]:
         """Returns the outputs of `stem`, `stage1`, ... by name, in order."""
-        if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
-            raise ValueError(f"expected floating images of shape (b, h, w, c), got {x.dtype} {x.shape}")
+        check_images(x)
         if self.stem != "cifar" and self.stem_pool == "ceil" and min(x.shape[1:3]) < 3:
             raise ValueError(f"stem_pool='ceil' needs images of at least 3x3 pixels, got {x.shape[1]}x{x.shape[2]}")
         train = train and not freeze_batch_norm

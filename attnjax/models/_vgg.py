@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.layers import BatchNorm, Constant, Conv, global_pool, max_pool, torch_default
-from attnjax.models._blocks import with_defaults
+from attnjax.models._blocks import check_images, with_defaults
 
 
 class VGG(nn.Module):
@@ -82,8 +82,7 @@ class VGG(nn.Module):
 
     def features(self, x: jax.Array, *, train: bool, freeze_batch_norm: bool = False) -> OrderedDict[str, jax.Array]:
         """Returns the outputs of `stage1`, ..., and `pool` by name, in order."""
-        if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
-            raise ValueError(f"expected floating images of shape (b, h, w, c), got {x.dtype} {x.shape}")
+        check_images(x)
         smallest = 2 ** len(self.stage_sizes)
         if min(x.shape[1:3]) < smallest:
             raise ValueError(f"images must have at least {smallest}x{smallest} pixels, got {x.shape[1]}x{x.shape[2]}")

@@ -105,6 +105,7 @@ _PRE = "CIFAR: pre-activation, 3x3 stem of width 16, three stages, plain project
 _SMALL_MOSKOMULE = "CIFAR, moskomule: three stages, no gate biases"
 _BAM_CIFAR = "CIFAR: 3x3 stem of width 64, no max-pool, four stages, BAM after stages 1 to 3"
 _RAN_OFFICIAL = "official prototxt: ceil-mode max-pools, mask by interpolation and skip units"
+_RAN_NEXT = "official prototxts of commits 2ca5c35 and df8f62c: ResNeXt units, sigmoid mask (a80220a has tanh)"
 _RAN_PORT = "tengshaofeng's port: padded max-pools, further additions in the mask"
 _RAN_CIFAR = "CIFAR: widths 64, 128, 256, inferred from the paper's parameter counts"
 _CBAM_MOBILE = "of the CBAM paper: block after each depthwise and each pointwise convolution"
@@ -234,8 +235,7 @@ TABLE = [
     _net("epsanet101_large_k3579", partial(r101, **large_epsa_k3579), 53_742_470, 9_665_840_640, _EPSA_K3579, _EPSA),
     _net("eca_resnet18", partial(r18, **eca), 11_689_548, 1_814_082_688, _RIVAL, _ECA),
     _net("eca_resnet34", partial(r34, **eca), 21_797_746, 3_663_779_904, _RIVAL, _ECA),
-    _net("eca_resnet50", partial(r50, **eca), 25_557_118, 4_089_272_064, _RIVAL, _ECA,
-        _imagenet(22.58, 6.38, "BangguWu/ECANet README", verified=True)),
+    _net("eca_resnet50", partial(r50, **eca), 25_557_118, 4_089_272_064, _RIVAL, _ECA),
     _net("eca_resnet101", partial(r101, **eca), 44_549_331, 7_801_580_288, _RIVAL, _ECA),
     _net("eca_resnet50d_timm", partial(r50d, **eca), 25_576_350, 4_328_912_640, _D, _ECA),
     _net("eca_resnet101d_timm", partial(r101d, **eca), 44_568_563, 8_041_220_864, _D, _ECA),
@@ -261,9 +261,9 @@ TABLE = [
     _net("attention92", ran(1, 2, 3), 52_466_344, 10_533_789_696, _RAN_OFFICIAL, _RAN,
         _imagenet(19.5, 4.8, "fwang91/residual-attention-network README, 320 crop", verified=True)),
     _net("attentionnext56", post_activation(resnext_unit, 1, 1, 1), 31_318_824, 6_419_106_816,
-        "official prototxt: ResNeXt units of 32 groups", _RAN, _imagenet(21.2, 5.6, _IN_RAN_README, verified=True)),
+        _RAN_NEXT, _RAN, _imagenet(21.2, 5.6, _IN_RAN_README, verified=True)),
     _net("attentionnext92", post_activation(resnext_unit, 1, 2, 3), 52_102_952, 10_704_337_920,
-        "official prototxt: ResNeXt units of 32 groups", _RAN),
+        _RAN_NEXT, _RAN),
     _net("attentioninception56", post_activation(InceptionUnit, 1, 1, 1), 31_846_480, 11_822_894_784,
         "our reading: Inception-ResNet-A units; the paper leaves them open", _RAN,
         _imagenet(20.36, 5.29, "RAN paper, 299 crop"), size=299),
@@ -275,10 +275,8 @@ TABLE = [
         Result("CUB-200-2011", 12.39, None, "PRIS-CV/CAM-Guided-Attention README history, before the paper", True),
         Result("FGVC-Aircraft", 7.18, None, "the same", True), Result("Stanford Cars", 6.19, None, "the same", True),
         size=448, classes=200),
-    _net("ggam_vgg16", partial(GGAMNet, VGG, **ggam), 15_123_752, 61_386_919_936, _GGAM_RELEASED, _GGAM,
-        Result("CUB-200-2011", 13.88, None, "PRIS-CV/CAM-Guided-Attention README history, before the paper", True),
-        Result("FGVC-Aircraft", 8.45, None, "the same", True), Result("Stanford Cars", 7.39, None, "the same", True),
-        size=448, classes=200),
+    _net("ggam_vgg16", partial(GGAMNet, VGG, **ggam), 15_123_752, 61_386_919_936,
+        "ResNet-50's head on VGG-16; the released VGG scripts flatten a 7x7 map instead", _GGAM, size=448, classes=200),
     _net("mobilenet", MobileNet, 4_231_976, 568_740_352, "width 1.0", _MOBILENET,
         _imagenet(31.39, 11.51, _IN_CBAM_TABLE)),
     _net("se_mobilenet", partial(MobileNet, **se), 5_072_114, 569_568_896, _CBAM_MOBILE, _MOBILENET,

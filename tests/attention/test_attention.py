@@ -196,7 +196,7 @@ def test_gates_are_sown_by_name() -> None:
         (ChannelGate(pools=()), r"pools=\(\) must name at least one pool"),
         (ChannelGate(pools=("avg", "mean")), "pool 'mean' is not one of avg, max, lp, lse"),
         (SpatialGate(kernel_size=4), "kernel_size=4 must be odd"),
-        (SpatialGate(descriptor="max"), "descriptor='max' is not 'pool' or 'conv'"),
+        (SpatialGate(descriptor="max"), "descriptor='max' is not one of"),
         (SpatialGate(norm="batch"), "norm='batch' is not 'batch_norm' or 'none', nor a constructor"),
         (CBAM(arrangement="serial"), "arrangement='serial' is not 'channel_first'"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from functools import partial
 from typing import Any
@@ -26,11 +27,15 @@ from attnjax.attention import (
     SqueezeExcite,
 )
 from attnjax.convert import from_torch, list_sources, to_torch
+from attnjax.convert._settings import differences
+from attnjax.convert._sources import SOURCES
+from attnjax.layers import BatchNorm
 from attnjax.models import VGG, BasicBlock, Bottleneck, GGAMNet, ResidualAttentionNet, ResNet
 
 SHAPE = (1, 32, 32, 3)
 _tiny = partial(ResNet, (1, 1), BasicBlock, num_classes=10, widths=(16, 32), stem_width=16)
 _tiny_bottleneck = partial(ResNet, (1, 2), Bottleneck, num_classes=10, widths=(16, 32), stem_width=16)
+_port = partial(ResidualAttention, pool="padded", skip="port")
 
 NETS: dict[str, tuple[nn.Module, str]] = {
     "torchvision": (_tiny(), "torchvision"),
@@ -42,7 +47,7 @@ NETS: dict[str, tuple[nn.Module, str]] = {
     ),
     "senet.pytorch": (_tiny(attention=partial(SqueezeExcite, use_bias=False, reduction=4)), "senet.pytorch"),
     "cadene": (_tiny_bottleneck(attention=SqueezeExcite, stem_pool="ceil", stride_at="1x1"), "cadene"),
-    "cadene deep stem": (_tiny_bottleneck(stem="deep", attention=SqueezeExcite, shortcut="3x3"), "cadene"),
+    "cadene deep stem": (_tiny_bottleneck(stem="deep", attention=SqueezeExcite, shortcut="3x3", stem_pool="ceil"), "cadene"),
     "timm": (_tiny(attention=partial(SqueezeExcite, divisor=8)), "timm"),
     "timm d": (_tiny_bottleneck(stem="deep", shortcut="avg_1x1"), "timm"),
     "timm sk": (
@@ -56,19 +61,20 @@ NETS: dict[str, tuple[nn.Module, str]] = {
     "ran-pytorch": (
         ResidualAttentionNet(
             ResidualUnit,
-            (partial(ResidualAttention, pools=2), partial(ResidualAttention, pools=1), None),
+            (partial(_port, pools=2), partial(_port, pools=1), None),
             (1, 2, 0),
             10,
             (8, 16, 16),
             (1, 1, 2),
             stem_width=8,
+            stem_pool="padded",
         ),
         "ran-pytorch",
     ),
     "ran-pytorch-cifar": (
         ResidualAttentionNet(
             ResidualUnit,
-            (partial(ResidualAttention, pools=2), partial(ResidualAttention, pools=0), None),
+            (partial(_port, pools=2), partial(_port, pools=0), None),
             (1, 2, 0),
             10,
             (8, 16, 16),
@@ -254,7 +260,8 @@ def test_plain_weights_go_into_a_net_with_attention() -> None:
     state_dict = to_torch(plain, variables, "torchvision")
     with pytest.raises(ValueError, match=r"18 missing: layer1\.0\.cbam\.ChannelGate"):
         from_torch(attentive, state_dict, "attention-module", input_shape=SHAPE)
-    read = from_torch(attentive, state_dict, input_shape=SHAPE, allow_missing="attention", key=jax.random.key(3))
+    with pytest.warns(UserWarning, match="attention blocks that are not in the file, 2, start fresh"):
+        read = from_torch(attentive, state_dict, input_shape=SHAPE, allow_missing="attention", key=jax.random.key(3))
     fresh = attnjax.init(attentive, jax.random.key(3), SHAPE)
     block = read["params"]["stage1_block0"]
     assert_same(block["attention"], fresh["params"]["stage1_block0"]["attention"])
@@ -268,11 +275,23 @@ def test_only_attention_may_be_missing() -> None:
         from_torch(NETS["cbam"][0], state_dict, input_shape=SHAPE, allow_missing="attention")
 
 
-def test_identity_gates_keep_the_plain_net(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_of_an_attention_block_must_not_be_missing() -> None:
+    net, source = NETS["cbam"]
+    state_dict = to_torch(net, start(net), source)
+    del state_dict["layer1.0.cbam.ChannelGate.mlp.1.weight"]
+    with pytest.raises(ValueError, match=r"1 missing: layer1\.0\.cbam\.ChannelGate\.mlp\.1\.weight"):
+        from_torch(net, state_dict, input_shape=SHAPE, allow_missing="attention")
+    rest = {name: value for name, value in state_dict.items() if "layer1.0.cbam" not in name}
+    with pytest.warns(UserWarning, match="not in the file, 1, start fresh"):
+        from_torch(net, rest, input_shape=SHAPE, allow_missing="attention")
+
+
+def test_identity_gates_keep_the_plain_net() -> None:
     plain, attentive = _tiny(), _tiny(attention=partial(CBAM, reduction=4))
     variables = attnjax.init(plain, jax.random.key(1), SHAPE)
     state_dict = to_torch(plain, variables, "torchvision")
-    read = from_torch(attentive, state_dict, input_shape=SHAPE, allow_missing="attention", gates="identity")
+    with pytest.warns(UserWarning, match="2, start as the identity"):
+        read = from_torch(attentive, state_dict, input_shape=SHAPE, allow_missing="attention", gates="identity")
     x = jax.random.normal(jax.random.key(5), (2, *SHAPE[1:]))
     before, after = plain.apply(variables, x, train=False), attentive.apply(read, x, train=False)
     assert float(jnp.abs(before - after).max()) < 0.02 * float(jnp.abs(before).max())
@@ -283,6 +302,134 @@ def test_narrow_and_wide_numbers_become_float32() -> None:
     halves = {name: value.astype(np.float16) for name, value in state_dict.items()}
     read = from_torch(_tiny(), halves, input_shape=SHAPE)
     assert {leaf.dtype for leaf in jax.tree.leaves(read)} == {jnp.dtype("float32")}
+
+
+def test_whole_modules_are_never_lost_unasked() -> None:
+    attention = (None, partial(_port, pools=1), None)
+    net = partial(ResidualAttentionNet, ResidualUnit, attention, num_classes=10, widths=(8, 16, 16), stem_width=8)
+    port = partial(net, stage_units=(1, 1, 2), stem_pool="padded")
+    state_dict = to_torch(port((0, 2, 0)), start(port((0, 2, 0))), "ran-pytorch")
+    assert any(name.startswith("attention_module2_2.") for name in state_dict)
+    with pytest.raises(ValueError, match=r"with no place in the net: attention_module2_2\."):
+        from_torch(port((0, 1, 0)), state_dict, input_shape=SHAPE)
+    read = from_torch(port((0, 1, 0)), state_dict, "ran-pytorch-pre", input_shape=SHAPE)
+    assert "stage2_attention1" not in read["params"]
+
+
+def test_names_that_are_the_same_without_their_prefix_are_refused() -> None:
+    state_dict = to_torch(_tiny(), start(_tiny()), "torchvision")
+    state_dict["module.fc.weight"] = np.zeros((10, 32), np.float32)
+    with pytest.raises(ValueError, match=r"have both 'fc\.weight' and 'module\.fc\.weight'"):
+        from_torch(_tiny(), state_dict, input_shape=SHAPE)
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, np.int32, np.bool_])
+def test_numbers_that_are_not_floating_are_refused(dtype: type) -> None:
+    state_dict = to_torch(_tiny(), start(_tiny()), "torchvision")
+    state_dict["bn1.weight"] = state_dict["bn1.weight"].astype(dtype)
+    with pytest.raises(ValueError, match=rf"1 not floating: bn1\.weight is {np.dtype(dtype)}"):
+        from_torch(_tiny(), state_dict, input_shape=SHAPE)
+
+
+def test_variables_that_do_not_fit_are_refused() -> None:
+    variables = start(_tiny())
+    with pytest.raises(ValueError, match=r"12 missing: batch_stats/bn1/mean"):
+        to_torch(_tiny(), {"params": variables["params"]}, "torchvision", input_shape=SHAPE)
+    with pytest.raises(ValueError, match=r"2 of another shape than the net's: params/fc/bias is \(10,\), not \(7,\)"):
+        to_torch(_tiny(num_classes=7), variables, "torchvision", input_shape=SHAPE)
+    with pytest.raises(ValueError, match=r"2 with no place in the net: params/fc/(bias|kernel)"):
+        to_torch(_tiny(num_classes=0), variables, "torchvision", input_shape=SHAPE)
+    variables["params"]["fc"]["bias"] = np.zeros(10, np.int32)
+    with pytest.raises(ValueError, match="1 not floating: params/fc/bias is int32"):
+        to_torch(_tiny(), variables, "torchvision", input_shape=SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [("bfloat16", "float32"), ("float16", "float32"), ("float32", "float32"), ("float64", "float64")]
+)
+def test_to_torch_gives_types_that_torch_has(ours: str, theirs: str) -> None:
+    variables = jax.tree.map(lambda leaf: leaf.astype(jnp.dtype(ours)), start(_tiny()))
+    state_dict = to_torch(_tiny(), variables, "torchvision", input_shape=SHAPE)
+    bias = state_dict["bn1.bias"]
+    assert bias.dtype == np.dtype(theirs)
+    assert bias.tobytes() == variables["params"]["bn1"]["bias"].astype(theirs).tobytes()
+
+
+SE = partial(SqueezeExcite, reduction=4)
+OTHER_FUNCTIONS: dict[str, tuple[nn.Module, str, str]] = {
+    "stride": (_tiny_bottleneck(stride_at="1x1"), "timm", "ResNet has stride_at='1x1', not '3x3'"),
+    "pool": (_tiny(stem_pool="ceil"), "timm", "ResNet has stem_pool='ceil', not 'padded'"),
+    "official pool": (_tiny_bottleneck(attention=SE), "cadene", "ResNet has stem_pool='padded', not 'ceil'"),
+    "branch": (_tiny(attention=SE, stem_pool="ceil"), "cadene", "BasicBlock has branch_activation=False, not True"),
+    "cbam": (
+        _tiny(attention=partial(CBAM, reduction=4, use_bias=False, spatial_norm=BatchNorm)),
+        "timm",
+        "CBAM has descriptor='pool', not 'pool_mean_first' or 'pool_average'",
+    ),
+    "bam": (
+        _tiny(attention=partial(BAM, reduction=4, fuse="sum"), attention_placement="stage"),
+        "attention-module",
+        "BAM has fuse='sum', not 'product'",
+    ),
+    "psa": (
+        _tiny_bottleneck(spatial_conv=partial(PyramidSqueezeAttention, groups=(1, 1, 1, 1), order="paper")),
+        "epsanet",
+        "PyramidSqueezeAttention has order='paper', not 'reversed'",
+    ),
+    "ran": (
+        ResidualAttentionNet(
+            ResidualUnit, (None, partial(ResidualAttention, pools=1), None), (0, 1, 0), 10, (8, 16, 16), (1, 1, 1)
+        ),
+        "ran-pytorch",
+        "ResidualAttentionNet has stem_pool='ceil', not 'padded'; ResidualAttention has pool='ceil', not 'padded'",
+    ),
+    "backbone": (
+        GGAMNet(
+            partial(ResNet, (1, 1), BasicBlock, widths=(16, 32), stem_pool="ceil"),
+            partial(ChannelSpatialAttention, reduction=4),
+            10,
+        ),
+        "ggam",
+        "ResNet has stem_pool='ceil', not 'padded'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_FUNCTIONS)
+def test_a_net_that_computes_something_else_than_the_source_is_told(case: str) -> None:
+    net, source, message = OTHER_FUNCTIONS[case]
+    variables = start(net)
+    with pytest.warns(UserWarning, match=rf"something else than source='{source}' \(.*\): {re.escape(message)}$"):
+        state_dict = to_torch(net, variables, source, input_shape=SHAPE)
+    with pytest.warns(UserWarning, match=re.escape(message)):
+        assert_same(variables, from_torch(net, state_dict, source, input_shape=SHAPE))
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("se_resnet50", "cadene"),
+        ("se_resnext50_32x4d", "cadene"),
+        ("senet154", "cadene"),
+        ("se_resnet18_legacy", "cadene"),
+        ("resnet50", "torchvision"),
+        ("se_resnet50_timm", "timm"),
+        ("senet154_timm", "timm"),
+        ("sk_resnet50_timm", "timm"),
+        ("eca_resnet50d_timm", "timm"),
+        ("se_resnet20_cifar", "timm"),
+        ("se_resnet50_moskomule", "senet.pytorch"),
+        ("cbam_resnet50", "attention-module"),
+        ("bam_resnet50", "attention-module"),
+        ("epsanet50_small", "epsanet"),
+        ("attention56_port", "ran-pytorch"),
+        ("attention92_448_port", "ran-pytorch"),
+        ("attention92_cifar_port", "ran-pytorch-cifar"),
+        ("ggam_resnet50", "ggam"),
+    ],
+)
+def test_a_named_net_computes_what_its_source_does(name: str, source: str) -> None:
+    assert differences(attnjax.create_model(name), SOURCES[source].settings) == []
 
 
 def test_no_warning_where_everything_fits() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 
 import attnjax.layers
 from attnjax.attention._gate_mlp import GateMLP
-from attnjax.layers import global_pool, max_along, max_pool
+from attnjax.layers import Conv, global_pool, max_along, max_pool
 
 
 class ConvNormAct(nn.Module):
@@ -79,3 +80,18 @@ class PooledGate(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         del train
         return nn.sigmoid(GateMLP(min(self.reduction, x.shape[-1]), name="mlp")(global_pool(x)))[:, None, None, :]
+
+
+class OneConvolution(nn.Module):
+    """A backbone of one 3x3 convolution and a ReLU."""
+
+    width: int
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        self.conv1 = Conv(self.width, 3, dtype=self.dtype, param_dtype=self.param_dtype)
+
+    def features(self, x: jax.Array, *, train: bool, freeze_batch_norm: bool = False) -> OrderedDict[str, jax.Array]:
+        del train, freeze_batch_norm
+        return OrderedDict(conv1=nn.relu(self.conv1(x)))

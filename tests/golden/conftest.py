@@ -13,10 +13,19 @@ SLOW_MACS = 2e9
 """A gradient step in float64 of more multiply-accumulates than this is marked slow."""
 
 
+CHECKED = ("block", "model", "ggam")
+"""Kinds of fixtures that are compared."""
+
+
+def read_index(folder: Path) -> list[dict[str, str]]:
+    """The index's entries, each with at least `id`, `kind`, `family` and `path`."""
+    entries: list[dict[str, str]] = json.loads((folder / "index.json").read_text())["fixtures"]
+    return entries
+
+
 def find_fixtures(folder: Path, kind: str) -> list[Fixture]:
     """All fixtures of a kind, in the index's order."""
-    entries = json.loads((folder / "index.json").read_text())["fixtures"]
-    return [Fixture(folder, entry["path"]) for entry in entries if entry["kind"] == kind]
+    return [Fixture(folder, entry["path"]) for entry in read_index(folder) if entry["kind"] == kind]
 
 
 def cost(fixture: Fixture) -> int:
@@ -38,7 +47,10 @@ def with_gradients(folder: Path, full: bool) -> list[Fixture]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     folder, full = metafunc.config.getoption("--golden"), metafunc.config.getoption("--full")
-    for argument in {"block", "model", "trained_model"} & set(metafunc.fixturenames):
+    if "unchecked" in metafunc.fixturenames:
+        entries = [entry for entry in read_index(folder) if entry["kind"] not in CHECKED]
+        metafunc.parametrize("unchecked", entries, ids=[entry["id"] for entry in entries])
+    for argument in {*CHECKED, "trained_model"} & set(metafunc.fixturenames):
         found = with_gradients(folder, full) if argument == "trained_model" else find_fixtures(folder, argument)
         slow = [argument == "trained_model" and cost(fixture) > SLOW_MACS for fixture in found]
         cases = [

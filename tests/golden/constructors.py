@@ -55,8 +55,8 @@ class Mapped:
 
 
 def parse(constructor: str) -> Call:
-    """Reads a call such as `timm: EcaModule(32, gamma=4/2)`; the part before the colon is put before the name."""
-    prefix, rest = re.fullmatch(r"(?:([\w.]+): )?(.*)", constructor, re.DOTALL).groups()  # type: ignore[union-attr]
+    """Reads a call such as `timm: EcaModule(32, gamma=4/2)`; what is before it is put before the name."""
+    prefix, rest = re.fullmatch(r"(?:([\w.]+):? )?(.*)", constructor, re.DOTALL).groups()  # type: ignore[union-attr]
     try:
         expression = ast.parse(rest, mode="eval").body
     except SyntaxError:

@@ -9,14 +9,16 @@ from typing import Any
 from attnjax.attention import (
     BAM,
     CBAM,
+    ChannelSpatialAttention,
     PyramidSqueezeAttention,
     ResidualAttention,
     ResidualUnit,
     SqueezeExcite,
 )
 from attnjax.convert._timm import architecture
-from attnjax.models import BasicBlock, Bottleneck, PreActBasicBlock, ResidualAttentionNet, ResNet
-from tests.golden.constructors import Mapped, UnknownConstructor
+from attnjax.models import BasicBlock, Bottleneck, GGAMNet, PreActBasicBlock, ResidualAttentionNet, ResNet
+from tests.golden.adapters import OneConvolution
+from tests.golden.constructors import Call, Mapped, UnknownConstructor
 
 _SIZES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 _ATTENTION: dict[str | None, dict[str, Any]] = {
@@ -141,7 +143,16 @@ def _timm(
     return Mapped(partial(net, num_classes=num_classes, dropout_rate=drop_rate or 0.0), source)
 
 
+def _ggam(backbone: Call, feature_size: int, classes_num: int) -> Mapped:
+    convolution, *rest = backbone.args
+    if [part.name for part in (convolution, *rest)] != ["Conv2d", "ReLU", "Identity", "Identity"]:
+        raise UnknownConstructor(f"no rule for the backbone {backbone}")
+    net = partial(GGAMNet, partial(OneConvolution, convolution.args[1]), ChannelSpatialAttention)
+    return Mapped(partial(net, classes_num, feature_size), "ggam")
+
+
 RULES: dict[str, Callable[..., Mapped]] = {
+    "cars_sp_CAM.py: model_bn": _ggam,
     "MODELS.model_resnet.ResidualNet": _residual_net,
     "models.epsanet.epsanet50": _epsanet(50),
     "models.epsanet.epsanet101": _epsanet(101),

@@ -2,7 +2,7 @@
 
     python -m tests.golden.store SOURCE
 
-Kept are all blocks, the logits of all nets, and the gradients of one net per family. Outputs and
+Kept are the whole index, all blocks, the logits of all nets, and the gradients of one net per family. Outputs and
 input gradients of large blocks are kept as a sample and a norm, as the folder itself keeps large parameter gradients.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.golden.conftest import with_gradients
+from tests.golden.conftest import CHECKED, read_index, with_gradients
 from tests.golden.reference import Fixture, sample
 
 STORED = Path(__file__).parent / "fixtures"
@@ -24,9 +24,9 @@ LARGEST, SAMPLE = 4_096, 1_024
 
 
 def main(source: Path) -> None:
-    entries = json.loads((source / "index.json").read_text())["fixtures"]
+    entries = read_index(source)
     trained = {fixture.manifest["id"] for fixture in with_gradients(source, full=False)}
-    kept = [entry for entry in entries if entry["kind"] in ("block", "model")]
+    kept = [entry for entry in entries if entry["kind"] in CHECKED]
     shutil.rmtree(STORED, ignore_errors=True)
     for entry in kept:
         fixture = Fixture(source, entry["path"])
@@ -34,14 +34,22 @@ def main(source: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         manifest = json.dumps(_manifest(fixture), separators=(",", ":"))
         Path(f"{target}.json").write_text(manifest + "\n")
-        arrays = _block(fixture) if entry["kind"] == "block" else _net(fixture, entry["id"] in trained)
-        np.savez_compressed(f"{target}.npz", **arrays)  # type: ignore[arg-type]
-    index = {"fixtures": [{key: entry[key] for key in ("id", "kind", "family", "path")} for entry in kept]}
+        np.savez_compressed(f"{target}.npz", **_arrays(fixture, entry["kind"], entry["id"] in trained))  # type: ignore[arg-type]
+    index = {"fixtures": [{key: entry[key] for key in ("id", "kind", "family", "path")} for entry in entries]}
     (STORED / "index.json").write_text(json.dumps(index, separators=(",", ":")) + "\n")
     size = sum(path.stat().st_size for path in STORED.rglob("*") if path.is_file())
     print(f"{len(kept)} fixtures, {size:,} bytes of at most {LIMIT:,}")
     if size > LIMIT:
         raise SystemExit("too large")
+
+
+def _arrays(fixture: Fixture, kind: str, with_training: bool) -> dict[str, np.ndarray]:
+    match kind:
+        case "block":
+            return _block(fixture)
+        case "ggam":
+            return _ggam(fixture)
+    return _net(fixture, with_training)
 
 
 def _manifest(fixture: Fixture) -> dict[str, object]:
@@ -68,6 +76,11 @@ def _net(fixture: Fixture, with_training: bool) -> dict[str, np.ndarray]:
     if with_training:
         wanted += ["train/logits64", "train64/", "train/buffer"]
     return {key: value for key, value in fixture.arrays.items() if any(key.startswith(start) for start in wanted)}
+
+
+def _ggam(fixture: Fixture) -> dict[str, np.ndarray]:
+    wanted = ("eval/logits", "eval/attention", "train64/logits", "train64/attention", "train/buffer/")
+    return {key: value for key, value in fixture.arrays.items() if key.startswith(wanted)}
 
 
 if __name__ == "__main__":

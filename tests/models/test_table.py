@@ -41,6 +41,18 @@ def test_markdown_has_a_line_for_each_net() -> None:
 def test_no_match_is_an_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, "nothing*") == 2
     assert capsys.readouterr().err == "no net is called 'nothing*': python -m attnjax lists them all\n"
+    assert run(monkeypatch, "bam_resnet5") == 2
+    assert "did you mean bam_resnet50" in capsys.readouterr().err
+
+
+def test_a_reader_that_stops_early_is_no_error() -> None:
+    command = f"{sys.executable} -m attnjax | head -1"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert (result.stderr, result.stdout.split()[:1]) == ("", ["name"])
+
+
+def test_readme_says_how_many_nets_there_are(root: Path) -> None:
+    assert f"{len(attnjax.list_models())} named ones" in (root / "README.md").read_text()
 
 
 def test_it_runs_as_a_module() -> None:

@@ -259,3 +259,24 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters():
     assert all(":bf16[" in line for line in convolutions[0])
     assert all(":f32[" in line for line in convolutions[1])
     assert len(convolutions[0]) == len(convolutions[1]) > 19
+
+
+def test_dropout_draws_anew_each_step_and_the_same_for_a_seed() -> None:
+    class Dropped(nn.Module):
+        """A classifier of pixels, many of which are dropped."""
+
+        @nn.compact
+        def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+            x = nn.Dropout(0.5, deterministic=not train)(x.reshape(len(x), -1))
+            return nn.Dense(CLASSES)(x)
+
+    net = Dropped()
+    optimizer = make_optimizer(CONFIG.optimizer, make_schedule(CONFIG.schedule, 0.1, 4))
+    variables = net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False)
+
+    def loss(config: Config, step: int) -> float:
+        state = TrainState(jnp.asarray(step), dict(variables), optimizer.init(variables["params"]), None)
+        return float(train_step(net, optimizer, config, state, Metrics.zero(), batch())[1].loss)
+
+    assert loss(CONFIG, 0) == loss(CONFIG, 0)
+    assert len({loss(CONFIG, 0), loss(CONFIG, 1), loss(replace(CONFIG, {"seed": 1}), 0)}) == 3

@@ -1,0 +1,61 @@
+"""Settings of a net that its weights do not show: the same tree, but another function than the source's code."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import flax.linen as nn
+
+Settings = Mapping[str, tuple[Any, ...]]
+"""Values that a source's code has, by `Class.field`."""
+
+Fields = Mapping[str, Any]
+
+_IDLE: Mapping[str, Callable[[Fields], bool]] = {  # where a setting does nothing
+    "ResNet.stem_pool": lambda fields: fields["stem"].startswith("cifar"),
+    "ResNet.stride_at": lambda fields: not _is_bottleneck(fields["block"]) or len(fields["stage_sizes"]) < 2,
+    "ResidualAttentionNet.stem_pool": lambda fields: fields["stem"].startswith("cifar"),
+    "ResidualAttention.pool": lambda fields: fields["pools"] < 1,
+    "ResidualAttention.skip": lambda fields: fields["pools"] < 2,
+    "CBAM.descriptor": lambda fields: not fields["spatial"],
+}
+
+
+def differences(model: nn.Module, settings: Settings) -> list[str]:
+    """Describes, once each, the settings of a net that the source's code does not have."""
+    found: dict[str, None] = {}
+    for name, fields in _parts(model):
+        for setting, allowed in settings.items():
+            owner, _, field = setting.partition(".")
+            if owner != name or field not in fields or _IDLE.get(setting, lambda _: False)(fields):
+                continue
+            if fields[field] not in allowed:
+                found[f"{name} has {field}={fields[field]!r}, not {' or '.join(map(repr, allowed))}"] = None
+    return list(found)
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Fields]]:
+    """The name and the fields of a module, and of all modules and constructors of modules in its fields."""
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _parts(item)
+        return
+    owner = type(value) if isinstance(value, nn.Module) else getattr(value, "func", value)
+    if not (isinstance(owner, type) and issubclass(owner, nn.Module)):
+        return
+    declared = [field for field in dataclasses.fields(owner) if field.init and field.name not in ("parent", "name")]
+    if isinstance(value, nn.Module):
+        fields = {field.name: getattr(value, field.name) for field in declared}
+    else:
+        names = [field.name for field in declared]
+        fields = {field.name: field.default for field in declared if field.default is not dataclasses.MISSING}
+        fields |= dict(zip(names, getattr(value, "args", ()), strict=False)) | getattr(value, "keywords", {})
+    yield owner.__name__, fields
+    for field in fields.values():
+        yield from _parts(field)
+
+
+def _is_bottleneck(block: Any) -> bool:
+    return any(base.__name__ == "Bottleneck" for base in getattr(block, "func", block).__mro__)
