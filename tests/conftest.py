@@ -32,3 +32,9 @@ def root() -> Path:
 def _count_traces_anew() -> None:
     """chex counts traces by name: functions of two tests may share one."""
     chex.clear_trace_counter()
+
+
+@pytest.fixture(autouse=True)
+def _compile_quickly(request: pytest.FixtureRequest) -> None:
+    """Tests of blocks and nets compile much and compute little; the others have the compiler's full optimisation."""
+    jax.config.update("jax_disable_most_optimizations", request.path.parent.name in ("attention", "models"))

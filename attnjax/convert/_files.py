@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,21 +17,24 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from attnjax.convert._mapping import widen
 
+_UMASK = os.umask(0)  # it can only be read by setting it: once, at import
+os.umask(_UMASK)
 _TORCH = (".pth", ".pt", ".bin", ".pkl", ".tar")
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Reads a state dict from a file.
 
-    `.safetensors` needs the extra `convert`. `.pth`, `.pt`, `.bin`, `.pkl` and `.tar` need PyTorch, whose loader is
-    held to plain tensors (`weights_only=True`): nothing in the file is executed. A training checkpoint with its weights
-    under `state_dict` is taken for these.
+    `.safetensors` needs the extra `convert`. `.pth`, `.pt`, `.bin`, `.pkl` and `.tar` need PyTorch 2.6 or newer, whose
+    loader is held to plain tensors (`weights_only=True`): nothing in the file is executed. A training checkpoint with
+    its weights under `state_dict` is taken for these.
 
     Returns:
       Arrays by name. bfloat16 and float16 become float32, which holds them exactly.
 
     Raises:
-      ValueError: the file is missing, damaged, of another kind, or holds something besides weights.
+      ValueError: the file is missing, damaged, of another kind, holds something besides weights, or PyTorch is too
+        old.
       ImportError: the package that reads it is not installed; the message names it.
 
     Example:
@@ -69,6 +74,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         raise ImportError(
             f"{path} can only be read with PyTorch: pip install torch, or save the state dict as .safetensors"
         ) from error
+    _need_safe_loader(torch.__version__, path)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling, zip and value errors alike
@@ -84,6 +90,16 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     if odd:
         raise ValueError(f"{path} holds no state dict: {', '.join(map(str, odd))} are no tensors")
     return {str(name): _from_tensor(value) for name, value in loaded.items()}
+
+
+def _need_safe_loader(version: str, path: Path) -> None:
+    """Before PyTorch 2.6 a file could run code although only weights were asked for (CVE-2025-32434)."""
+    found = re.match(r"(\d+)\.(\d+)", str(version))
+    if found is None or (int(found[1]), int(found[2])) < (2, 6):
+        raise ValueError(
+            f"{path} needs torch 2.6 or newer, found {version}: before, reading a file could run code; "
+            "or save the state dict as .safetensors"
+        )
 
 
 def _from_tensor(value: Any) -> np.ndarray:
@@ -127,17 +143,14 @@ def save_weights(path: str | os.PathLike[str], variables: Mapping[str, Any]) -> 
     os.close(handle)
     try:
         save_file(flat, temporary)
-        os.chmod(temporary, 0o666 & ~_umask())
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_UMASK)
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
         raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _save_orbax(path: Path, variables: Mapping[str, Any]) -> None:

@@ -8,10 +8,41 @@ from typing import Any
 
 import flax.linen as nn
 
-Settings = Mapping[str, tuple[Any, ...]]
+Settings = dict[str, tuple[Any, ...]]
 """Values that a source's code has, by `Class.field`."""
 
 Fields = Mapping[str, Any]
+
+_RESNET: Settings = {
+    "ResNet.stride_at": ("3x3",),
+    "ResNet.stem_pool": ("padded",),
+    "BasicBlock.branch_activation": (False,),
+}
+_CADENE: Settings = {"ResNet.stem_pool": ("ceil",), "BasicBlock.branch_activation": (True,)}
+_TIMM: Settings = _RESNET | {"CBAM.descriptor": ("pool_mean_first", "pool_average")}
+_JONGCHAN: Settings = _RESNET | {
+    "BAM.fuse": ("product",),
+    "BAM.norm_placement": ("hidden",),
+    "CBAM.descriptor": ("pool",),
+}
+_EPSANET: Settings = _RESNET | {"PyramidSqueezeAttention.order": ("reversed",)}
+_PADDED: Settings = {"ResidualAttention.pool": ("padded",), "ResidualAttentionNet.stem_pool": ("padded",)}
+_PORT: Settings = _PADDED | {"ResidualAttention.skip": ("port",)}
+
+SETTINGS: Mapping[str, Settings] = {
+    "torchvision": _RESNET,
+    "attention-module": _JONGCHAN,
+    "epsanet": _EPSANET,
+    "senet.pytorch": _RESNET,
+    "cadene": _CADENE,
+    "timm": _TIMM,
+    "timm-byobnet": _TIMM | {"ResNet.stem_pool": ("padded", "none")},
+    "ran-pytorch": _PORT,
+    "ran-pytorch-cifar": _PORT,
+    "ran-pytorch-pre": _PADDED | {"ResidualAttention.skip": ("skip",)},
+    "ggam": _RESNET,
+}
+"""What each source's code has where our nets can differ without other names or shapes."""
 
 _IDLE: Mapping[str, Callable[[Fields], bool]] = {  # where a setting does nothing
     "ResNet.stem_pool": lambda fields: fields["stem"].startswith("cifar"),

@@ -10,8 +10,6 @@ from typing import Any
 
 import flax.linen as nn
 
-from attnjax.convert._settings import Settings
-
 Rules = list[tuple[str, str | Callable[[re.Match[str]], str]]]
 """Patterns of `re.sub`, applied in order to a leaf's path such as `stage1_block0/attention/mlp/fc1/weight`."""
 
@@ -33,7 +31,6 @@ class Source:
       linear: pattern of the names whose matrices are `nn.Linear`'s; other matrices are stored as 1x1 convolutions.
       head: pattern of the classifier's names.
       dead: pattern of names that the code never uses, so that they have no place in our nets.
-      settings: what the code has where our nets can differ without other names or shapes.
       automatic: whether it may be chosen unnamed; not where `dead` covers what other code uses.
     """
 
@@ -43,7 +40,6 @@ class Source:
     linear: str = ""
     head: str = r"^fc\."
     dead: str = r"(?!)"
-    settings: Settings = dataclasses.field(default_factory=dict)
     automatic: bool = True
 
     def names(self, paths: Collection[str], model: nn.Module) -> dict[str, str]:
@@ -279,88 +275,24 @@ def _vgg(paths: Collection[str], place: str) -> Rules:
 
 _RAN_DEAD = r"(^|\.)conv4\.weight$"  # made by every block, used by those that change the shape
 
-_RESNET: Settings = {
-    "ResNet.stride_at": ("3x3",),
-    "ResNet.stem_pool": ("padded",),
-    "BasicBlock.branch_activation": (False,),
-}
-_CADENE: Settings = {"ResNet.stem_pool": ("ceil",), "BasicBlock.branch_activation": (True,)}
-_TIMM: Settings = _RESNET | {"CBAM.descriptor": ("pool_mean_first", "pool_average")}
-_JONGCHAN: Settings = _RESNET | {
-    "BAM.fuse": ("product",),
-    "BAM.norm_placement": ("hidden",),
-    "CBAM.descriptor": ("pool",),
-}
-_EPSANET: Settings = _RESNET | {"PyramidSqueezeAttention.order": ("reversed",)}
-_PADDED: Settings = {"ResidualAttention.pool": ("padded",), "ResidualAttentionNet.stem_pool": ("padded",)}
-_PORT: Settings = _PADDED | {"ResidualAttention.skip": ("port",)}
-
 SOURCES: Mapping[str, Source] = {
     source.name: source
     for source in [
-        Source(
-            "torchvision",
-            "torchvision's ResNets and VGGs",
-            _torchvision,
-            ".*",
-            head=r"^(fc|classifier\.\d)\.",
-            settings=_RESNET,
-        ),
-        Source(
-            "attention-module",
-            "CBAM and BAM, Jongchan/attention-module",
-            _attention_module,
-            ".*",
-            settings=_JONGCHAN,
-        ),
-        Source("epsanet", "EPSANet, murufeng/EPSANet", _epsanet, r"^fc\.", settings=_EPSANET),
-        Source(
-            "senet.pytorch",
-            "SE without biases, moskomule/senet.pytorch",
-            _senet_pytorch,
-            r"\bfc\.",
-            settings=_RESNET,
-        ),
-        Source(
-            "cadene",
-            "official SENets as timm's legacy_se*",
-            _cadene,
-            r"^last_linear\.",
-            r"^last_linear\.",
-            settings=_CADENE,
-        ),
-        Source("timm", "timm's ResNet family", _timm, r"^fc\.", settings=_TIMM),
-        Source(
-            "timm-byobnet",
-            "timm's nets of flexible blocks",
-            _timm_byobnet,
-            r"^head\.",
-            r"^head\.fc\.",
-            settings=_TIMM | {"ResNet.stem_pool": ("padded", "none")},
-        ),
-        Source(
-            "ran-pytorch",
-            "RAN, tengshaofeng/ResidualAttentionNetwork-pytorch",
-            _ran,
-            ".*",
-            dead=_RAN_DEAD,
-            settings=_PORT,
-        ),
-        Source(
-            "ran-pytorch-cifar",
-            "RAN for 32x32 images of the same code",
-            _ran_cifar,
-            ".*",
-            dead=_RAN_DEAD,
-            settings=_PORT,
-        ),
+        Source("torchvision", "torchvision's ResNets and VGGs", _torchvision, ".*", head=r"^(fc|classifier\.\d)\."),
+        Source("attention-module", "CBAM and BAM, Jongchan/attention-module", _attention_module, linear=".*"),
+        Source("epsanet", "EPSANet, murufeng/EPSANet", _epsanet, linear=r"^fc\."),
+        Source("senet.pytorch", "SE without biases, moskomule/senet.pytorch", _senet_pytorch, linear=r"\bfc\."),
+        Source("cadene", "official SENets as timm's legacy_se*", _cadene, r"^last_linear\.", r"^last_linear\."),
+        Source("timm", "timm's ResNet family", _timm, linear=r"^fc\."),
+        Source("timm-byobnet", "timm's nets of flexible blocks", _timm_byobnet, r"^head\.", r"^head\.fc\."),
+        Source("ran-pytorch", "RAN, tengshaofeng/ResidualAttentionNetwork-pytorch", _ran, ".*", dead=_RAN_DEAD),
+        Source("ran-pytorch-cifar", "RAN for 32x32 images of the same code", _ran_cifar, ".*", dead=_RAN_DEAD),
         Source(
             "ran-pytorch-pre",
             "RAN, the first net of the same code",
             _ran,
             ".*",
             dead=_RAN_DEAD + r"|^attention_module(2_2|3_2|3_3)\.",
-            settings=_PADDED | {"ResidualAttention.skip": ("skip",)},
             automatic=False,
         ),
         Source(
@@ -370,7 +302,6 @@ SOURCES: Mapping[str, Source] = {
             r"^classifier\.",
             r"^classifier\.4\.",
             r"^s_se_module\.",
-            settings=_RESNET,
         ),
     ]
 }

@@ -116,17 +116,15 @@ def _light(match: re.Match[str]) -> Architecture:
 
 
 def _selective(match: re.Match[str]) -> Architecture:
-    options = sk_timm_basic if match["depth"] in _BASIC else sk_timm
-    if match["groups"]:
-        options = sk
-    options = options | _widths(match)
+    form = sk if match["groups"] else sk_timm_basic if match["depth"] in _BASIC else sk_timm
+    options = form | _widths(match)
     if match["suffix"]:
         options |= {"stem": "deep", "stem_width": _STEMS["d"], "shortcut": "avg_1x1"}
     return partial(_DEPTHS[match["depth"]], **options), "timm"
 
 
 def _legacy(match: re.Match[str]) -> Architecture:
-    form = legacy if match["depth"] in _BASIC else caffe_1x1 if not match["groups"] else caffe
+    form = legacy if match["depth"] in _BASIC else caffe if match["groups"] else caffe_1x1
     return partial(_DEPTHS[match["depth"]], **se | form | _widths(match)), "cadene"
 
 
@@ -166,6 +164,7 @@ _FAMILIES: Mapping[str, Callable[[re.Match[str]], Architecture]] = {
     rf"skresnext(?P<depth>50)(?P<suffix>){_GROUPS}": _selective,
     rf"legacy_seresnet(?P<depth>18|34|50|101|152){_NO_GROUPS}": _legacy,
     rf"legacy_seresnext(?P<depth>26|50|101){_GROUPS}": _legacy,
-    r"(?P<attention>gc|se|eca_)?(?P<family>resnext)(?P<depth>26|50)(?P<suffix>ts)": _byobnet,
+    r"(?P<attention>gc)(?P<family>resnext)(?P<depth>26|50)(?P<suffix>ts)": _byobnet,
+    r"(?P<attention>se|eca_)?(?P<family>resnext)(?P<depth>26)(?P<suffix>ts)": _byobnet,
     r"(?P<attention>gc)(?P<family>resnet)(?P<depth>50)(?P<suffix>t)": _byobnet,
 }

@@ -16,7 +16,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from attnjax.attention import identity_start
 from attnjax.convert._mapping import Mismatch, Shapes, leaf_shapes, read_entries, read_leaves, to_layout
-from attnjax.convert._settings import differences
+from attnjax.convert._settings import SETTINGS, differences
 from attnjax.convert._sources import SOURCES, Source, find_source
 from attnjax.models import create_model, init, model_info
 
@@ -44,8 +44,8 @@ def from_torch(
     Args:
       model: a named net (one of `attnjax.list_models()`), or a Linen module.
       state_dict: arrays or CPU tensors by name.
-      source: whose names these are, one of `list_sources()`; None takes the one that fits best. `ran-pytorch-pre`, whose
-        code leaves whole modules unused, must be named.
+      source: whose names these are, one of `list_sources()`; None takes the one that fits best.
+        `ran-pytorch-pre`, whose code leaves whole modules unused, must be named.
       input_shape: shape of an input, (b, h, w, c); None is that of the named net, (1, 224, 224, 3) for a module.
       num_classes: outputs of a named net's classifier; None is its default.
       allow_missing: `"attention"` lets whole attention blocks be missing, so that a plain net's weights can be put into
@@ -112,8 +112,8 @@ def to_torch(
     Args:
       model: the net that the variables are of, by name or as a module.
       variables: all of its collections `params` and `batch_stats`; others are left out.
-      source: whose names to use, one of `list_sources()`. There is a warning where its code computes something else than
-        the net, as in `from_torch`.
+      source: whose names to use, one of `list_sources()`. There is a warning where its code computes something
+        else than the net, as in `from_torch`.
       input_shape: as in `from_torch`.
 
     Returns:
@@ -143,7 +143,7 @@ def to_torch(
         raise ValueError(f"these variables do not fit the net:\n{mismatch.describe()}")
     names = chosen.names(leaves, net)
     chosen.check(names)
-    found = differences(net, chosen.settings)
+    found = differences(net, SETTINGS[source])
     if found:
         warnings.warn(_other_function(chosen, found), stacklevel=2)
     state_dict: dict[str, np.ndarray] = {}
@@ -190,7 +190,7 @@ class _Plan:
         names = {path: name for path, name in names.items() if _attention_block(path) not in fresh}
         dead = sum(bool(re.search(source.dead, name)) for name in entries.keys() - names.values())
         read = read_entries(entries, names, shapes, source)
-        return cls(source, *read, dropped, len(fresh), dead, differences(net, source.settings))
+        return cls(source, *read, dropped, len(fresh), dead, differences(net, SETTINGS[source.name]))
 
     def notes(self, gates: str) -> list[str]:
         """What the caller is warned of."""
@@ -249,7 +249,9 @@ def _entries(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
     for name in state_dict:
         short = re.sub(r"(^|\.)module\.", r"\1", name)
         if short in origins:
-            raise ValueError(f"these weights have both {origins[short]!r} and {name!r}: without module. they are the same")
+            raise ValueError(
+                f"these weights have both {origins[short]!r} and {name!r}: without module. they are the same"
+            )
         origins[short] = name
     return {short: _as_array(state_dict[name]) for short, name in origins.items()}
 

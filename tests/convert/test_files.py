@@ -6,7 +6,10 @@ import importlib
 import json
 import os
 import pickle
+import re
 import struct
+import sys
+import types
 import zipfile
 from collections.abc import Callable
 from functools import partial
@@ -52,7 +55,7 @@ def test_program_writes_what_reads_back_bitwise(
 ) -> None:
     target = weights.parent / out
     assert main([str(weights), "--model", NAME, "--out", str(target)]) == 0
-    assert "272,474" not in capsys.readouterr().err
+    assert capsys.readouterr().out == f"wrote {target}: {NAME}, 107 arrays, 274,042 numbers\n"
     assert_same(variables, load_variables(target))
 
 
@@ -68,6 +71,22 @@ def test_program_puts_plain_weights_into_a_net_with_attention(weights: Path) -> 
     arguments = [str(weights), "--model", "cbam_resnet20_cifar", "--out", str(target), "--allow-missing", "attention"]
     assert main(arguments) == 0
     assert "attention" in load_variables(target)["params"]["stage1_block0"]
+
+
+def test_program_says_that_the_net_computes_something_else(
+    weights: Path, variables: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = weights.parent / "out.safetensors"
+    safetensors.save_file({n.replace("fc.", "last_linear."): v for n, v in cadene_names(variables).items()}, weights)
+    assert main([str(weights), "--model", NAME, "--out", str(target)]) == 0
+    error = capsys.readouterr().err
+    assert error.startswith("note: the net computes something else than source='cadene'")
+    assert "BasicBlock has branch_activation=False, not True" in error
+
+
+def cadene_names(variables: dict[str, Any]) -> dict[str, np.ndarray]:
+    names = to_torch(NAME, variables, SOURCE)
+    return {re.sub(r"^(conv1|bn1)\.", r"layer0.\1.", name): value for name, value in names.items()}
 
 
 def truncated(path: Path) -> None:
@@ -211,6 +230,39 @@ def test_without_torch_a_pickle_is_refused_unread(
     assert main([str(DATA / name), "--model", NAME, "--out", "out.safetensors"]) == 2
     assert "can only be read with PyTorch: pip install torch, or save the state dict as" in capsys.readouterr().err
     assert os.listdir(tmp_path) == []
+
+
+def test_a_torch_whose_loader_could_run_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "weights.pth"
+    path.write_bytes((DATA / "plain.pth").read_bytes())
+    for version, safe in {"1.13.1": False, "2.5.1+cu121": False, "2.6.0a0+git": True, "2.13.0+cpu": True}.items():
+        asked: list[Path] = []
+        torch = types.ModuleType("torch")
+        torch.__dict__.update(__version__=version, Tensor=np.ndarray, load=lambda path, **_: asked.append(path))  # noqa: B023
+        monkeypatch.setitem(sys.modules, "torch", torch)
+        message = (
+            "holds no state dict" if safe else rf"weights\.pth needs torch 2\.6 or newer, found {re.escape(version)}: "
+        )
+        with pytest.raises(ValueError, match=message) as error:
+            read_weights(path)
+        assert bool(asked) is safe
+        assert "\n" not in str(error.value)
+
+
+def test_a_temporary_file_that_is_gone_hides_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(temporary: str, _: Any) -> None:
+        os.unlink(temporary)
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_weights(tmp_path / "out.safetensors", {"params": {"a": np.zeros(2, np.float32)}})
+
+
+def test_a_file_has_the_usual_mode(tmp_path: Path) -> None:
+    save_weights(tmp_path / "out.safetensors", {"params": {"a": np.zeros(2, np.float32)}})
+    (tmp_path / "usual").touch()
+    assert (tmp_path / "out.safetensors").stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
 class _Malicious:

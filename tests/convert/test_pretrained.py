@@ -29,6 +29,7 @@ SIZES = {  # timm 1.0.31
     "skresnext50_32x4d": 27_479_784,
     "legacy_seresnet18": 11_778_592,
     "legacy_senet154": 115_088_984,
+    "senet154": 115_088_984,
     "gcresnet50t": 25_897_080,
     "gcresnext26ts": 10_476_600,
     "eca_resnext26ts": 10_297_988,
@@ -42,11 +43,35 @@ def test_an_architecture_has_timms_number_of_parameters(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["vit_base_patch16_224", "resnet51", "resnet50x", "legacy_seresnet50t", "gcresnet33ts", ""]
+    "name",
+    [
+        "vit_base_patch16_224",
+        "resnet51",
+        "resnet50x",
+        "resnet154",
+        "resnet50_32x4d",
+        "resnext50",
+        "resnext18_32x4d",
+        "resnext50ts",
+        "wide_resnet50_2_32x4d",
+        "skresnet154",
+        "skresnext50",
+        "legacy_seresnet154",
+        "legacy_seresnet269",
+        "legacy_seresnet50t",
+        "gcresnet33ts",
+        "",
+    ],
 )
 def test_another_architecture_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="is not a net of attnjax: known are resnet"):
         architecture(name)
+
+
+def test_senet154_is_the_form_that_its_name_has() -> None:
+    (gluon, names), (official, legacy_names) = architecture("senet154"), architecture("legacy_senet154")
+    assert (gluon().stem_pool, names) == ("padded", "timm")
+    assert (official().stem_pool, legacy_names) == ("ceil", "cadene")
 
 
 def put_into_cache(cache: Path, repository: str, state_dict: dict[str, np.ndarray]) -> None:

@@ -27,8 +27,7 @@ from attnjax.attention import (
     SqueezeExcite,
 )
 from attnjax.convert import from_torch, list_sources, to_torch
-from attnjax.convert._settings import differences
-from attnjax.convert._sources import SOURCES
+from attnjax.convert._settings import SETTINGS, differences
 from attnjax.layers import BatchNorm
 from attnjax.models import VGG, BasicBlock, Bottleneck, GGAMNet, ResidualAttentionNet, ResNet
 
@@ -47,7 +46,10 @@ NETS: dict[str, tuple[nn.Module, str]] = {
     ),
     "senet.pytorch": (_tiny(attention=partial(SqueezeExcite, use_bias=False, reduction=4)), "senet.pytorch"),
     "cadene": (_tiny_bottleneck(attention=SqueezeExcite, stem_pool="ceil", stride_at="1x1"), "cadene"),
-    "cadene deep stem": (_tiny_bottleneck(stem="deep", attention=SqueezeExcite, shortcut="3x3", stem_pool="ceil"), "cadene"),
+    "cadene deep stem": (
+        _tiny_bottleneck(stem="deep", attention=SqueezeExcite, shortcut="3x3", stem_pool="ceil"),
+        "cadene",
+    ),
     "timm": (_tiny(attention=partial(SqueezeExcite, divisor=8)), "timm"),
     "timm d": (_tiny_bottleneck(stem="deep", shortcut="avg_1x1"), "timm"),
     "timm sk": (
@@ -345,7 +347,8 @@ def test_variables_that_do_not_fit_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs"), [("bfloat16", "float32"), ("float16", "float32"), ("float32", "float32"), ("float64", "float64")]
+    ("ours", "theirs"),
+    [("bfloat16", "float32"), ("float16", "float32"), ("float32", "float32"), ("float64", "float64")],
 )
 def test_to_torch_gives_types_that_torch_has(ours: str, theirs: str) -> None:
     variables = jax.tree.map(lambda leaf: leaf.astype(jnp.dtype(ours)), start(_tiny()))
@@ -429,7 +432,7 @@ def test_a_net_that_computes_something_else_than_the_source_is_told(case: str) -
     ],
 )
 def test_a_named_net_computes_what_its_source_does(name: str, source: str) -> None:
-    assert differences(attnjax.create_model(name), SOURCES[source].settings) == []
+    assert differences(attnjax.create_model(name), SETTINGS[source]) == []
 
 
 def test_no_warning_where_everything_fits() -> None:
@@ -441,3 +444,4 @@ def test_no_warning_where_everything_fits() -> None:
 
 def test_sources_are_named_in_full() -> None:
     assert {source for _, source in NETS.values()} < set(list_sources())
+    assert set(SETTINGS) == set(list_sources())

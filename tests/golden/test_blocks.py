@@ -20,8 +20,9 @@ from tests.golden.parity import Names, convert, gradients_in_torch_layout
 from tests.golden.reference import Fixture
 
 RTOL, MARGIN = 1e-5, 20
-JUMP = 1e-2
-"""How far a gradient may be off in float32, relative in L2, if it is right in float64."""
+JUMP = 2e-2
+"""How far a gradient may be off in float32, relative in L2, if it is right in float64: where one value goes the other
+way, the gradient of a bias of 16 values moves by 1.1e-2, that of the input by 1e-3."""
 
 
 def test_block_gives_the_reference_output_gradients_and_statistics(block: Fixture) -> None:
