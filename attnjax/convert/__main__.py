@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -18,7 +19,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit code, 2 for what the user can mend."""
     options = _parser().parse_args(arguments)
     try:
-        # Refuse the name of the net before the file, which takes longer, is read
+        # Refuse what can be refused before the file, which takes longer, is read
+        if os.path.lexists(options.out):
+            raise ValueError(f"--out {options.out} exists already")
         build_model(options.model, options.num_classes, None)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)

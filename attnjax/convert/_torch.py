@@ -77,6 +77,8 @@ def from_torch(
     """
     _check("allow_missing", allow_missing, (None, "attention"))
     _check("gates", gates, ("fresh", "identity"))
+    if gates == "identity" and allow_missing is None:
+        raise ValueError("gates='identity' is how missing attention starts: it needs allow_missing='attention'")
     net, shape = build_model(model, num_classes, input_shape)
     shapes = leaf_shapes(net, shape)
     entries = _entries(state_dict)
@@ -89,13 +91,16 @@ def from_torch(
             f"no name of these weights is known, such as {next(iter(entries), '')!r}: sources are {', '.join(SOURCES)}"
         )
     if plan.mismatch:
+        hint = ""
+        if allow_missing is None and not _Plan.make(entries, shapes, net, plan.source, "attention").mismatch:
+            hint = ": only attention blocks are missing, which allow_missing='attention' starts fresh"
         raise ValueError(
-            f"these weights, read as source={plan.source.name!r}, do not fit the net:\n{plan.mismatch.describe()}"
+            f"these weights, read as source={plan.source.name!r}, do not fit the net{hint}:\n{plan.mismatch.describe()}"
         )
     for note in plan.notes(gates):
         warnings.warn(note, stacklevel=2)
     leaves = plan.leaves
-    if len(leaves) < len(shapes):
+    if len(leaves) < len(shapes) or gates == "identity":
         leaves = _start(net, shape, gates, jax.random.key(0) if key is None else key) | leaves
     return unflatten_dict({path: jnp.asarray(leaves[path]) for path in shapes}, sep="/")
 

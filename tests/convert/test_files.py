@@ -163,6 +163,14 @@ def test_bad_arguments_give_one_error_and_write_nothing(
     assert os.listdir(weights.parent) == [weights.name]
 
 
+def test_an_existing_output_is_refused(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = weights.parent / "out.safetensors"
+    out.write_text("mine")
+    assert main([str(weights), "--model", NAME, "--out", str(out)]) == 2
+    assert capsys.readouterr().err == f"error: --out {out} exists already\n"
+    assert out.read_text() == "mine"
+
+
 def test_a_missing_file_a_missing_folder_and_an_unknown_kind_are_named(weights: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"none\.safetensors is not a file"):
         read_weights(tmp_path / "none.safetensors")

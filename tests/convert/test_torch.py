@@ -19,6 +19,7 @@ from attnjax.attention import (
     BAM,
     CBAM,
     ChannelSpatialAttention,
+    GatherExcite,
     GlobalContext,
     PyramidSqueezeAttention,
     ResidualAttention,
@@ -445,3 +446,15 @@ def test_no_warning_where_everything_fits() -> None:
 def test_sources_are_named_in_full() -> None:
     assert {source for _, source in NETS.values()} < set(list_sources())
     assert set(SETTINGS) == set(list_sources())
+
+
+def test_identity_needs_missing_attention_and_gates_that_can_open() -> None:
+    plain = attnjax.create_model("resnet20_cifar")
+    state_dict = to_torch(plain, attnjax.init(plain, jax.random.key(0), (1, 32, 32, 3)), "torchvision")
+    with pytest.raises(ValueError, match="it needs allow_missing='attention'"):
+        from_torch("cbam_resnet20_cifar", state_dict, gates="identity")
+    with pytest.raises(ValueError, match="only attention blocks are missing, which allow_missing='attention' starts"):
+        from_torch("cbam_resnet20_cifar", state_dict)
+    shut = plain.clone(attention=GatherExcite)
+    with pytest.raises(ValueError, match="has no parameter that could open its gate"):
+        from_torch(shut, state_dict, input_shape=(1, 32, 32, 3), allow_missing="attention", gates="identity")
