@@ -35,6 +35,7 @@ def _row(info: ModelInfo) -> tuple[str, ...]:
 
 
 def main() -> int:
+    """Prints the table; returns the exit code, 2 if no net matches."""
     parser = argparse.ArgumentParser(prog="python -m attnjax", description="Lists the named nets.")
     parser.add_argument("pattern", nargs="?", default="*", help="shell-style pattern of names, such as 'cbam_*'")
     parser.add_argument("--markdown", action="store_true", help="print the table of the README")

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from attnjax.attention._gate_mlp import hidden_width
+from attnjax.attention._gate_mlp import narrow_width
 from attnjax.layers import BatchNorm, Constant, at_least_float32, torch_default
 
 
@@ -73,7 +73,8 @@ class CoordinateAttention(nn.Module):
             return nn.Dense(features, kernel_init=torch_default, name=name, **bias, **dtypes)
 
         lines = jnp.concatenate([jnp.mean(x.astype(wide), 2), jnp.mean(x.astype(wide), 1)], 1)
-        y = dense(self._width(channels), "conv1")(lines)
+        width = narrow_width(channels, self.reduction, self.min_hidden, self.hidden, self.divisor)
+        y = dense(width, "conv1")(lines)
         if self.norm:
             y = BatchNorm(name="bn1", **dtypes)(y, train=train)
         y = self.activation(y)
@@ -83,14 +84,3 @@ class CoordinateAttention(nn.Module):
         self.sow("intermediates", "gate", gate)
         y = x * gate.astype(x.dtype)
         return y + x if self.skip else y
-
-    def _width(self, channels: int) -> int:
-        if self.hidden is not None:
-            if self.hidden < 1:
-                raise ValueError(f"hidden={self.hidden} must be at least 1")
-            return self.hidden
-        if self.divisor is not None:
-            return hidden_width(channels, self.reduction, self.divisor)
-        if self.reduction < 1:
-            raise ValueError(f"reduction={self.reduction} must be at least 1")
-        return max(self.min_hidden, int(channels // self.reduction))

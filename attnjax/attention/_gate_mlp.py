@@ -33,6 +33,30 @@ def hidden_width(channels: int, reduction: float, divisor: int | None = None, ke
     return nearest + divisor * (nearest < keep * channels / reduction)
 
 
+def narrow_width(
+    channels: int,
+    reduction: float,
+    min_hidden: int,
+    hidden: int | None = None,
+    divisor: int | None = None,
+    keep: float = 0.0,
+) -> int:
+    """`hidden` if given, else timm's `hidden_width` with `divisor`, else `channels // reduction` from `min_hidden` on.
+
+    Raises:
+      ValueError: `hidden` or `reduction` is below 1, or as in `hidden_width`.
+    """
+    if hidden is not None:
+        if hidden < 1:
+            raise ValueError(f"hidden={hidden} must be at least 1")
+        return hidden
+    if divisor is not None:
+        return hidden_width(channels, reduction, divisor, keep)
+    if reduction < 1:
+        raise ValueError(f"reduction={reduction} must be at least 1")
+    return max(min_hidden, int(channels // reduction))
+
+
 class GateMLP(nn.Module):
     """`fc2(activation(norm(fc1(x))))` with a narrow middle, (..., c) -> (..., c) logits of type `dtype`.
 

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from attnjax.attention._gate_mlp import hidden_width
+from attnjax.attention._gate_mlp import narrow_width
 from attnjax.layers import BatchNorm, Conv, at_least_float32, torch_default
 
 
@@ -86,7 +86,8 @@ class SelectiveKernel(nn.Module):
 
         pooled = jnp.mean(jnp.sum(maps.astype(wide), -2), (1, 2))
         dense = {"use_bias": False, "kernel_init": torch_default, **dtypes}
-        z = nn.Dense(self._width(), name="fc_reduce", **dense)(pooled)
+        width = narrow_width(self.features, self.reduction, self.min_hidden, self.hidden, self.divisor, keep=0.9)
+        z = nn.Dense(width, name="fc_reduce", **dense)(pooled)
         z = nn.relu(BatchNorm(name="bn", **dtypes)(z, train=train))
         logits = nn.Dense(branches * self.features, name="fc_select", **dense)(z)
         gate = jax.nn.softmax(logits.astype(wide).reshape(-1, 1, 1, branches, self.features), axis=-2)
@@ -100,17 +101,6 @@ class SelectiveKernel(nn.Module):
         options = {"stride": self.stride, "dilation": dilation, "groups": self.groups, **dtypes}
         y = Conv(self.features, size, name=f"path{index}_conv", **options)(x)
         return self.activation(BatchNorm(name=f"path{index}_bn", **dtypes)(y, train=train))
-
-    def _width(self) -> int:
-        if self.hidden is not None:
-            if self.hidden < 1:
-                raise ValueError(f"hidden={self.hidden} must be at least 1")
-            return self.hidden
-        if self.divisor is not None:
-            return hidden_width(self.features, self.reduction, self.divisor, keep=0.9)
-        if self.reduction < 1:
-            raise ValueError(f"reduction={self.reduction} must be at least 1")
-        return max(self.min_hidden, int(self.features // self.reduction))
 
     def _check(self, channels: int) -> None:
         branches = len(self.kernels)

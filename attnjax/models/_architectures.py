@@ -59,10 +59,7 @@ large_epsa: Options = {
     "spatial_conv": partial(PyramidSqueezeAttention, kernels=(3, 5, 5, 7), groups=(32, 32, 32, 32)),
     "width_per_group": 128,
 }
-large_epsa_k3579: Options = {
-    "spatial_conv": partial(PyramidSqueezeAttention, groups=(32, 32, 32, 32)),
-    "width_per_group": 128,
-}
+large_epsa_k3579 = large_epsa | {"spatial_conv": partial(PyramidSqueezeAttention, groups=(32, 32, 32, 32))}
 eca: Options = {"attention": EfficientChannelAttention}
 eca_d: Options = {"attention": EfficientChannelAttention, "shortcut": "avg_1x1"}
 sk: Options = {"spatial_conv": SelectiveKernel, "spatial_norm": False}
