@@ -4,61 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import types
 import typing
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, TypeVar
 
+from train.checked import Checked
 from train.errors import UserError
 
 _T = TypeVar("_T")
 
 
-class _Checked:
-    """Checks every field against its annotation when a dataclass is built."""
-
-    _prefix: ClassVar[str] = ""
-
-    def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
-        for field in dataclasses.fields(typing.cast(Any, self)):
-            annotation = hints[field.name]
-            self._require(_fits(getattr(self, field.name), annotation), field.name, f"of type {_spell(annotation)}")
-        self.validate()
-
-    def validate(self) -> None:
-        """Raises UserError where values contradict each other or lie out of range."""
-
-    def _require(self, condition: bool, name: str, allowed: str) -> None:
-        if not condition:
-            raise UserError(f"{self._prefix}{name}={getattr(self, name)!r} must be {allowed}")
-
-
-def _fits(value: Any, annotation: Any) -> bool:
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin in (types.UnionType, typing.Union):
-        return any(_fits(value, option) for option in arguments)
-    if origin is Literal:
-        return value in arguments
-    if origin is tuple:
-        return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
-    if annotation is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if annotation is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, annotation)
-
-
-def _spell(annotation: Any) -> str:
-    if typing.get_origin(annotation) is Literal:
-        return " or ".join(repr(option) for option in typing.get_args(annotation))
-    if annotation is float:
-        return "float, and finite"
-    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
-
-
 @dataclasses.dataclass(frozen=True)
-class ModelConfig(_Checked):
+class ModelConfig(Checked):
     """Which net, see `python -c "import attnjax; print(attnjax.list_models())"`."""
 
     _prefix: ClassVar[str] = "model."
@@ -69,6 +26,8 @@ class ModelConfig(_Checked):
     """Outputs of the classifier; None takes the number of classes of the data."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type. Parameters and statistics are always float32."""
+    weights: str | None = None
+    """Start from these weights, a file or folder that attnjax.convert has written; None starts afresh."""
 
     def validate(self) -> None:
         import attnjax
@@ -80,7 +39,7 @@ class ModelConfig(_Checked):
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig(_Checked):
+class DataConfig(Checked):
     """Which images, and what is done to them."""
 
     _prefix: ClassVar[str] = "data."
@@ -89,16 +48,34 @@ class DataConfig(_Checked):
     """`digits`, `tfds:NAME` (a prepared TFDS data set) or `folder:PATH` (images in folders named by class)."""
     batch_size: int = 64
     """Images per step, over all devices."""
-    augmentation: Literal["none", "pad_crop", "random_resized_crop"] = "pad_crop"
-    """Training: nothing; zero-pad and crop back (CIFAR); a random area and aspect ratio (ImageNet)."""
+    augmentation: Literal["none", "pad_crop", "random_resized_crop", "resize_crop"] = "pad_crop"
+    """Training: nothing; zero-pad and crop back (CIFAR); a random area and aspect ratio (ImageNet); squeeze to a square
+    of side `resize` and crop at a random place (fine-grained sets)."""
     pad: int = 4
     """Pixels that pad_crop adds on each side."""
+    min_area: float = 0.08
+    """random_resized_crop: smallest share of the image's area."""
+    rotate: float = 0.0
+    """Training: turn by a random angle of at most this many degrees."""
+    color_jitter: float = 0.0
+    """Training: change brightness, contrast and saturation by factors from 1 - x to 1 + x, in random order."""
+    rand_augment_layers: int = 0
+    """Training: how many random operations of RandAugment to apply; 0 is none."""
+    rand_augment_magnitude: int = 9
+    """RandAugment: their strength, of at most 30."""
+    mixup: float = 0.0
+    """Training: mix each batch with itself, with shares from Beta(x, x); 0 does not."""
+    cutmix: float = 0.0
+    """Training: paste a box of another image, its area from Beta(x, x). With mixup, each batch takes one by chance."""
+    label_noise: float = 0.0
+    """Share of the training labels that are replaced by another class, once and for all."""
     flip: bool = True
     """Training: mirror half of the images."""
     image_size: int | None = None
     """Side in pixels of the square images that the net sees; None keeps the images' own size, if all have the same."""
     resize: int | None = None
-    """Evaluation: shorter side in pixels before the centre crop to image_size; None is image_size."""
+    """Evaluation: shorter side in pixels before the centre crop to image_size; None is image_size. With resize_crop
+    both sides become this long."""
     channels: Literal[1, 3] | None = None
     """1 turns images gray, 3 turns gray ones into RGB; None keeps what the source gives."""
     mean: tuple[float, ...] = (0.5,)
@@ -125,45 +102,66 @@ class DataConfig(_Checked):
             value = getattr(self, name)
             self._require(value is None or low <= value <= high, name, f"from {low} to {high}")
         self._require(0 < self.test_fraction < 1, "test_fraction", "between 0 and 1")
+        self._require(0 < self.min_area <= 1, "min_area", "above 0 and at most 1")
+        self._require(0 <= self.rotate <= 180, "rotate", "from 0 to 180")
+        self._require(0 <= self.color_jitter <= 1, "color_jitter", "from 0 to 1")
+        self._require(0 <= self.rand_augment_layers <= 16, "rand_augment_layers", "from 0 to 16")
+        self._require(0 <= self.rand_augment_magnitude <= 30, "rand_augment_magnitude", "from 0 to 30")
+        self._require(self.mixup >= 0, "mixup", "at least 0")
+        self._require(self.cutmix >= 0, "cutmix", "at least 0")
+        self._require(0 <= self.label_noise < 1, "label_noise", "at least 0 and below 1")
         smallest = self.image_size or 1
         fits = self.resize is None or smallest <= self.resize <= 8192
         self._require(fits, "resize", f"from image_size ({smallest}) to 8192")
         if self.resize is not None and self.image_size is None:
             raise UserError("data.resize needs data.image_size, the side of the centre crop")
-        if self.augmentation == "random_resized_crop" and self.image_size is None:
-            raise UserError("data.augmentation='random_resized_crop' needs data.image_size, the side of the crops")
+        if self.augmentation in ("random_resized_crop", "resize_crop") and self.image_size is None:
+            raise UserError(f"data.augmentation={self.augmentation!r} needs data.image_size, the side of the crops")
+        if self.augmentation == "resize_crop" and self.resize is None:
+            raise UserError("data.augmentation='resize_crop' needs data.resize, the side before the crop")
         self._require(len(self.mean) in (1, 3), "mean", "one value or three")
         self._require(len(self.std) in (1, 3) and min(self.std) > 0, "std", "one value or three, all positive")
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimizerConfig(_Checked):
-    """SGD with momentum, as PyTorch has it: the decay is added to the gradient."""
+class OptimizerConfig(Checked):
+    """SGD with momentum as PyTorch has it, the decay added to the gradient; or AdamW or LAMB."""
 
     _prefix: ClassVar[str] = "optimizer."
 
+    kind: Literal["sgd", "adamw", "lamb"] = "sgd"
+    """Which optimiser. AdamW and LAMB decay the parameters apart from the gradient."""
     learning_rate: float = 0.1
     """Highest value of the schedule."""
     momentum: float = 0.9
-    """Share of the old step that is kept."""
+    """sgd: share of the old step that is kept; adamw, lamb: of the old mean of gradients."""
     nesterov: bool = False
-    """Nesterov's form of momentum."""
+    """sgd: Nesterov's form of momentum."""
+    second_moment: float = 0.999
+    """adamw, lamb: share of the old mean of squared gradients that is kept."""
     weight_decay: float = 1e-4
     """L2 decay."""
     decay_norm_and_bias: bool = True
     """Whether batch norm parameters and biases decay too, as in the papers' code."""
     clip_norm: float | None = None
     """Scale gradients down to this global norm; None does not."""
+    scaled_module: str | None = None
+    """A submodule of the net, such as `backbone`, that learns at another rate; None is none."""
+    scaled_by: float = 0.1
+    """What the learning rate of `scaled_module` is multiplied by."""
 
     def validate(self) -> None:
         self._require(self.learning_rate > 0, "learning_rate", "positive")
         self._require(0 <= self.momentum < 1, "momentum", "at least 0 and below 1")
+        self._require(0 <= self.second_moment < 1, "second_moment", "at least 0 and below 1")
+        self._require(not self.nesterov or self.kind == "sgd", "nesterov", "False unless optimizer.kind is 'sgd'")
         self._require(self.weight_decay >= 0, "weight_decay", "at least 0")
         self._require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", "positive or None")
+        self._require(self.scaled_by >= 0, "scaled_by", "at least 0")
 
 
 @dataclasses.dataclass(frozen=True)
-class ScheduleConfig(_Checked):
+class ScheduleConfig(Checked):
     """How the learning rate goes; times are fractions of the duration."""
 
     _prefix: ClassVar[str] = "schedule."
@@ -185,17 +183,44 @@ class ScheduleConfig(_Checked):
         self._require(self.factor > 0, "factor", "positive")
 
 
+@dataclasses.dataclass(frozen=True)
+class ParallelConfig(Checked):
+    """How a step is spread over the devices of all processes."""
+
+    _prefix: ClassVar[str] = "parallel."
+
+    engine: Literal["jit", "pmap"] = "jit"
+    """`jit` over a mesh of all devices, or `pmap`. Both compute the same."""
+    batch_norm: Literal["global", "device"] | int = "global"
+    """Images whose statistics batch norm takes together: the whole batch, those of each device, or groups of so many."""
+    accumulate: int = 1
+    """Parts that a batch is computed in, one after the other; batch norm sees each part alone."""
+    shard_parameters: int = 1
+    """Devices that share the parameters and the optimiser's state among them (FSDP); 1 keeps all on every device."""
+    rematerialize: Literal["none", "block", "stage"] = "none"
+    """Keep only the outputs of blocks or stages for the backward pass and compute the rest again: memory for time."""
+
+    def validate(self) -> None:
+        known = isinstance(self.batch_norm, str) or self.batch_norm >= 1
+        self._require(known, "batch_norm", "'global', 'device' or at least 1")
+        self._require(self.accumulate >= 1, "accumulate", "at least 1")
+        self._require(self.shard_parameters >= 1, "shard_parameters", "at least 1")
+        if self.engine == "pmap" and self.shard_parameters > 1:
+            raise UserError("parallel.shard_parameters needs parallel.engine='jit'")
+
+
 DURATIONS = ("total_steps", "total_epochs", "total_examples")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(_Checked):
+class Config(Checked):
     """One run. Its duration is given in exactly one of steps, epochs and examples."""
 
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    parallel: ParallelConfig = ParallelConfig()
     total_steps: int | None = None
     """Duration in steps."""
     total_epochs: float | None = None
@@ -220,6 +245,9 @@ class Config(_Checked):
     """How many of the checkpoints with the highest test accuracy to keep besides."""
 
     def validate(self) -> None:
+        parts = self.parallel.accumulate
+        if self.data.batch_size % parts:
+            raise UserError(f"parallel.accumulate={parts} does not divide data.batch_size={self.data.batch_size}")
         given = [name for name in DURATIONS if getattr(self, name) is not None]
         if len(given) != 1:
             has = f"got {' and '.join(given)}" if given else "got none"
@@ -250,6 +278,10 @@ MAY_CHANGE = {
     "checkpoint_every_steps",
     "evaluate_every_steps",
     "log_every_steps",
+    "data.num_threads",
+    "parallel.engine",
+    "parallel.shard_parameters",
+    "parallel.rematerialize",
 }
 """Settings that may differ when a run is resumed."""
 

@@ -21,6 +21,9 @@ class BatchNorm(nn.Module):
     where the batch's variance is the *unbiased* one. Under `jit` over a mesh the batch is the global batch.
 
     Args:
+      groups: parts of the batch that are normalised apart in training, each of b / groups consecutive examples, as if
+        each lay on a device of its own; running statistics take the mean over the parts.
+      axis_name: name of a `pmap`, `shard_map` or `vmap` axis over which the batch goes on; None is no such axis.
       momentum: share of the old running value that is kept: 1 minus PyTorch's momentum. 0.9 is PyTorch's default.
       epsilon: added to the variance.
       scale_init, bias_init: initializers of the affine parameters, each of shape (c,).
@@ -31,7 +34,8 @@ class BatchNorm(nn.Module):
       An array of the input's shape (..., c). Statistics are computed in float32 or wider.
 
     Raises:
-      ValueError: in training there is only one value per channel, so that its variance is not defined.
+      ValueError: in training there is only one value per channel, so that its variance is not defined, or the examples
+        cannot be divided into `groups`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -52,6 +56,8 @@ class BatchNorm(nn.Module):
 
     momentum: float = 0.9
     epsilon: float = 1e-5
+    groups: int = 1
+    axis_name: str | None = None
     scale_init: Any = Constant(1.0)
     bias_init: Any = Constant(0.0)
     dtype: Any = None
@@ -65,25 +71,47 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, self.param_dtype)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels, self.param_dtype)
 
-        out_dtype = x.dtype if self.dtype is None else self.dtype
-        wide = at_least_float32(x.dtype)
-        row = (1,) * (x.ndim - 1) + channels
-        x = x.astype(wide)
-        mean, var = running_mean.value.astype(wide), running_var.value.astype(wide)
-        if train:
-            count = math.prod(x.shape[:-1])
-            if count == 1 and not self.is_initializing():
-                raise ValueError(f"batch norm in training needs more than one value per channel, got shape {x.shape}")
-            axes = tuple(range(x.ndim - 1))
-            mean = jnp.mean(x, axes)
-            var = jnp.mean(jnp.square(x - mean.reshape(row)), axes)
-            if not self.is_initializing():
-                unbiased = var * (count / (count - 1))
-                running_mean.value = self._running(running_mean.value, mean)
-                running_var.value = self._running(running_var.value, unbiased)
-        gain = jax.lax.rsqrt(var + self.epsilon) * scale.astype(wide)
-        y = (x - mean.reshape(row)) * gain.reshape(row) + bias.astype(wide).reshape(row)
-        return y.astype(out_dtype)
+        shape, out_dtype = x.shape, x.dtype if self.dtype is None else self.dtype
+        x = x.astype(at_least_float32(x.dtype))
+        if train and not self.is_initializing():
+            x = self._grouped(x)
+            mean, var, count = self._moments(x)
+            running_mean.value = self._running(running_mean.value, mean)
+            running_var.value = self._running(running_var.value, var * (count / (count - 1)))
+        else:
+            mean, var = (self._row(running.value, x) for running in (running_mean, running_var))
+        gain = jax.lax.rsqrt(var + self.epsilon) * self._row(scale, x)
+        y = (x - mean) * gain + self._row(bias, x)
+        return y.reshape(shape).astype(out_dtype)
+
+    def _grouped(self, x: jax.Array) -> jax.Array:
+        """(b, ..., c) -> (groups, b / groups, ..., c)."""
+        if self.groups == 1:
+            return x[None]
+        if self.groups < 1 or x.shape[0] % self.groups:
+            raise ValueError(f"groups={self.groups} does not divide the {x.shape[0]} examples of the batch")
+        return x.reshape(self.groups, x.shape[0] // self.groups, *x.shape[1:])
+
+    def _moments(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int]:
+        """Mean and variance of each group, (groups, 1, ..., 1, c), and over how many values they are taken."""
+        axes = tuple(range(1, x.ndim - 1))
+        count = math.prod(x.shape[1:-1])
+        if self.axis_name is not None:
+            count *= jax.lax.axis_size(self.axis_name)
+        if count == 1:
+            raise ValueError(f"batch norm in training needs more than one value per channel, got shape {x.shape[1:]}")
+
+        def mean_of(values: jax.Array) -> jax.Array:
+            mean = jnp.mean(values, axes, keepdims=True)
+            return mean if self.axis_name is None else jax.lax.pmean(mean, self.axis_name)
+
+        mean = mean_of(x)
+        return mean, mean_of(jnp.square(x - mean)), count
+
+    def _row(self, vector: jax.Array, x: jax.Array) -> jax.Array:
+        """(c,) -> (1, ..., 1, c), to go with x."""
+        return vector.astype(x.dtype).reshape((1,) * (x.ndim - 1) + vector.shape)
 
     def _running(self, old: jax.Array, batch: jax.Array) -> jax.Array:
+        batch = jnp.mean(batch, tuple(range(batch.ndim - 1)))
         return self.momentum * old + (1 - self.momentum) * batch.astype(old.dtype)
