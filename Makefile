@@ -4,13 +4,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/digits_cbam
+POD ?= configs/imagenet_resnet50.py configs/imagenet_cbam_resnet50.py configs/imagenet_attention56.py
 
-.PHONY: help train test test-slow lint clean
+.PHONY: help train test test-slow pod pod-all lint clean
 
 help:
 	@echo "make train      train CBAM-ResNet-20 on the embedded digits (RUN=$(RUN)): a minute or two on two CPU cores"
 	@echo "make test       the tests, but for the long ones"
 	@echo "make test-slow  the long tests: whole runs, kills"
+	@echo "make pod        compile three training steps for 256 TPU chips, without one: some minutes each (POD=...)"
+	@echo "make pod-all    the same for all ImageNet configs, and the largest batches that fit: hours; goes on where it stopped"
 	@echo "make lint       style (ruff) and types (mypy)"
 	@echo "make clean      remove $(VENV)"
 
@@ -22,6 +25,12 @@ test: $(VENV)/dev.done
 
 test-slow: $(VENV)/dev.done
 	$(BIN)/python -m pytest -m slow
+
+pod: $(VENV)/train.done $(VENV)/aot.done
+	$(BIN)/python -m train.aot_table $(POD)
+
+pod-all: $(VENV)/train.done $(VENV)/aot.done
+	$(BIN)/python -m train.aot_table $(wildcard configs/imagenet_*.py) --find_batch --out train/aot_table.md
 
 lint: $(VENV)/dev.done
 	$(BIN)/ruff check .

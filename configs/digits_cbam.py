@@ -2,7 +2,8 @@
 
     python -m train configs/digits_cbam.py --workdir runs/digits_cbam
 
-About 45 s on two CPU cores; 99.61 +- 0.46 % over seeds 0 to 4, 100.00 % with seed 0.
+Time: about 45 s on two CPU cores.
+Result, test accuracy: 99.61 +- 0.46 % over seeds 0 to 4, 100.00 % with seed 0.
 """
 
 from train.config import Config, DataConfig, ModelConfig, OptimizerConfig, ScheduleConfig

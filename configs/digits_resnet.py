@@ -2,7 +2,8 @@
 
     python -m train configs/digits_resnet.py --workdir runs/digits_resnet
 
-About 40 s on two CPU cores; 99.55 +- 0.32 % over seeds 0 to 4, 99.44 % with seed 0.
+Time: about 40 s on two CPU cores.
+Result, test accuracy: 99.55 +- 0.32 % over seeds 0 to 4, 99.44 % with seed 0.
 """
 
 import dataclasses

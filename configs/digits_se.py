@@ -2,7 +2,8 @@
 
     python -m train configs/digits_se.py --workdir runs/digits_se
 
-About 40 s on two CPU cores; 99.67 +- 0.36 % over seeds 0 to 4, 100.00 % with seed 0.
+Time: about 40 s on two CPU cores.
+Result, test accuracy: 99.67 +- 0.36 % over seeds 0 to 4, 100.00 % with seed 0.
 """
 
 import dataclasses

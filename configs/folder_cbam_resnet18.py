@@ -4,6 +4,7 @@
 
 Time: about 20 images/s at 64x64 pixels on two CPU cores (2026-11-21); made for an accelerator. On a CPU take
 --data.image_size 64 --data.resize 72 and few epochs.
+Result: that of your photos.
 """
 
 from train.config import Config, DataConfig, ModelConfig, OptimizerConfig, ScheduleConfig

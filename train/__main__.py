@@ -13,6 +13,7 @@ from train.cli import parse, program, read_config_file, with_duration_of  # firs
 import tyro
 
 from train.config import Config
+from train.hosts import Hosts, connected, is_first
 
 _DEFAULT_CONFIG = "configs/digits_cbam.py"
 
@@ -27,7 +28,8 @@ class Arguments:
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     workdir: str
-    """Folder of the run; it is made where there is none."""
+    """Folder of the run; it is made where there is none. Processes share it."""
+    hosts: Annotated[Hosts, tyro.conf.arg(name="")]
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -37,13 +39,15 @@ def main(arguments: Sequence[str]) -> None:
         path = flags.pop(0)
     config = with_duration_of(read_config_file(path), flags)
     name = os.path.splitext(os.path.basename(path))[0]
-    default = Arguments(config, os.path.join("runs", name))
+    default = Arguments(config, os.path.join("runs", name), Hosts())
     parsed = parse(Arguments, flags, default=default, prog="python -m train CONFIG")
 
-    from train.loop import train
+    with connected(parsed.hosts):
+        from train.loop import train
 
-    result = train(parsed.config, parsed.workdir)
-    print(f"test_accuracy={result.accuracy:.4f}", flush=True)
+        result = train(parsed.config, parsed.workdir)
+        if result is not None and is_first():
+            print(f"test_accuracy={result.accuracy:.4f}", flush=True)
 
 
 if __name__ == "__main__":

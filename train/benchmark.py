@@ -140,12 +140,17 @@ class Arguments:
     ]
 
 
+def processor() -> str:
+    """Cores and name of this machine's processor."""
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        name = next((line.split(": ")[1].strip() for line in file if line.startswith("model name")), name)
+    return f"{os.cpu_count()} cores of {name}"
+
+
 def machine() -> str:
     """What the figures were measured on."""
-    processor = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
-        processor = next((line.split(": ")[1].strip() for line in file if line.startswith("model name")), processor)
-    return f"{os.cpu_count()} cores of {processor}, device {jax.devices()[0].device_kind}, jax {jax.__version__}"
+    return f"{processor()}, device {jax.devices()[0].device_kind}, jax {jax.__version__}"
 
 
 def interleaved(calls: Sequence[Callable[[], Any]], repeats: int) -> list[list[float]]:

@@ -1,23 +1,42 @@
-"""Checkpoints: Orbax behind save, restore and steps."""
+"""Checkpoints: Orbax writes and reads them; which of them are whole, found and kept is decided here."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import os
+import re
+import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict
-from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from train import checksums
 from train.errors import UserError
+from train.hosts import is_first, on_first
 from train.state import TrainState, Variables
+
+_UNFINISHED = ocp.utils.TMP_DIR_SUFFIX
+_REMOVED = ".removed"
+
+
+def checkpoint_steps(folder: str) -> list[int]:
+    """Steps that have a checkpoint in a folder, in order; damaged ones are among them."""
+    if not os.path.isdir(folder):
+        return []
+    return sorted(int(name) for name in os.listdir(folder) if re.fullmatch(r"0|[1-9][0-9]*", name))
 
 
 class Checkpoints:
     """The checkpoints of a run: written in the background, whole or not at all.
+
+    A checkpoint is a folder named by its step. It holds the SHA-256 of its files, written before the folder gets that
+    name, so that what is damaged later is not taken for whole.
 
     Args:
       folder: where they are.
@@ -27,42 +46,56 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str, keep_last: int = 1, keep_best: int = 1, *, read_only: bool = False) -> None:
-        policies = [
-            preservation_policy.LatestN(keep_last),
-            preservation_policy.BestN(get_metric_fn=_accuracy, n=keep_best, keep_checkpoints_without_metrics=False),
-        ]
-        options = ocp.CheckpointManagerOptions(
-            best_fn=_accuracy,
-            preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
-            cleanup_tmp_directories=not read_only,
-            create=not read_only,
-        )
-        self._manager = ocp.CheckpointManager(os.path.abspath(folder), options=options)
+        self._folder = os.path.abspath(folder)
+        self._keep_last, self._keep_best = keep_last, keep_best
+        self._newest = max(self.steps(), default=-1)
+        self._begun: tuple[int, float | None] | None = None
+        sealed = ocp.options.AsyncOptions(post_finalization_callback=self._seal)
+        self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), async_options=sealed)
+        if not read_only and is_first():
+            os.makedirs(self._folder, exist_ok=True)
+            for name in os.listdir(self._folder):
+                if name.endswith((_UNFINISHED, _REMOVED)):
+                    shutil.rmtree(os.path.join(self._folder, name))
 
     def steps(self) -> list[int]:
-        """Steps that have a checkpoint, in order."""
-        return sorted(self._manager.all_steps())
+        """Steps that have a checkpoint, in order; damaged ones are among them."""
+        return checkpoint_steps(self._folder)
 
     def save(self, state: TrainState, position: dict[str, int], accuracy: float | None) -> None:
-        """Begins to save the state and the position of the training images, unless that step is saved already."""
-        step = int(state.step)
-        if step not in self._manager.all_steps():
-            items = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(position))
-            self._manager.save(step, args=items, metrics=None if accuracy is None else {"accuracy": accuracy})
-
-    def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, int]]:
-        """Reads state and position; `like` gives shapes, types and shardings.
+        """Begins to save the state and the position of the training images, unless that step is saved already.
 
         Raises:
-          UserError: the checkpoint is damaged.
+          UserError: this save cannot begin, or the one before could not be written.
         """
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore())
+        self.wait()
+        step = int(state.step)
+        if step > self._newest:
+            self._begun = (step, accuracy)
+            items = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(position))
+            with self._told_of(step):
+                self._orbax.save(self._path(step), args=items)
+
+    def wait(self) -> None:
+        """Waits until what was begun is written, and removes what is no longer kept.
+
+        Raises:
+          UserError: it could not be written.
+        """
+        if self._begun is None:
+            return
+        with self._told_of(self._begun[0]):
+            self._orbax.wait_until_finished()
+        self._newest, self._begun = self._begun[0], None
+        if is_first():
+            self._remove_old()
+
+    def close(self) -> None:
+        """Waits, and lets go of the folder."""
         try:
-            restored = self._manager.restore(step, args=items)
-            return restored["state"], restored["data"]
-        except Exception as error:  # Orbax raises many kinds for a damaged file
-            path = self._manager.directory / str(step)
-            raise UserError(f"checkpoint {path} cannot be read ({error}): remove it to use the one before") from error
+            self.wait()
+        finally:
+            self._orbax.close()
 
     def find(self, which: str) -> int:
         """Returns the step of `last`, `best` or a step given in digits, of one or more that there are.
@@ -74,26 +107,115 @@ class Checkpoints:
         if which == "last":
             return steps[-1]
         if which == "best":
-            best = self._manager.best_step()
-            return steps[-1] if best is None else best
+            return next(iter(self._best_first(steps)), steps[-1])
         if not which.isdecimal() or int(which) not in steps:
             raise UserError(f"checkpoint={which!r} is not best, last or one of the kept steps {steps}")
         return int(which)
 
-    def wait(self) -> None:
-        """Waits until what was begun is written."""
-        self._manager.wait_until_finished()
+    def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, int]]:
+        """Reads state and position; `like` gives shapes, types and shardings.
 
-    def close(self) -> None:
-        """Waits, and lets go of the folder."""
+        Raises:
+          UserError: the checkpoint is damaged, or was written by a program that is too different.
+        """
+        if damage := checksums.damage(self._path(step)):
+            whole, _ = self._newest_whole()
+            other = "none is whole" if whole is None else f"the newest whole one is step {whole}"
+            raise UserError(f"checkpoint {self._path(step)} is damaged ({damage}): {other}")
+        return self._read(step, like)
+
+    def restore_newest(self, like: TrainState) -> tuple[TrainState, dict[str, int], list[str]] | None:
+        """Reads the newest whole checkpoint, which process 0 finds; damaged newer ones get another name.
+
+        Returns:
+          State, position and a line for each damaged checkpoint; None where there is no checkpoint.
+
+        Raises:
+          UserError: there are checkpoints, but none is whole, or it was written by a program that is too different.
+        """
+
+        def find() -> tuple[int | None, list[tuple[int, str]]]:
+            step, damaged = self._newest_whole()
+            if step is None and damaged:
+                all_of_them = ", ".join(f"{bad} ({damage})" for bad, damage in damaged)
+                raise UserError(
+                    f"all checkpoints in {self._folder} are damaged: {all_of_them}; remove them to begin anew"
+                )
+            return step, damaged
+
+        step, damaged = on_first("find the newest whole checkpoint", find)
+        if step is None:
+            return None
+        state, position = self._read(step, like)
+        if is_first():
+            for bad, _ in damaged:
+                os.rename(self._path(bad), self._free_name(bad))
+        self._newest = step
+        told = [f"checkpoint {bad} is damaged ({damage}) and set aside: step {step} is used" for bad, damage in damaged]
+        return state, position, told
+
+    def _read(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, int]]:
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore())
         try:
-            self.wait()
-        finally:
-            self._manager.close()
+            restored = self._orbax.restore(self._path(step), args=items)
+            return restored["state"], restored["data"]
+        except Exception as error:  # Orbax raises many kinds
+            raise UserError(f"checkpoint {self._path(step)} cannot be read here: {error}") from error
+
+    def _path(self, step: int) -> str:
+        return os.path.join(self._folder, str(step))
+
+    def _free_name(self, step: int) -> str:
+        names = (f"{self._path(step)}.damaged{count}" for count in itertools.count(1))
+        return next(name for name in names if not os.path.exists(name))
+
+    @contextlib.contextmanager
+    def _told_of(self, step: int) -> Iterator[None]:
+        """Turns what goes wrong in a save into one line."""
+        try:
+            yield
+        except Exception as error:  # Orbax raises many kinds
+            self._begun = None
+            whole, _ = self._newest_whole()
+            kept = "there is no whole checkpoint yet" if whole is None else f"the last whole checkpoint is step {whole}"
+            raise UserError(
+                f"cannot save the checkpoint of step {step} in {self._folder}: {_reason(error)}; {kept}"
+            ) from error
+
+    def _seal(self) -> None:
+        """Writes the checksums of a checkpoint that is complete but for its name; Orbax calls it in its thread."""
+        assert self._begun is not None
+        step, accuracy = self._begun
+        checksums.seal(self._path(step) + _UNFINISHED, ("state", "data"), {"accuracy": accuracy})
+
+    def _newest_whole(self) -> tuple[int | None, list[tuple[int, str]]]:
+        """The newest whole step, and what is wrong with those after it."""
+        damaged: list[tuple[int, str]] = []
+        for step in reversed(self.steps()):
+            damage = checksums.damage(self._path(step))
+            if damage is None:
+                return step, damaged
+            damaged.append((step, damage))
+        return None, damaged
+
+    def _best_first(self, steps: list[int]) -> list[int]:
+        accuracy = {step: checksums.facts(self._path(step)).get("accuracy") for step in steps}
+        return sorted((s for s in steps if accuracy[s] is not None), key=lambda s: (accuracy[s], s), reverse=True)
+
+    def _remove_old(self) -> None:
+        """A folder loses its name before its files, so that a kill leaves no checkpoint in parts."""
+        steps = self.steps()
+        for step in set(steps) - {*steps[-self._keep_last :], *self._best_first(steps)[: self._keep_best]}:
+            os.rename(self._path(step), self._path(step) + _REMOVED)
+            shutil.rmtree(self._path(step) + _REMOVED)
 
 
-def _accuracy(metrics: dict[str, float]) -> float:
-    return metrics["accuracy"]
+def _reason(error: Exception) -> str:
+    """What the operating system says, where it is the cause, or else the error's first line."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if code:
+        return os.strerror(int(code[1]))
+    return getattr(error, "strerror", None) or str(error).partition("\n")[0]
 
 
 def digest(variables: Variables) -> str:

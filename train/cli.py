@@ -36,32 +36,26 @@ if _missing := [name for name in _NEEDED if importlib.util.find_spec(name) is No
 import tyro  # noqa: E402
 
 from train.config import DURATIONS, Config, flatten  # noqa: E402
-from train.errors import UserError  # noqa: E402
+from train.errors import UserError, explain  # noqa: E402
 
 _T = TypeVar("_T")
 
 
 def program(main: Callable[[Sequence[str]], None]) -> None:
     """Runs a program: what a user can mend ends in one line on standard error and exit code 2."""
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         main(sys.argv[1:])
-    except UserError as error:
-        _fail(str(error), 2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
-    except MemoryError:
-        _fail("out of memory: lower data.batch_size or data.image_size", 2)
-    except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on from the last checkpoint", 130)
-
-
-def _fail(message: str, code: int) -> None:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
-    sys.exit(code)
+    except (Exception, KeyboardInterrupt) as error:
+        explained = explain(error)
+        if explained is None:
+            raise
+        message, code = explained
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(code)
 
 
 def parse(

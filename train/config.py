@@ -192,7 +192,7 @@ class ParallelConfig(Checked):
     engine: Literal["jit", "pmap"] = "jit"
     """`jit` over a mesh of all devices, or `pmap`. Both compute the same."""
     batch_norm: Literal["global", "device"] | int = "global"
-    """Images whose statistics batch norm takes together: the whole batch, those of each device, or groups of so many."""
+    """Images whose statistics batch norm takes together: the whole batch, those of a device, or groups of so many."""
     accumulate: int = 1
     """Parts that a batch is computed in, one after the other; batch norm sees each part alone."""
     shard_parameters: int = 1

@@ -1,8 +1,25 @@
 """The errors a user can mend."""
 
+from __future__ import annotations
+
 
 class UserError(ValueError):
     """Says in one line what is wrong with the user's input and how to mend it.
 
     The programs print it on standard error and exit with code 2.
     """
+
+
+def explain(error: BaseException) -> tuple[str, int] | None:
+    """One line for the user, and the exit code; None for what only a programmer can mend."""
+    if isinstance(error, OSError):
+        said, code = f"{error.filename}: {error.strerror}" if error.filename else str(error), 2
+    elif isinstance(error, UserError):
+        said, code = str(error), 2
+    elif isinstance(error, MemoryError):
+        said, code = "out of memory: lower data.batch_size or data.image_size", 2
+    elif isinstance(error, KeyboardInterrupt):
+        said, code = "interrupted; the same command goes on from the last checkpoint", 130
+    else:
+        return None
+    return " ".join(said.split()), code

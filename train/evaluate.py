@@ -1,4 +1,4 @@
-"""python -m train.evaluate --workdir RUN [--checkpoint best|last|STEP] [--digest]"""
+"""python -m train.evaluate --workdir RUN [--checkpoint best|last|STEP] [--crops ten] [--sizes S ...] [--digest]"""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from functools import partial
+from typing import Annotated
 
 from train.cli import parse, program  # first: it checks the extra
 
@@ -20,11 +21,12 @@ from train.checkpoint import digest
 from train.config import Config
 from train.data import Reader, evaluation_batches, open_dataset
 from train.errors import UserError
+from train.layout import Layout
 from train.metrics import Metrics
-from train.parallel import Layout
 from train.run import load_state, read_run
 from train.state import Variables
 from train.step import eval_step
+from train.views import Crops, Views, views_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,38 +36,59 @@ class Evaluation:
     Attributes:
       loss: mean cross-entropy, without smoothing.
       accuracy: share of right answers.
+      top5_accuracy: share of images whose class is among the five most probable ones.
       count: images.
       confusion: int (true class, answer).
     """
 
     loss: float
     accuracy: float
+    top5_accuracy: float
     count: int
     confusion: np.ndarray
 
 
 class Evaluator:
-    """Evaluates variables on a split; compiles once."""
+    """Evaluates variables on a split; compiles once.
 
-    def __init__(self, model: nn.Module, config: Config, reader: Reader, layout: Layout, num_classes: int) -> None:
+    Args:
+      model: the net.
+      config: the run's settings.
+      reader: the images. Its batch size is that of the evaluation, and must be divisible among the devices.
+      layout: where batches and variables lie.
+      num_classes: number of classes.
+      views: what to cut out of each image; None takes the one view that the settings give.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: Config,
+        reader: Reader,
+        layout: Layout,
+        num_classes: int,
+        views: Views | None = None,
+    ) -> None:
         self._reader, self._layout, self._num_classes = reader, layout, num_classes
-        same = layout.replicated
-        self._step = jax.jit(
-            partial(eval_step, model, config),
-            in_shardings=(same, same, same, layout.split),
-            out_shardings=same,
-            donate_argnums=(1, 2),
-        )
+        self._batches = evaluation_batches if views is None else views.batches
+        step = partial(eval_step if views is None else views_step, model, config)
+        self._step = jax.jit(step, out_shardings=layout.replicated, donate_argnums=(1, 2))
 
     def __call__(self, variables: Variables) -> Evaluation:
         """Every image counts once, on any number of devices."""
         matrix = jnp.zeros((self._num_classes, self._num_classes), jnp.int32)
         sums = self._layout.put((Metrics.zero(), matrix))
-        for batch in evaluation_batches(self._reader):
+        for batch in self._batches(self._reader, (jax.process_index(), jax.process_count())):
             sums = self._step(variables, *sums, self._layout.put_batch(batch))
         metrics, confusion = jax.device_get(sums)
         count = int(metrics.count)
-        return Evaluation(float(metrics.loss) / count, int(metrics.correct) / count, count, confusion)
+        return Evaluation(
+            loss=float(metrics.loss) / count,
+            accuracy=int(metrics.correct) / count,
+            top5_accuracy=int(metrics.top5) / count,
+            count=count,
+            confusion=confusion,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +99,13 @@ class Arguments:
     """Folder of the run."""
     checkpoint: str = "last"
     """`last`, `best` (the highest test accuracy) or a step."""
+    crops: Crops = "center"
+    """What is cut out of each image: its centre; or its corners and centre and the mirror images of these, over which
+    the probabilities are averaged."""
+    sizes: Annotated[tuple[int, ...], tyro.conf.arg(metavar="PIXELS ...")] = ()
+    """Sides of the crops; with several, the probabilities are averaged over all of them. None is the run's."""
+    resize: Annotated[tuple[int, ...], tyro.conf.arg(metavar="PIXELS ...")] = ()
+    """Shorter side of the image before the crop, one for each size or one for all. None keeps the run's proportion."""
     digest: tyro.conf.FlagCreatePairsOff[bool] = False
     """Also print a SHA-256 over parameters and batch statistics."""
 
@@ -84,17 +114,24 @@ def main(arguments: Sequence[str]) -> None:
     """Reads the flags and prints the figures."""
     parsed = parse(Arguments, arguments, prog="python -m train.evaluate", switches=True)
     run = read_run(parsed.workdir)
-    layout = Layout.of_dividing_devices(run.config.data.batch_size)
+    layout = Layout.of_all_devices()
     state = load_state(run, parsed.workdir, parsed.checkpoint, layout)
     dataset = open_dataset(run.config.data)
     if dataset.class_names != run.class_names:
         raise UserError(f"{run.config.data.source} has classes {dataset.class_names}, the run has {run.class_names}")
     reader = Reader(dataset.test, run.config.data, run.image_shape)
-    evaluator = Evaluator(run.model(), run.config, reader, layout, len(run.class_names))
-    result = evaluator(state.evaluated)
+    views = None
+    if parsed.crops != "center" or parsed.sizes or parsed.resize:
+        views = Views.of(reader, parsed.crops, parsed.sizes, parsed.resize)
+        views.check(run.model(), state.evaluated, reader)
+    batch_size = layout.round_up(-(-reader.config.batch_size // (10 if parsed.crops == "ten" else 1)))
+    reader = dataclasses.replace(reader, config=dataclasses.replace(reader.config, batch_size=batch_size))
+    result = Evaluator(run.model(), run.config, reader, layout, len(run.class_names), views)(state.evaluated)
     print(f"step {int(state.step)}: test_loss={result.loss:.4f} on {result.count} images")
     if reader.unreadable:
         print(f"{len(reader.unreadable)} unreadable images skipped", file=sys.stderr)
+    if len(run.class_names) > 5:
+        print(f"test_top5_accuracy={result.top5_accuracy:.4f}")
     print(f"test_accuracy={result.accuracy:.4f}")
     if parsed.digest:
         print(digest(state.variables))

@@ -1,65 +1,81 @@
 """The training loop. Its order is a contract.
 
 evaluate(old state) -> save(state, position of the images) -> next(batch) -> step -> log. The images move on only after
-the save, so that a resumed run is the run.
+the save, so that a resumed run is the run. Every process runs it; process 0 alone writes reports and speaks.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
+import dataclasses
 import time
-from functools import partial
+from typing import Any
 
 import grain
 import jax
 
 from train.checkpoint import Checkpoints
 from train.config import Config
-from train.data import Dataset, Reader, image_shape, open_dataset, training_iterator
+from train.data import Dataset, Reader, image_shape, open_dataset, training_iterator, with_label_noise
 from train.errors import UserError
 from train.evaluate import Evaluation, Evaluator
+from train.hosts import failing_together, gather, is_first, on_first, standing
+from train.layout import Layout
+from train.lock import locked
 from train.metrics import Metrics
-from train.parallel import Layout
-from train.report import Report, is_finished
-from train.run import Run, check_claim, claim
+from train.parallel import training_step
+from train.preemption import preemption
+from train.report import Report, Silence, is_finished
+from train.run import Run, check_claim, checkpoint_folder, claim
 from train.state import TrainState
-from train.step import train_step
 
 
-def train(config: Config, workdir: str) -> Evaluation:
+def train(config: Config, workdir: str) -> Evaluation | None:
     """Trains, or resumes, the run in a folder to its end.
 
     Args:
       config: the settings.
-      workdir: the run's folder. Where it holds the same run, it is resumed; only durations, intervals and the number
-        of devices may differ.
+      workdir: the run's folder. Where it holds the same run, it is resumed; only durations, intervals and the ways to
+        spread the same computation may differ, see `train.config.MAY_CHANGE`. Processes share it.
 
     Returns:
-      The figures of the last state on the test images.
+      The figures of the last state on the test images; None where SIGTERM ended the run before its end.
 
     Raises:
       UserError: settings, data or folder do not allow it, or the loss is no longer finite.
     """
-    layout = Layout.of_local_devices(config.data.batch_size)
+    layout = Layout.of(config)
     dataset = open_dataset(config.data)
     run = describe(config, dataset)
-    check_claim(run, workdir)
-    finished = is_finished(workdir, config.steps(run.num_examples))
-    if not finished:
-        claim(run, workdir)
-    training, test = (Reader(split, config.data, run.image_shape) for split in (dataset.train, dataset.test))
-    folder = os.path.join(workdir, "checkpoints")
-    keep = (config.keep_last_checkpoints, config.keep_best_checkpoints)
-    with contextlib.closing(Checkpoints(folder, *keep)) as checkpoints:
-        state, images = _start(run, layout, checkpoints, training)
+    noisy = with_label_noise(dataset.train, config.data.label_noise, len(run.class_names), config.seed)
+    training, test = (Reader(split, config.data, run.image_shape) for split in (noisy, dataset.test))
+    with contextlib.ExitStack() as stack:
+
+        def take() -> bool:
+            check_claim(run, workdir)
+            stack.enter_context(locked(workdir))
+            finished = is_finished(workdir, run.total_steps)
+            if not finished:
+                claim(run, workdir)
+            return finished
+
+        finished = on_first("take the work directory", take)
+        kept = (config.keep_last_checkpoints, config.keep_best_checkpoints)
+        checkpoints = Checkpoints(checkpoint_folder(workdir), *kept)
+        stack.enter_context(contextlib.closing(checkpoints))
+        stack.enter_context(failing_together())
+        state, images, notes = _start(run, layout, checkpoints, training)
         evaluator = Evaluator(run.model(), config, test, layout, len(run.class_names))
-        total = config.steps(run.num_examples)
-        if finished:
-            print(f"{workdir} is finished at step {total}")
+        if finished and int(state.step) == run.total_steps:
+            if is_first():
+                print(f"{workdir} is finished at step {run.total_steps}")
             return evaluator(state.evaluated)
-        with contextlib.closing(Report(workdir, int(state.step), total)) as report:
-            return _train(run, layout, checkpoints, evaluator, report, state, images, (training, test))
+        report = Report(workdir, int(state.step), run.total_steps) if is_first() else Silence()
+        stack.enter_context(contextlib.closing(report))
+        print(standing(config.data.batch_size), flush=True)
+        for note in notes:
+            report.say(note)
+        return _Loop(run, layout, checkpoints, evaluator, report, (training, test)).train(state, images)
 
 
 def describe(config: Config, dataset: Dataset) -> Run:
@@ -76,79 +92,83 @@ def describe(config: Config, dataset: Dataset) -> Run:
 
 def _start(
     run: Run, layout: Layout, checkpoints: Checkpoints, training: Reader
-) -> tuple[TrainState, grain.DatasetIterator]:
-    """State and training images at the last checkpoint, or at the beginning."""
-    images = training_iterator(training, run.config.seed)
-    if not checkpoints.steps():
-        return layout.put(run.fresh_state()), images
-    state, position = checkpoints.restore(checkpoints.find("last"), run.abstract_state(layout))
+) -> tuple[TrainState, grain.DatasetIterator, list[str]]:
+    """State and training images at the newest whole checkpoint or at the beginning, and what is to be told of it."""
+    images = training_iterator(training, run.config.seed, (jax.process_index(), jax.process_count()))
+    restored = checkpoints.restore_newest(layout.abstract(run.abstract_state()))
+    if restored is None:
+        return layout.put_state(run.fresh_state()), images, []
+    state, position, notes = restored
     images.set_state(position)
-    return state, images
+    return state, images, notes
 
 
-def _train(
-    run: Run,
-    layout: Layout,
-    checkpoints: Checkpoints,
-    evaluator: Evaluator,
-    report: Report,
-    state: TrainState,
-    images: grain.DatasetIterator,
-    readers: tuple[Reader, Reader],
-) -> Evaluation:
-    config, schedule = run.config, run.schedule()
-    start, total = int(state.step), config.steps(run.num_examples)
-    report.start(run)
+@dataclasses.dataclass(frozen=True)
+class _Loop:
+    run: Run
+    layout: Layout
+    checkpoints: Checkpoints
+    evaluator: Evaluator
+    report: Report | Silence
+    readers: tuple[Reader, Reader]
 
-    step_fn = jax.jit(
-        partial(train_step, run.model(), run.optimizer(), config),
-        in_shardings=(layout.replicated, layout.replicated, layout.split),
-        out_shardings=layout.replicated,
-        donate_argnums=(0, 1),
-    )
+    def train(self, state: TrainState, images: grain.DatasetIterator) -> Evaluation | None:
+        config, report = self.run.config, self.report
+        start, total = int(state.step), self.run.total_steps
+        report.start(self.run)
+        take_step = training_step(self.run, self.layout)
 
-    def evaluate_and_save(step: int) -> Evaluation | None:
+        def zero() -> Any:
+            return take_step.enter(self.layout.put(Metrics.zero()))
+
+        def checked_sums() -> Metrics:
+            sums = jax.device_get(take_step.leave(metrics))
+            _check_finite(sums, self.checkpoints)
+            return sums
+
+        state, metrics = take_step.enter(state), zero()
+        speed, schedule = _Speed(config.data.batch_size, start), self.run.schedule()
+        with preemption() as reached:
+            for step in range(start, total):
+                stop = reached(step)
+                due = (config.evaluate_every_steps, config.checkpoint_every_steps)
+                if step > start and (stop or any(step % every == 0 for every in due)):
+                    checked_sums()
+                    self._evaluate_and_save(take_step.leave(state), step, images)
+                    speed.restart(step)
+                if stop:
+                    self.checkpoints.wait()
+                    report.say(f"SIGTERM: saved at step {step} of {total}; the same command goes on from there")
+                    return None
+                state, metrics = take_step(state, metrics, next(images))
+                report.tick()
+                if (step + 1) % config.log_every_steps == 0 or step + 1 == total:
+                    figures = checked_sums().figures() | {"learning_rate": float(jax.device_get(schedule(step)))}
+                    report.training(step + 1, figures | {"images_per_second": speed(step + 1)})
+                    metrics = zero()
+                elif step == start:
+                    jax.block_until_ready(metrics)
+                    report.compiled()
+                    speed.restart(step + 1)
+
+        result = self._evaluate_and_save(take_step.leave(state), total, images)
+        assert result is not None
+        self.checkpoints.wait()
+        unreadable = gather("unreadable images", sorted(set.union(*(reader.unreadable for reader in self.readers))))
+        report.finish(result, self.run.class_names, sorted(set().union(*unreadable)))
+        return result
+
+    def _evaluate_and_save(self, state: TrainState, step: int, images: grain.DatasetIterator) -> Evaluation | None:
         evaluation = None
-        if step == total or step % config.evaluate_every_steps == 0:
-            evaluation = evaluator(state.evaluated)
-            report.evaluation(step, evaluation)
-        checkpoints.save(state, images.get_state(), evaluation.accuracy if evaluation else None)
+        if step == self.run.total_steps or step % self.run.config.evaluate_every_steps == 0:
+            evaluation = self.evaluator(state.evaluated)
+            self.report.evaluation(step, evaluation)
+        self.checkpoints.save(state, images.get_state(), evaluation.accuracy if evaluation else None)
         return evaluation
-
-    metrics, speed = layout.put(Metrics.zero()), _Speed(config.data.batch_size, start)
-    for step in range(start, total):
-        due = (config.evaluate_every_steps, config.checkpoint_every_steps)
-        if step > start and any(step % every == 0 for every in due):
-            _check_finite(metrics, checkpoints)
-            evaluate_and_save(step)
-            speed.restart(step)
-        state, metrics = step_fn(state, metrics, layout.put_batch(next(images)))
-        report.tick()
-        if (step + 1) % config.log_every_steps == 0 or step + 1 == total:
-            _check_finite(metrics, checkpoints)
-            figures = _figures(metrics) | {"learning_rate": float(jax.device_get(schedule(step)))}
-            report.training(step + 1, figures | {"images_per_second": speed(step + 1)})
-            metrics = layout.put(Metrics.zero())
-        elif step == start:
-            jax.block_until_ready(metrics)
-            report.compiled()
-            speed.restart(step + 1)
-
-    result = evaluate_and_save(total)
-    assert result is not None
-    checkpoints.wait()
-    unreadable = sorted(set.union(*(reader.unreadable for reader in readers)))
-    report.finish(result, run.class_names, unreadable)
-    return result
-
-
-def _figures(metrics: Metrics) -> dict[str, float]:
-    sums = jax.device_get(metrics)
-    return {"loss": float(sums.loss) / int(sums.count), "accuracy": int(sums.correct) / int(sums.count)}
 
 
 def _check_finite(metrics: Metrics, checkpoints: Checkpoints) -> None:
-    bad_step = int(jax.device_get(metrics.bad_step))
+    bad_step = int(metrics.bad_step)
     if bad_step < 0:
         return
     steps = checkpoints.steps()

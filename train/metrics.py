@@ -14,19 +14,25 @@ class Metrics(flax.struct.PyTreeNode):
     Attributes:
       loss: sum of losses, float32 ().
       correct: right answers, int32 ().
+      top5: examples whose class is among the five most probable ones, int32 (); counted in evaluation only.
       count: examples, int32 ().
       bad_step: the first step whose loss, gradient or result was not finite, or -1, int32 ().
     """
 
     loss: jax.Array
     correct: jax.Array
+    top5: jax.Array
     count: jax.Array
     bad_step: jax.Array
 
     @classmethod
     def zero(cls) -> Metrics:
         """No examples."""
-        return cls(jnp.zeros(()), *(jnp.asarray(value, jnp.int32) for value in (0, 0, -1)))
+        return cls(jnp.zeros(()), *(jnp.asarray(value, jnp.int32) for value in (0, 0, 0, -1)))
+
+    def figures(self) -> dict[str, float]:
+        """Loss and accuracy of what was counted, on the host."""
+        return {"loss": float(self.loss) / int(self.count), "accuracy": int(self.correct) / int(self.count)}
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:

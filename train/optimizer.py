@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from train.config import OptimizerConfig, ScheduleConfig
+from train.errors import UserError
 
 
 def make_schedule(config: ScheduleConfig, peak: float, steps: int) -> optax.Schedule:
@@ -31,12 +34,33 @@ def make_schedule(config: ScheduleConfig, peak: float, steps: int) -> optax.Sche
 
 
 def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """SGD as PyTorch's: clip, add the decay to the gradient, momentum, learning rate."""
+    """Clips the gradient, then takes a step of SGD as PyTorch has it, of AdamW or of LAMB.
+
+    Raises (when the optimiser is initialised):
+      UserError: the net has no submodule `scaled_module`.
+    """
     clip = optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm)
-    decay = optax.add_decayed_weights(config.weight_decay, None if config.decay_norm_and_bias else _decays)
-    return optax.chain(clip, decay, optax.sgd(schedule, config.momentum, config.nesterov))
+    decay = {"weight_decay": config.weight_decay, "mask": None if config.decay_norm_and_bias else _decays}
+    if config.kind == "sgd":
+        sgd = optax.sgd(schedule, config.momentum, config.nesterov)
+        parts = [clip, optax.add_decayed_weights(**decay), sgd]
+    else:
+        rule = {"adamw": optax.adamw, "lamb": optax.lamb}[config.kind]
+        parts = [clip, rule(schedule, config.momentum, config.second_moment, **decay)]
+    if config.scaled_module is not None:
+        parts.append(optax.masked(optax.scale(config.scaled_by), partial(_inside, config.scaled_module)))
+    return optax.chain(*parts)
 
 
 def _decays(params: Any) -> Any:
     """True for kernels, False for the scales of norms and for biases."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in ("scale", "bias"), params)
+
+
+def _inside(module: str, params: Any) -> Any:
+    """True for the parameters of a submodule of the net."""
+    if module not in params:
+        near = difflib.get_close_matches(module, params, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(params))}"
+        raise UserError(f"optimizer.scaled_module={module!r} is no submodule of the net: {hint}")
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key == module, params)

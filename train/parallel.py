@@ -1,60 +1,136 @@
-"""Where arrays lie: the state on every device, a batch spread over them."""
+"""How a training step is spread over the devices: `jit` over a mesh of all of them, or `pmap`."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Protocol
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from train.config import Config
 from train.errors import UserError
+from train.layout import Layout
+from train.metrics import Metrics
+from train.run import Run
+from train.state import TrainState
+from train.step import train_step
+
+_AXIS = "device"
+"""Name of the `pmap` axis."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """A mesh of all local devices, and the two ways to lie on it."""
+def norm_options(config: Config, num_devices: int) -> dict[str, Any]:
+    """The arguments of batch norm that `parallel.batch_norm` asks for.
 
-    mesh: Mesh
+    Raises:
+      UserError: the images cannot be divided so.
+    """
+    parallel = config.parallel
+    images = config.data.batch_size // parallel.accumulate
+    on_device = images // num_devices
+    together = {"global": images, "device": on_device}.get(str(parallel.batch_norm), parallel.batch_norm)
+    assert isinstance(together, int)
+    if parallel.engine == "pmap" and together == images:
+        return {"axis_name": _AXIS}
+    whole, where = (on_device, "of a device") if parallel.engine == "pmap" else (images, "of a batch")
+    if whole % together:
+        where += " part" if parallel.accumulate > 1 else ""
+        raise UserError(
+            f"parallel.batch_norm={together} does not divide the {whole} images {where}: take a divisor, or 'global'"
+        )
+    return {"groups": whole // together}
 
-    @classmethod
-    def of_local_devices(cls, batch_size: int) -> Layout:
-        """Raises UserError where the batch cannot be divided among the devices."""
-        devices = jax.local_devices()
-        if batch_size % len(devices):
-            raise UserError(
-                f"data.batch_size={batch_size} cannot be divided among {len(devices)} devices: "
-                f"take {max(1, batch_size // len(devices)) * len(devices)}"
+
+class Step(Protocol):
+    """A compiled training step, and the way into and out of the form that it keeps a state in."""
+
+    def enter(self, tree: Any) -> Any:
+        """From arrays that lie as the layout says to the step's own form."""
+        ...
+
+    def __call__(self, state: Any, metrics: Any, batch: Mapping[str, np.ndarray]) -> tuple[Any, Any]:
+        """One step; state and metrics are used up. Every process gives its rows of the batch."""
+        ...
+
+    def leave(self, tree: Any) -> Any:
+        """Back to arrays that lie as the layout says."""
+        ...
+
+
+def training_step(run: Run, layout: Layout) -> Step:
+    """The training step of a run, by the engine that its settings name."""
+    model = run.model(**norm_options(run.config, layout.num_devices))
+    step = partial(train_step, model, run.optimizer(), run.config)
+    return (_Pmap if run.config.parallel.engine == "pmap" else _Jit)(step, layout, run)
+
+
+class _Jit:
+    """One program over the mesh; a batch is global."""
+
+    def __init__(self, step: Callable[..., Any], layout: Layout, run: Run) -> None:
+        self._layout = layout
+        state = layout.shardings(run.abstract_state())
+        together = layout.replicated
+        gather = partial(jax.lax.with_sharding_constraint, shardings=together)
+        options: dict[str, Any] = {} if layout.mesh.shape["shard"] == 1 else {"gather": gather}
+        self.program = jax.jit(
+            partial(step, **options),
+            in_shardings=(state, together, layout.split),
+            out_shardings=(state, together),
+            donate_argnums=(0, 1),
+        )
+
+    def enter(self, tree: Any) -> Any:
+        return tree
+
+    def __call__(
+        self, state: TrainState, metrics: Metrics, batch: Mapping[str, np.ndarray]
+    ) -> tuple[TrainState, Metrics]:
+        return self.program(state, metrics, self._layout.put_batch(batch))
+
+    def leave(self, tree: Any) -> Any:
+        return tree
+
+
+class _Pmap:
+    """The same program on each device, with its own copy of the state and its rows of the batch."""
+
+    def __init__(self, step: Callable[..., Any], layout: Layout, run: Run) -> None:
+        self._layout = layout
+        devices = layout.mesh.devices.flatten()
+        self._stacked = NamedSharding(Mesh(devices, (_AXIS,)), PartitionSpec(_AXIS))
+        self.program = jax.pmap(
+            partial(step, axis_name=_AXIS), axis_name=_AXIS, devices=devices.tolist(), donate_argnums=(0, 1)
+        )
+
+    def enter(self, tree: Any) -> Any:
+        """Stacks the copies of all devices along a new first axis."""
+
+        def stack(leaf: jax.Array) -> jax.Array:
+            copies = [shard.data[None] for shard in leaf.addressable_shards]
+            shape = (self._layout.num_devices, *leaf.shape)
+            return jax.make_array_from_single_device_arrays(shape, self._stacked, copies)
+
+        return jax.tree.map(stack, tree)
+
+    def __call__(self, state: Any, metrics: Any, batch: Mapping[str, np.ndarray]) -> tuple[Any, Any]:
+        local = len(self._layout.mesh.local_devices)
+
+        def put(rows: np.ndarray) -> jax.Array:
+            return jax.make_array_from_process_local_data(
+                self._stacked, rows.reshape(local, len(rows) // local, *rows.shape[1:])
             )
-        return cls(_mesh(devices))
 
-    @classmethod
-    def of_dividing_devices(cls, batch_size: int) -> Layout:
-        """As many local devices as divide the batch; one device for a batch of 1."""
-        devices = jax.local_devices()
-        return cls(_mesh(devices[: math.gcd(batch_size, len(devices))]))
+        return self.program(state, metrics, jax.tree.map(put, dict(batch)))
 
-    @property
-    def replicated(self) -> NamedSharding:
-        """The same on every device."""
-        return NamedSharding(self.mesh, PartitionSpec())
+    def leave(self, tree: Any) -> Any:
+        """One copy of many: they are all the same."""
 
-    @property
-    def split(self) -> NamedSharding:
-        """The first axis divided among the devices."""
-        return NamedSharding(self.mesh, PartitionSpec("data"))
+        def unstack(leaf: jax.Array) -> jax.Array:
+            copies = [shard.data[0] for shard in leaf.addressable_shards]
+            return jax.make_array_from_single_device_arrays(leaf.shape[1:], self._layout.replicated, copies)
 
-    def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        """Spreads a batch over the devices."""
-        return {name: jax.device_put(value, self.split) for name, value in batch.items()}
-
-    def put(self, tree: Any) -> Any:
-        """Copies a tree to every device."""
-        return jax.device_put(tree, self.replicated)
-
-
-def _mesh(devices: list[jax.Device]) -> Mesh:
-    return Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,))
+        return jax.tree.map(unstack, tree)

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import matplotlib
@@ -16,8 +17,9 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tqdm import tqdm
 
+from train.checkpoint import checkpoint_steps
 from train.evaluate import Evaluation
-from train.run import Run, checkpoint_steps, replacing
+from train.run import Run, checkpoint_folder, replacing
 
 matplotlib.use("Agg")
 
@@ -96,7 +98,9 @@ class Report:
 
     def evaluation(self, step: int, result: Evaluation) -> None:
         """Tells the figures on the test images."""
-        self._record(step, "test", {"loss": result.loss, "accuracy": result.accuracy})
+        self._record(
+            step, "test", {"loss": result.loss, "accuracy": result.accuracy, "top5_accuracy": result.top5_accuracy}
+        )
         self.say(f"step {step}/{self._total}: test loss {result.loss:.4f}, test top-1 {result.accuracy:.4f}")
 
     def _record(self, step: int, split: str, figures: dict[str, float]) -> None:
@@ -144,6 +148,13 @@ class Report:
             self._bar.close()
 
 
+class Silence:
+    """The report of a process that is not the first: it says and writes nothing."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *arguments: None
+
+
 def read_metrics(workdir: str) -> list[dict[str, Any]]:
     """Reads metrics.jsonl; what is no record, such as a line cut short by a kill, is passed over."""
     path = os.path.join(workdir, "metrics.jsonl")
@@ -163,7 +174,7 @@ def _parse(line: str) -> Any:
 def is_finished(workdir: str, total_steps: int) -> bool:
     """Whether a run of that duration has come to its end, pictures and all."""
     path = os.path.join(workdir, "summary.json")
-    if not os.path.exists(path) or total_steps not in checkpoint_steps(workdir):
+    if not os.path.exists(path) or total_steps not in checkpoint_steps(checkpoint_folder(workdir)):
         return False
     with open(path, errors="replace") as file:
         summary = _parse(file.read())

@@ -20,11 +20,12 @@ import optax
 from flax import linen as nn
 
 import attnjax
-from train.checkpoint import Checkpoints
+from attnjax.layers import BatchNorm
+from train.checkpoint import Checkpoints, checkpoint_steps
 from train.config import MAY_CHANGE, Config, flatten, from_dict
 from train.errors import UserError
+from train.layout import Layout
 from train.optimizer import make_optimizer, make_schedule
-from train.parallel import Layout
 from train.state import TrainState, Variables, create_state
 from train.step import normalize
 
@@ -45,18 +46,23 @@ class Run:
     image_shape: tuple[int, int, int]
     num_examples: int
 
-    def model(self) -> nn.Module:
-        """The net, without its variables."""
+    def model(self, **norm: Any) -> nn.Module:
+        """The net, without its variables; the arguments are those of its batch norms."""
         return attnjax.create_model(
             self.config.model.name,
             num_classes=len(self.class_names),
             dtype=jnp.dtype(self.config.model.dtype),
+            norm=partial(BatchNorm, **norm),
         )
+
+    @property
+    def total_steps(self) -> int:
+        """Steps from the beginning to the end."""
+        return self.config.steps(self.num_examples)
 
     def schedule(self) -> optax.Schedule:
         """Learning rate by step."""
-        steps = self.config.steps(self.num_examples)
-        return make_schedule(self.config.schedule, self.config.optimizer.learning_rate, steps)
+        return make_schedule(self.config.schedule, self.config.optimizer.learning_rate, self.total_steps)
 
     def optimizer(self) -> optax.GradientTransformation:
         """The optimiser with its schedule."""
@@ -64,20 +70,19 @@ class Run:
 
     def fresh_state(self) -> TrainState:
         """The state before the first step."""
-        average = self.config.ema_decay is not None
-        return create_state(self.model(), self.optimizer(), self.image_shape, self.config.seed, average)
+        config, average = self.config, self.config.ema_decay is not None
+        return create_state(
+            self.model(), self.optimizer(), self.image_shape, config.seed, average, config.model.weights
+        )
 
-    def abstract_state(self, layout: Layout) -> TrainState:
-        """Shapes, types and shardings of the state, computed from the settings alone."""
+    def abstract_state(self) -> TrainState:
+        """Shapes and types of the state, computed from the settings alone."""
         image = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
         variables = jax.eval_shape(partial(self.model().init, train=False), jax.random.key(0), image)
         opt_state = jax.eval_shape(self.optimizer().init, variables["params"])
         ema = None if self.config.ema_decay is None else variables
         step: Any = jax.ShapeDtypeStruct((), jnp.int32)
-        state = TrainState(step, variables, opt_state, ema)
-        return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout.replicated), state
-        )
+        return TrainState(step, variables, opt_state, ema)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,16 +119,16 @@ def load_run(workdir: str, checkpoint: str = "last") -> LoadedRun:
       UserError: the folder is no run, or has no such checkpoint.
     """
     run = read_run(workdir)
-    state = load_state(run, workdir, checkpoint, Layout.of_dividing_devices(1))
+    state = load_state(run, workdir, checkpoint, Layout.of_one_device())
     return LoadedRun(run.model(), state.evaluated, run.class_names, partial(normalize, run.config.data))
 
 
 def load_state(run: Run, workdir: str, checkpoint: str, layout: Layout) -> TrainState:
     """Loads a run's state from the checkpoint `last`, `best` or a step."""
-    if not checkpoint_steps(workdir):
+    if not checkpoint_steps(checkpoint_folder(workdir)):
         raise UserError(f"{workdir} has no checkpoint yet")
-    with contextlib.closing(Checkpoints(os.path.join(workdir, "checkpoints"), read_only=True)) as checkpoints:
-        return checkpoints.restore(checkpoints.find(checkpoint), run.abstract_state(layout))[0]
+    with contextlib.closing(Checkpoints(checkpoint_folder(workdir), read_only=True)) as checkpoints:
+        return checkpoints.restore(checkpoints.find(checkpoint), layout.abstract(run.abstract_state()))[0]
 
 
 def read_run(workdir: str) -> Run:
@@ -166,12 +171,11 @@ def check_claim(run: Run, workdir: str) -> None:
       UserError: the folder belongs to another run, or to something else that has a config.json.
     """
     if os.path.exists(os.path.join(workdir, "config.json")):
-        stored, steps = read_run(workdir), checkpoint_steps(workdir)
+        stored, steps = read_run(workdir), checkpoint_steps(checkpoint_folder(workdir))
         if steps:
             _check_same(stored, run, workdir)
-            end = run.config.steps(run.num_examples)
-            if steps[-1] > end:
-                raise UserError(f"{workdir} is at step {steps[-1]} already, beyond the end at step {end}")
+            if steps[-1] > run.total_steps:
+                raise UserError(f"{workdir} is at step {steps[-1]} already, beyond the end at step {run.total_steps}")
 
 
 def claim(run: Run, workdir: str) -> None:
@@ -187,7 +191,7 @@ def claim(run: Run, workdir: str) -> None:
         "devices": [device.device_kind for device in jax.local_devices()],
     }
     record = {**dataclasses.asdict(run), **now, "resumed": []}
-    if checkpoint_steps(workdir):
+    if checkpoint_steps(checkpoint_folder(workdir)):
         stored = _read_record(workdir)
         start = {name: stored.get(name) for name in now}
         record |= {**start, "resumed": [*stored.get("resumed", []), now]}
@@ -209,13 +213,9 @@ def _check_same(stored: Run, run: Run, workdir: str) -> None:
         raise UserError(f"{workdir} belongs to another run ({'; '.join(changes)}): choose another --workdir")
 
 
-def checkpoint_steps(workdir: str) -> list[int]:
-    """Steps that have a checkpoint, in order."""
-    folder = os.path.join(workdir, "checkpoints")
-    if not os.path.isdir(folder):
-        return []
-    with contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
-        return checkpoints.steps()
+def checkpoint_folder(workdir: str) -> str:
+    """Where a run keeps its checkpoints."""
+    return os.path.join(workdir, "checkpoints")
 
 
 @contextlib.contextmanager

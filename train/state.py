@@ -12,6 +12,7 @@ from flax import linen as nn
 
 import attnjax
 from train.errors import UserError
+from train.weights import start_from
 
 Variables = dict[str, Any]
 
@@ -43,16 +44,19 @@ def create_state(
     image_shape: tuple[int, int, int],
     seed: int,
     average: bool,
+    weights: str | None = None,
 ) -> TrainState:
-    """A fresh state; the seed fixes the initial parameters.
+    """A state before the first step, with start weights from a file or fresh ones, which the seed fixes.
 
     Raises:
-      UserError: the net refuses images of this shape.
+      UserError: the net refuses images of this shape, or the file does not fit the net.
     """
     try:
         variables = attnjax.init(model, jax.random.key(seed), (1, *image_shape))
     except ValueError as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"the net does not take these images, see data.image_size: {reason}") from error
+    if weights is not None:
+        variables = start_from(weights, variables)
     ema = jax.tree.map(jnp.copy, variables) if average else None
     return TrainState(jnp.zeros((), jnp.int32), variables, optimizer.init(variables["params"]), ema)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,7 +13,11 @@ from flax import linen as nn
 
 from train.config import Config, DataConfig
 from train.metrics import Metrics, cross_entropy
+from train.mix import mix
 from train.state import TrainState, Variables
+
+_KEPT = {"block": ("block", "stage"), "stage": ("stage",)}
+"""What rematerialisation keeps: the outputs that nets mark with these names."""
 
 
 def normalize(config: DataConfig, images: jax.Array) -> jax.Array:
@@ -28,36 +33,101 @@ def train_step(
     state: TrainState,
     metrics: Metrics,
     batch: Mapping[str, jax.Array],
+    *,
+    axis_name: str | None = None,
+    gather: Callable[[Any], Any] = lambda params: params,
 ) -> tuple[TrainState, Metrics]:
-    """One step of the optimiser on the mean loss of a batch; adds the batch to the metrics."""
-    images = normalize(config.data, batch["image"])
-    rngs = {"dropout": jax.random.fold_in(jax.random.key(config.seed), state.step)}
+    """One step of the optimiser on the mean loss of a batch; adds the batch to the metrics.
 
-    def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-        variables = {**state.variables, "params": params}
-        applied: Any = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
-        logits, updates = applied
-        losses = cross_entropy(logits, batch["label"], config.label_smoothing)
-        return losses.mean(), (logits, updates)
+    Args:
+      model, optimizer, config: what is trained, and how.
+      state, metrics, batch: as they are before the step.
+      axis_name: the `pmap` axis over which the batch goes on; None where the batch is whole, as under `jit`.
+      gather: brings parameters that lie in parts on several devices together where they are used.
+    """
+    key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+    if axis_name is not None:
+        key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
 
     params = state.variables["params"]
-    (loss, (logits, updates)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+    batch_stats = {name: value for name, value in state.variables.items() if name != "params"}
+    loss_fn = partial(_loss, model, config, gather)
+    loss, right, batch_stats, grads = _gradients(loss_fn, config.parallel.accumulate, params, batch_stats, batch, key)
+    size = len(batch["label"])
+    if axis_name is not None:
+        loss, batch_stats, grads = jax.lax.pmean((loss, batch_stats, grads), axis_name)
+        right, size = jax.lax.psum(right, axis_name), size * jax.lax.axis_size(axis_name)
+
     steps, opt_state = optimizer.update(grads, state.opt_state, params)
-    variables = {**updates, "params": optax.apply_updates(params, steps)}
+    variables = {**batch_stats, "params": optax.apply_updates(params, steps)}
     ema = state.ema
     if config.ema_decay is not None:
         ema = optax.incremental_update(variables, ema, 1 - config.ema_decay)
 
-    size = len(batch["label"])
     finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads)) & jnp.isfinite(optax.tree.norm(variables))
-    first_bad = jnp.where((metrics.bad_step < 0) & ~finite, state.step, metrics.bad_step)
-    metrics = Metrics(
+    metrics = metrics.replace(
         loss=metrics.loss + loss * size,
-        correct=metrics.correct + _correct(logits, batch["label"]).sum(dtype=jnp.int32),
+        correct=metrics.correct + right,
         count=metrics.count + size,
-        bad_step=first_bad,
+        bad_step=jnp.where((metrics.bad_step < 0) & ~finite, state.step, metrics.bad_step),
     )
     return TrainState(state.step + 1, variables, opt_state, ema), metrics
+
+
+def _loss(
+    model: nn.Module,
+    config: Config,
+    gather: Callable[[Any], Any],
+    params: Any,
+    batch_stats: Any,
+    batch: Mapping[str, jax.Array],
+    key: jax.Array,
+) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+    """Mean loss of a batch, and besides it the number of right answers and the new batch statistics."""
+
+    def apply(params: Any, images: jax.Array) -> Any:
+        variables = {**batch_stats, "params": gather(params)}
+        return model.apply(variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key})
+
+    if config.parallel.rematerialize != "none":
+        kept = jax.checkpoint_policies.save_only_these_names(*_KEPT[config.parallel.rematerialize])
+        apply = jax.checkpoint(apply, policy=kept)
+    images = normalize(config.data, batch["image"])
+    targets = jax.nn.one_hot(batch["label"], model.num_classes, dtype=jnp.float32)
+    targets = optax.smooth_labels(targets, config.label_smoothing)
+    images, targets = mix(config.data, jax.random.fold_in(key, 1), images, targets)
+    logits, updates = apply(params, images)
+    losses = optax.softmax_cross_entropy(logits, targets.astype(logits.dtype))
+    return losses.mean(), (_correct(logits, batch["label"]).sum(dtype=jnp.int32), updates)
+
+
+def _gradients(
+    loss_fn: Callable[..., Any],
+    parts: int,
+    params: Any,
+    batch_stats: Any,
+    batch: Mapping[str, jax.Array],
+    key: jax.Array,
+) -> tuple[jax.Array, jax.Array, Any, Any]:
+    """Mean loss, right answers, new batch statistics and gradients, over the parts of a batch one after the other.
+
+    Each part takes every so-manieth image, so that a batch that is spread over devices stays where it is.
+    """
+    gradient = jax.value_and_grad(loss_fn, has_aux=True)
+    if parts == 1:
+        (loss, (right, batch_stats)), grads = gradient(params, batch_stats, batch, key)
+        return loss, right, batch_stats, grads
+
+    def add_part(carry: tuple[Any, Any], part: tuple[Any, jax.Array]) -> tuple[tuple[Any, Any], None]:
+        batch_stats, sums = carry
+        (loss, (right, batch_stats)), grads = gradient(params, batch_stats, *part)
+        return (batch_stats, jax.tree.map(jnp.add, sums, (loss, right, grads))), None
+
+    split = {name: v.reshape(len(v) // parts, parts, *v.shape[1:]).swapaxes(0, 1) for name, v in batch.items()}
+    zeros = (jnp.zeros(()), jnp.int32(0), jax.tree.map(jnp.zeros_like, params))
+    (batch_stats, sums), _ = jax.lax.scan(add_part, (batch_stats, zeros), (split, jax.random.split(key, parts)))
+    loss, right, grads = sums
+    return loss / parts, right, batch_stats, jax.tree.map(lambda grad: grad / parts, grads)
 
 
 def eval_step(
@@ -70,10 +140,18 @@ def eval_step(
 ) -> tuple[Metrics, jax.Array]:
     """Adds the unmasked examples to the metrics and to the confusion matrix, int32 (true class, answer)."""
     logits: Any = model.apply(variables, normalize(config.data, batch["image"]), train=False)
+    return add_answers(metrics, confusion, batch, logits)
+
+
+def add_answers(
+    metrics: Metrics, confusion: jax.Array, batch: Mapping[str, jax.Array], logits: jax.Array
+) -> tuple[Metrics, jax.Array]:
+    """Adds the unmasked examples, by their logits (b, n), to the metrics and to the confusion matrix."""
     mask, labels = batch["mask"], batch["label"]
     metrics = metrics.replace(
         loss=metrics.loss + jnp.where(mask, cross_entropy(logits, labels), 0).sum(),
         correct=metrics.correct + (_correct(logits, labels) & mask).sum(dtype=jnp.int32),
+        top5=metrics.top5 + (_among_first(logits, labels, 5) & mask).sum(dtype=jnp.int32),
         count=metrics.count + mask.sum(dtype=jnp.int32),
     )
     return metrics, confusion.at[labels, logits.argmax(-1)].add(mask.astype(jnp.int32))
@@ -81,3 +159,9 @@ def eval_step(
 
 def _correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return logits.argmax(-1).astype(labels.dtype) == labels
+
+
+def _among_first(logits: jax.Array, labels: jax.Array, count: int) -> jax.Array:
+    """Whether the label is among the answers with the highest logits."""
+    _, answers = jax.lax.top_k(logits, min(count, logits.shape[-1]))
+    return (answers == labels[:, None]).any(-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.attention._gate_mlp import hidden_width
-from attnjax.layers import BatchNorm, Constant, Conv, at_least_float32, global_pool, torch_default
+from attnjax.layers import BatchNorm, Constant, Conv, at_least_float32, global_pool, torch_default, with_defaults
 
 
 class BAMChannelBranch(nn.Module):
@@ -24,6 +25,7 @@ class BAMChannelBranch(nn.Module):
         after the last layer (paper).
       dtype: compute type; None takes the input's. Pooling and norms are float32 or wider.
       param_dtype: type of parameters and statistics.
+      batch_norm: constructor of the batch norms, called with `dtype`, `param_dtype` and `name`.
 
     Returns:
       (b, 1, 1, c) of the input's type.
@@ -52,12 +54,14 @@ class BAMChannelBranch(nn.Module):
     norm_placement: Literal["hidden", "end"] = "hidden"
     dtype: Any = None
     param_dtype: Any = jnp.float32
+    batch_norm: Callable[..., nn.Module] = BatchNorm
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         hidden = hidden_width(x.shape[-1], self.reduction)
         _check_layers("num_layers", self.num_layers, self.norm_placement)
         dtypes = {"dtype": x.dtype if self.dtype is None else self.dtype, "param_dtype": self.param_dtype}
+        norm = with_defaults(self.batch_norm, dtypes)
 
         def dense(features: int, i: int) -> nn.Dense:
             inits: dict[str, Any] = {"kernel_init": torch_default, "bias_init": Constant(0.0)}
@@ -67,11 +71,11 @@ class BAMChannelBranch(nn.Module):
         for i in range(1, self.num_layers + 1):
             y = dense(hidden, i)(y)
             if self.norm_placement == "hidden":
-                y = BatchNorm(name=f"bn{i}", **dtypes)(y, train=train)
+                y = norm(name=f"bn{i}")(y, train=train)
             y = nn.relu(y)
         y = dense(x.shape[-1], self.num_layers + 1)(y)
         if self.norm_placement == "end":
-            y = BatchNorm(name="bn", **dtypes)(y, train=train)
+            y = norm(name="bn")(y, train=train)
         return y[:, None, None, :].astype(x.dtype)
 
 
@@ -88,6 +92,7 @@ class BAMSpatialBranch(nn.Module):
       norm_placement: as in `BAMChannelBranch`.
       dtype: compute type; None takes the input's. Norms are float32 or wider.
       param_dtype: type of parameters and statistics.
+      batch_norm: constructor of the batch norms, called with `dtype`, `param_dtype` and `name`.
 
     Returns:
       (b, h, w, 1) of the input's type.
@@ -118,6 +123,7 @@ class BAMSpatialBranch(nn.Module):
     norm_placement: Literal["hidden", "end"] = "hidden"
     dtype: Any = None
     param_dtype: Any = jnp.float32
+    batch_norm: Callable[..., nn.Module] = BatchNorm
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -126,12 +132,13 @@ class BAMSpatialBranch(nn.Module):
         if self.dilation < 1:
             raise ValueError(f"dilation={self.dilation} must be at least 1")
         dtypes = {"dtype": x.dtype if self.dtype is None else self.dtype, "param_dtype": self.param_dtype}
+        norm = with_defaults(self.batch_norm, dtypes)
 
         def step(y: jax.Array, kernel_size: int, dilation: int, layer: str) -> jax.Array:
-            conv, norm = layer.format("conv"), layer.format("bn")
-            y = Conv(hidden, kernel_size, dilation=dilation, use_bias=True, name=conv, **dtypes)(y)
+            options = {"dilation": dilation, "use_bias": True, "name": layer.format("conv"), **dtypes}
+            y = Conv(hidden, kernel_size, **options)(y)
             if self.norm_placement == "hidden":
-                y = BatchNorm(name=norm, **dtypes)(y, train=train)
+                y = norm(name=layer.format("bn"))(y, train=train)
             return nn.relu(y)
 
         y = step(x, 1, 1, "reduce_{}")
@@ -139,7 +146,7 @@ class BAMSpatialBranch(nn.Module):
             y = step(y, 3, self.dilation, f"dilated_{{}}{i}")
         y = Conv(1, 1, use_bias=True, name="final_conv", **dtypes)(y)
         if self.norm_placement == "end":
-            y = BatchNorm(name="bn", **dtypes)(y, train=train)
+            y = norm(name="bn")(y, train=train)
         return y.astype(x.dtype)
 
 
@@ -158,6 +165,7 @@ class BAM(nn.Module):
         each branch (paper). The paper's module is `BAM(fuse="sum", norm_placement="end")`.
       dtype: compute type; None takes the input's. Pooling, norms and gate are float32 or wider.
       param_dtype: type of parameters and statistics.
+      batch_norm: constructor of the batch norms, called with `dtype`, `param_dtype` and `name`.
 
     Returns:
       (b, h, w, c) of the input's type. The gate M (b, h, w, c), without the 1, is `method="gate"`, and sown as
@@ -187,13 +195,19 @@ class BAM(nn.Module):
     norm_placement: Literal["hidden", "end"] = "hidden"
     dtype: Any = None
     param_dtype: Any = jnp.float32
+    batch_norm: Callable[..., nn.Module] = BatchNorm
 
     @nn.compact
     def gate(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Returns the gate M, (b, h, w, c), float32 or wider."""
         if self.fuse not in ("product", "sum"):
             raise ValueError(f"fuse={self.fuse!r} is not 'product' or 'sum'")
-        options = {"norm_placement": self.norm_placement, "dtype": self.dtype, "param_dtype": self.param_dtype}
+        options = {
+            "norm_placement": self.norm_placement,
+            "dtype": self.dtype,
+            "param_dtype": self.param_dtype,
+            "batch_norm": self.batch_norm,
+        }
         channel = BAMChannelBranch(self.reduction, self.num_layers, name="channel_branch", **options)
         spatial = BAMSpatialBranch(self.reduction, self.dilation, self.num_dilated, name="spatial_branch", **options)
         wide = at_least_float32(x.dtype)

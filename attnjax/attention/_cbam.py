@@ -11,7 +11,16 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.attention._gate_mlp import GateMLP
-from attnjax.layers import BatchNorm, Constant, Conv, at_least_float32, global_pool, max_along, torch_default
+from attnjax.layers import (
+    BatchNorm,
+    Constant,
+    Conv,
+    at_least_float32,
+    global_pool,
+    max_along,
+    torch_default,
+    with_defaults,
+)
 
 _DESCRIPTORS = ("pool", "pool_mean_first", "pool_average", "conv")
 
@@ -85,6 +94,8 @@ class SpatialGate(nn.Module):
         is 0.5 everywhere), `"none"` (the paper's equation), or a constructor such as `BatchNorm` (timm).
       gate_fn: squashing function.
       dtype, param_dtype: as in `ChannelGate`.
+      batch_norm: constructor of the released norm, called with `dtype`, `param_dtype`, `name`, `momentum` and
+        `scale_init`.
 
     Returns:
       (b, h, w, c) of the input's type. The gate (b, h, w, 1) is `method="gate"`, and sown as `intermediates/gate`.
@@ -109,6 +120,7 @@ class SpatialGate(nn.Module):
     dtype: Any = None
     param_dtype: Any = jnp.float32
     gate_fn: Callable[[jax.Array], jax.Array] = nn.sigmoid
+    batch_norm: Callable[..., nn.Module] = BatchNorm
 
     @nn.compact
     def gate(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -129,8 +141,9 @@ class SpatialGate(nn.Module):
             raise ValueError(f"norm={self.norm!r} is not 'batch_norm' or 'none', nor a constructor")
         logits = Conv(1, self.kernel_size, name="conv", **dtypes)(x)
         if self.norm != "none":
-            norm = self.norm if callable(self.norm) else partial(BatchNorm, momentum=0.99, scale_init=Constant(0.0))
-            logits = norm(name="bn", **dtypes)(logits, train=train)
+            released = partial(self.batch_norm, momentum=0.99, scale_init=Constant(0.0))
+            norm = with_defaults(self.norm if callable(self.norm) else released, dtypes)
+            logits = norm(name="bn")(logits, train=train)
         gate = self.gate_fn(logits.astype(wide))
         self.sow("intermediates", "gate", gate)
         return gate
@@ -151,7 +164,7 @@ class CBAM(nn.Module):
       spatial: whether there is a spatial gate at all.
       kernel_size, descriptor, spatial_norm: the spatial gate's kernel_size, descriptor and norm, see `SpatialGate`.
       gate_fn: squashing function of both gates.
-      dtype, param_dtype: as in `ChannelGate`.
+      dtype, param_dtype, batch_norm: as in `SpatialGate`.
 
     Returns:
       (b, h, w, c) of the input's type. Parameters: 2 c (c // reduction) + c // reduction + c + 100 by default.
@@ -183,6 +196,7 @@ class CBAM(nn.Module):
     divisor: int | None = None
     activation: Callable[[jax.Array], jax.Array] = nn.relu
     gate_fn: Callable[[jax.Array], jax.Array] = nn.sigmoid
+    batch_norm: Callable[..., nn.Module] = BatchNorm
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -191,7 +205,8 @@ class CBAM(nn.Module):
         channel = ChannelGate(self.reduction, self.pools, self.use_bias, name="channel_gate", **mlp, **same)
         if not self.spatial:
             return channel(x, train=train)
-        spatial = SpatialGate(self.kernel_size, self.descriptor, self.spatial_norm, name="spatial_gate", **same)
+        options: dict[str, Any] = {"batch_norm": self.batch_norm, "name": "spatial_gate", **same}
+        spatial = SpatialGate(self.kernel_size, self.descriptor, self.spatial_norm, **options)
         if self.arrangement == "channel_first":
             return spatial(channel(x, train=train), train=train)
         if self.arrangement == "spatial_first":

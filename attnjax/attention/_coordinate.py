@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.attention._gate_mlp import narrow_width
-from attnjax.layers import BatchNorm, Constant, at_least_float32, torch_default
+from attnjax.layers import BatchNorm, Constant, at_least_float32, torch_default, with_defaults
 
 
 class CoordinateAttention(nn.Module):
@@ -32,6 +32,7 @@ class CoordinateAttention(nn.Module):
       skip: add the input to the result (an option of timm).
       dtype: compute type; None takes the input's. Pooling and gates are float32 or wider.
       param_dtype: type of parameters and statistics.
+      batch_norm: constructor of the batch norm, called with `dtype`, `param_dtype` and `name`.
 
     Returns:
       (b, h, w, c) of the input's type. The product of the gates (b, h, w, c) is sown as `intermediates/gate`.
@@ -61,6 +62,7 @@ class CoordinateAttention(nn.Module):
     skip: bool = False
     dtype: Any = None
     param_dtype: Any = jnp.float32
+    batch_norm: Callable[..., nn.Module] = BatchNorm
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -76,7 +78,7 @@ class CoordinateAttention(nn.Module):
         width = narrow_width(channels, self.reduction, self.min_hidden, self.hidden, self.divisor)
         y = dense(width, "conv1")(lines)
         if self.norm:
-            y = BatchNorm(name="bn1", **dtypes)(y, train=train)
+            y = with_defaults(self.batch_norm, dtypes)(name="bn1")(y, train=train)
         y = self.activation(y)
         gate_h = self.gate_fn(dense(channels, "conv_h")(y[:, :rows]).astype(wide))
         gate_w = self.gate_fn(dense(channels, "conv_w")(y[:, rows:]).astype(wide))

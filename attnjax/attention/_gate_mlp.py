@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from attnjax.layers import BatchNorm, Constant, VarianceScaling, at_least_float32
+from attnjax.layers import BatchNorm, Constant, VarianceScaling, at_least_float32, with_defaults
 
 
 def hidden_width(channels: int, reduction: float, divisor: int | None = None, keep: float = 0.0) -> int:
@@ -75,6 +75,7 @@ class GateMLP(nn.Module):
     norm: Literal["none", "batch", "layer"] = "none"
     epsilon: float = 1e-5
     last_init: Any = None
+    batch_norm: Callable[..., nn.Module] = BatchNorm
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -99,13 +100,13 @@ class GateMLP(nn.Module):
         return dense(channels, "fc2", last_init)(self.activation(x))
 
     def _normalise(self, x: jax.Array, train: bool) -> jax.Array:
-        options = {"epsilon": self.epsilon, "dtype": self.dtype, "param_dtype": self.param_dtype, "name": "norm"}
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         if self.norm == "none":
             return x
         if self.norm == "batch":
-            return BatchNorm(**options)(x, train=train)
+            return with_defaults(self.batch_norm, dtypes)(epsilon=self.epsilon, name="norm")(x, train=train)
         if self.norm == "layer":
-            return _LayerNorm(**options)(x)
+            return _LayerNorm(epsilon=self.epsilon, name="norm", **dtypes)(x)
         raise ValueError(f"norm={self.norm!r} is not 'none', 'batch' or 'layer'")
 
 

@@ -19,6 +19,7 @@ from attnjax.layers import (
     max_pool,
     resize_nearest,
     torch_default,
+    with_defaults,
 )
 
 
@@ -39,6 +40,7 @@ class GatherExcite(nn.Module):
       gate_fn: squashing function of the logits.
       dtype: compute type; None takes the input's. Pooling and gate are float32 or wider.
       param_dtype: type of parameters and statistics.
+      batch_norm: constructor of the batch norms, called with `dtype`, `param_dtype` and `name`.
 
     Returns:
       (b, h, w, c) of the input's type. The gate (b, h', w', c) is sown as `intermediates/gate` before upsampling:
@@ -73,6 +75,7 @@ class GatherExcite(nn.Module):
     gate_fn: Callable[[jax.Array], jax.Array] = nn.sigmoid
     dtype: Any = None
     param_dtype: Any = jnp.float32
+    batch_norm: Callable[..., nn.Module] = BatchNorm
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -102,9 +105,10 @@ class GatherExcite(nn.Module):
         return 0.5 * means + 0.5 * max_pool(x, window, self.extent, padding)
 
     def _convolve(self, x: jax.Array, train: bool, dtypes: dict[str, Any]) -> jax.Array:
+        norm = with_defaults(self.batch_norm, dtypes)
         if self.extent == 0:
             x = _MapConv(self.padded, name="gather_conv1", **dtypes)(x)
-            return BatchNorm(name="gather_bn1", **dtypes)(x, train=train)
+            return norm(name="gather_bn1")(x, train=train)
         count = self.extent.bit_length() - 1
         if count == 0 or self.extent != 1 << count:
             near = max(2, 1 << count)
@@ -112,7 +116,7 @@ class GatherExcite(nn.Module):
         channels = x.shape[-1]
         for index in range(1, count + 1):
             x = Conv(channels, 3, stride=2, groups=channels, name=f"gather_conv{index}", **dtypes)(x)
-            x = BatchNorm(name=f"gather_bn{index}", **dtypes)(x, train=train)
+            x = norm(name=f"gather_bn{index}")(x, train=train)
             x = self.activation(x) if index < count else x
         return x
 

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from attnjax.layers import BatchNorm, Conv, at_least_float32, max_pool, resize_bilinear
+from attnjax.layers import BatchNorm, Conv, at_least_float32, max_pool, resize_bilinear, with_defaults
 
 _EPSILON = 1e-6
 
@@ -26,6 +26,7 @@ class ResidualUnit(nn.Module):
       stride: step of conv2 and of the shortcut.
       dtype: compute type; None takes the input's.
       param_dtype: type of parameters and statistics.
+      batch_norm: constructor of the batch norms, called with `dtype`, `param_dtype` and `name`.
 
     Returns:
       An array of the input's type.
@@ -50,6 +51,7 @@ class ResidualUnit(nn.Module):
     stride: int = 1
     dtype: Any = None
     param_dtype: Any = jnp.float32
+    batch_norm: Callable[..., nn.Module] = BatchNorm
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -58,11 +60,12 @@ class ResidualUnit(nn.Module):
             raise ValueError(f"features={self.features} must be a positive multiple of 4; the nearest is {near}")
         inner, kind = self.features // 4, x.dtype
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        active = nn.relu(BatchNorm(name="bn1", **dtypes)(x, train=train))
+        norm = with_defaults(self.batch_norm, dtypes)
+        active = nn.relu(norm(name="bn1")(x, train=train))
         y = Conv(inner, 1, name="conv1", **dtypes)(active)
-        y = nn.relu(BatchNorm(name="bn2", **dtypes)(y, train=train))
+        y = nn.relu(norm(name="bn2")(y, train=train))
         y = Conv(inner, 3, stride=self.stride, name="conv2", **dtypes)(y)
-        y = nn.relu(BatchNorm(name="bn3", **dtypes)(y, train=train))
+        y = nn.relu(norm(name="bn3")(y, train=train))
         y = Conv(self.features, 1, name="conv3", **dtypes)(y)
         if self.stride != 1 or x.shape[-1] != self.features:
             x = Conv(self.features, 1, stride=self.stride, name="downsample_conv", **dtypes)(active)
@@ -79,8 +82,8 @@ class ResidualAttention(nn.Module):
     last resize leads to T's size; two 1x1 convolutions and `mask_norm` make the mask. All sizes follow the input.
 
     Args:
-      unit: constructor of the residual units, called with features, `name`, `dtype` and `param_dtype`, and its module
-        with `(x, train=train)`.
+      unit: constructor of the residual units, called with features, `name`, `dtype`, `param_dtype` and, if that is one
+        of its parameters, `batch_norm`; its module with `(x, train=train)`.
       p, t, r, post: units before the branches, in the trunk, at each level of the mask, and after the fusion.
       bottom: units at the mask's lowest level; None is 2 r (official).
       pools: how often the mask branch halves the map; 3, 2 and 1 in the stages of the ImageNet nets.
@@ -97,6 +100,7 @@ class ResidualAttention(nn.Module):
         first 1x1 convolution too. No for units that end in a relu (AttentionNeXt).
       dtype: compute type; None takes the input's. The mask is float32 or wider.
       param_dtype: type of parameters and statistics.
+      batch_norm: constructor of the mask's batch norms, as in `ResidualUnit`, and those of the units.
 
     Returns:
       (b, h, w, c) of the input's type. The mask (b, h, w, c) is sown as `intermediates/gate`.
@@ -139,6 +143,7 @@ class ResidualAttention(nn.Module):
     pre_activation: bool = True
     dtype: Any = None
     param_dtype: Any = jnp.float32
+    batch_norm: Callable[..., nn.Module] = BatchNorm
 
     @property
     def smallest_map(self) -> int:
@@ -161,9 +166,10 @@ class ResidualAttention(nn.Module):
         return self._units("post{}", self.post, trunk * weight.astype(trunk.dtype), train).astype(kind)
 
     def _units(self, name: str, count: int, x: jax.Array, train: bool) -> jax.Array:
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        unit = with_defaults(self.unit, dtypes, batch_norm=self.batch_norm)
         for i in range(1, count + 1):
-            unit = self.unit(x.shape[-1], name=name.format(i), dtype=self.dtype, param_dtype=self.param_dtype)
-            x = unit(x, train=train)
+            x = unit(x.shape[-1], name=name.format(i))(x, train=train)
         return x
 
     def _mask(self, x: jax.Array, trunk: jax.Array, train: bool) -> jax.Array:
@@ -185,11 +191,12 @@ class ResidualAttention(nn.Module):
 
     def _gate(self, x: jax.Array, train: bool) -> jax.Array:
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        norm = with_defaults(self.batch_norm, dtypes)
         channels = x.shape[-1]
         if self.pre_activation:
-            x = nn.relu(BatchNorm(name="mask_bn1", **dtypes)(x, train=train))
+            x = nn.relu(norm(name="mask_bn1")(x, train=train))
         x = Conv(channels, 1, name="mask_conv1", **dtypes)(x)
-        x = nn.relu(BatchNorm(name="mask_bn2", **dtypes)(x, train=train))
+        x = nn.relu(norm(name="mask_bn2")(x, train=train))
         x = Conv(channels, 1, name="mask_conv2", **dtypes)(x)
         x = x.astype(at_least_float32(x.dtype))
         if self.mask_norm == "tanh":

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.attention._gate_mlp import GateMLP
-from attnjax.layers import Constant, global_pool, torch_default
+from attnjax.layers import BatchNorm, Constant, global_pool, torch_default
 
 
 class SqueezeExcite(nn.Module):
@@ -29,6 +29,7 @@ class SqueezeExcite(nn.Module):
       norm: `"batch"` normalises the hidden features (an option of timm), `"none"` does not.
       dtype: compute type; None takes the input's. Pooling and gate are float32 or wider.
       param_dtype: type of parameters and statistics.
+      batch_norm: constructor of the batch norm, called with `dtype`, `param_dtype`, `name` and `epsilon`.
 
     Returns:
       (b, h, w, c) of the input's type. The gate (b, 1, 1, c) is `method="gate"`, and sown as `intermediates/gate`.
@@ -58,6 +59,7 @@ class SqueezeExcite(nn.Module):
     divisor: int | None = None
     activation: Callable[[jax.Array], jax.Array] = nn.relu
     norm: Literal["none", "batch"] = "none"
+    batch_norm: Callable[..., nn.Module] = BatchNorm
 
     @nn.compact
     def gate(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -70,6 +72,7 @@ class SqueezeExcite(nn.Module):
             hidden=self.hidden,
             divisor=self.divisor,
             norm=self.norm,
+            batch_norm=self.batch_norm,
             dtype=x.dtype if self.dtype is None else self.dtype,
             param_dtype=self.param_dtype,
             name="mlp",

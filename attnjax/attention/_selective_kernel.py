@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.attention._gate_mlp import narrow_width
-from attnjax.layers import BatchNorm, Conv, at_least_float32, torch_default
+from attnjax.layers import BatchNorm, Conv, at_least_float32, torch_default, with_defaults
 
 
 class SelectiveKernel(nn.Module):
@@ -38,6 +38,7 @@ class SelectiveKernel(nn.Module):
       activation: nonlinearity of the branches; that of z is ReLU, as in the paper and timm.
       dtype: compute type; None takes the input's. Pooling and softmax are float32 or wider.
       param_dtype: type of parameters and statistics.
+      batch_norm: constructor of the batch norms, called with `dtype`, `param_dtype` and `name`.
 
     Returns:
       (b, h', w', features) of the compute type. The weights (b, 1, 1, branches, features), which sum to 1 over the
@@ -73,6 +74,7 @@ class SelectiveKernel(nn.Module):
     activation: Callable[[jax.Array], jax.Array] = nn.relu
     dtype: Any = None
     param_dtype: Any = jnp.float32
+    batch_norm: Callable[..., nn.Module] = BatchNorm
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -88,7 +90,7 @@ class SelectiveKernel(nn.Module):
         dense = {"use_bias": False, "kernel_init": torch_default, **dtypes}
         width = narrow_width(self.features, self.reduction, self.min_hidden, self.hidden, self.divisor, keep=0.9)
         z = nn.Dense(width, name="fc_reduce", **dense)(pooled)
-        z = nn.relu(BatchNorm(name="bn", **dtypes)(z, train=train))
+        z = nn.relu(with_defaults(self.batch_norm, dtypes)(name="bn")(z, train=train))
         logits = nn.Dense(branches * self.features, name="fc_select", **dense)(z)
         gate = jax.nn.softmax(logits.astype(wide).reshape(-1, 1, 1, branches, self.features), axis=-2)
         self.sow("intermediates", "gate", gate)
@@ -100,7 +102,8 @@ class SelectiveKernel(nn.Module):
             size, dilation = 3, dilation * (size - 1) // 2
         options = {"stride": self.stride, "dilation": dilation, "groups": self.groups, **dtypes}
         y = Conv(self.features, size, name=f"path{index}_conv", **options)(x)
-        return self.activation(BatchNorm(name=f"path{index}_bn", **dtypes)(y, train=train))
+        norm = with_defaults(self.batch_norm, dtypes)(name=f"path{index}_bn")
+        return self.activation(norm(y, train=train))
 
     def _check(self, channels: int) -> None:
         branches = len(self.kernels)

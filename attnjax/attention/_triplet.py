@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,7 @@ class TripletAttention(nn.Module):
       kernel_size: side of the three kernels, 7 in the released code; the paper's ablation has 3 and 5.
       dtype: compute type; None takes the input's. The gates are float32 or wider.
       param_dtype: type of parameters and statistics.
+      batch_norm: constructor of the batch norms, called with `dtype`, `param_dtype`, `name` and `momentum`.
 
     Returns:
       (b, h, w, c) of the input's type. Parameters: 300 by default, whatever c. The mean gate (b, h, w, c) is sown as
@@ -50,13 +52,18 @@ class TripletAttention(nn.Module):
     kernel_size: int = 7
     dtype: Any = None
     param_dtype: Any = jnp.float32
+    batch_norm: Callable[..., nn.Module] = BatchNorm
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         turns = {"cw": (0, 3, 2, 1), "hc": (0, 1, 3, 2), "hw": (0, 1, 2, 3)}
         if not self.spatial:
             del turns["hw"]
-        options = {"dtype": self.dtype, "param_dtype": self.param_dtype, "norm": partial(BatchNorm, momentum=0.99)}
+        options = {
+            "dtype": self.dtype,
+            "param_dtype": self.param_dtype,
+            "norm": partial(self.batch_norm, momentum=0.99),
+        }
         gates = []
         for name, axes in turns.items():
             branch = SpatialGate(self.kernel_size, name=name, **options)

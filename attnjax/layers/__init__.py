@@ -1,6 +1,7 @@
 """What every net is built of: convolution, batch norm, pooling and resizing with PyTorch's numerics."""
 
 from attnjax.layers._conv import Conv
+from attnjax.layers._defaults import with_defaults
 from attnjax.layers._dtypes import at_least_float32
 from attnjax.layers._initializers import Constant, VarianceScaling, he_normal_fan_out, torch_default
 from attnjax.layers._norm import BatchNorm
@@ -21,4 +22,5 @@ __all__ = [
     "resize_bilinear",
     "resize_nearest",
     "torch_default",
+    "with_defaults",
 ]

@@ -21,11 +21,11 @@ class BatchNorm(nn.Module):
     where the batch's variance is the *unbiased* one. Under `jit` over a mesh the batch is the global batch.
 
     Args:
+      momentum: share of the old running value that is kept: 1 minus PyTorch's momentum. 0.9 is PyTorch's default.
+      epsilon: added to the variance.
       groups: parts of the batch that are normalised apart in training, each of b / groups consecutive examples, as if
         each lay on a device of its own; running statistics take the mean over the parts.
       axis_name: name of a `pmap`, `shard_map` or `vmap` axis over which the batch goes on; None is no such axis.
-      momentum: share of the old running value that is kept: 1 minus PyTorch's momentum. 0.9 is PyTorch's default.
-      epsilon: added to the variance.
       scale_init, bias_init: initializers of the affine parameters, each of shape (c,).
       dtype: type of the result; None takes the input's.
       param_dtype: type of parameters and statistics.
@@ -45,6 +45,10 @@ class BatchNorm(nn.Module):
       >>> y, updates = BatchNorm().apply(variables, x, train=True, mutable=["batch_stats"])
       >>> y.ravel().round(3).tolist(), round(float(updates["batch_stats"]["var"][0]), 3)
       ([-1.0, 1.0], 1.1)
+      >>> x = jnp.array([[1.0], [3.0], [10.0], [50.0]])
+      >>> y, _ = BatchNorm(groups=2).apply(variables, x, train=True, mutable=["batch_stats"])
+      >>> y.ravel().round(3).tolist()
+      [-1.0, 1.0, -1.0, 1.0]
 
     References:
       Ioffe and Szegedy, "Batch Normalization", ICML 2015.

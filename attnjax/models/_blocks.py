@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
@@ -208,8 +207,3 @@ def check_images(x: jax.Array) -> None:
     """
     if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"expected floating images of shape (b, h, w, c), got {x.dtype} {x.shape}")
-
-
-def with_defaults(constructor: Callable[..., nn.Module], defaults: dict[str, Any]) -> partial[nn.Module]:
-    """Adds keywords, but for those that a partial constructor already has."""
-    return partial(constructor, **defaults | getattr(constructor, "keywords", {}))

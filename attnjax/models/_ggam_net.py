@@ -10,8 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from attnjax.layers import BatchNorm, Constant, global_pool, torch_default
-from attnjax.models._blocks import with_defaults
+from attnjax.layers import BatchNorm, Constant, global_pool, torch_default, with_defaults
 
 
 class GGAMNet(nn.Module):
@@ -23,14 +22,16 @@ class GGAMNet(nn.Module):
 
     Args:
       backbone: constructor of a net with `method="features"`, an ordered dict of maps of which the last is A, such as
-        `partial(ResNet, (3, 4, 6, 3))` or `VGG`. It is called with `dtype`, `param_dtype` and `name`; its own
-        classifier is not used.
-      attention: constructor of an attention block, such as `partial(ChannelSpatialAttention, reduction=16)`, called as
-        the backbone is, or None for the baseline, D = A.
+        `partial(ResNet, (3, 4, 6, 3))` or `VGG`. It is called with `dtype`, `param_dtype`, `name` and, if that is one
+        of its parameters, `norm`; its own classifier is not used.
+      attention: constructor of an attention block, such as `partial(ChannelSpatialAttention, reduction=16)`, or None
+        for the baseline, D = A. It is called with `dtype`, `param_dtype`, `name` and, if that is one of its parameters,
+        the norm as `batch_norm`.
       num_classes: outputs of the classifier; 0 leaves `fc` out, so that the net returns the hidden features.
       hidden: features of the hidden layer.
+      norm: constructor of the batch norms, called with `dtype`, `param_dtype` and `name`.
       dtype: compute type.
-      param_dtype: type of parameters and statistics. Types that a constructor is given beforehand stay.
+      param_dtype: type of parameters and statistics. What a constructor is given beforehand stays.
 
     Call with `(x, train=..., freeze_batch_norm=False)`: x is (b, h, w, c) and floating, of any size that the backbone
     takes. `freeze_batch_norm` makes batch norm, the head's too, use and keep its running statistics in training.
@@ -66,6 +67,7 @@ class GGAMNet(nn.Module):
     attention: Callable[..., nn.Module] | None = None
     num_classes: int = 1000
     hidden: int = 512
+    norm: Callable[..., nn.Module] = BatchNorm
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -74,10 +76,11 @@ class GGAMNet(nn.Module):
             raise ValueError(f"num_classes={self.num_classes} must be at least 0 and hidden={self.hidden} at least 1")
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         dense = {"kernel_init": torch_default, "bias_init": Constant(0.0), **dtypes}
-        self._backbone = with_defaults(self.backbone, dtypes)(name="backbone")
+        self._backbone = with_defaults(self.backbone, dtypes, norm=self.norm)(name="backbone")
         if self.attention is not None:
-            self._attention = with_defaults(self.attention, dtypes)(name="attention")
-        self.head_bn1, self.head_bn2 = BatchNorm(**dtypes), BatchNorm(**dtypes)
+            self._attention = with_defaults(self.attention, dtypes, batch_norm=self.norm)(name="attention")
+        norm = with_defaults(self.norm, dtypes)
+        self.head_bn1, self.head_bn2 = norm(), norm()
         self.head_fc1 = nn.Dense(self.hidden, **dense)
         if self.num_classes:
             self.fc = nn.Dense(self.num_classes, **dense)

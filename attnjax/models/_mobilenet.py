@@ -9,9 +9,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
-from attnjax.layers import BatchNorm, Constant, Conv, global_pool, torch_default
-from attnjax.models._blocks import check_images, with_defaults
+from attnjax.layers import BatchNorm, Constant, Conv, global_pool, torch_default, with_defaults
+from attnjax.models._blocks import check_images
 
 _BLOCKS = (
     *((64, 1), (128, 2), (128, 1), (256, 2), (256, 1)),
@@ -19,6 +20,8 @@ _BLOCKS = (
     *((1024, 2), (1024, 1)),
 )
 """Output channels, at a width multiplier of 1, and stride of each block."""
+_STAGE_ENDS = (1, 3, 5, 11, 13)
+"""The last block of each stage, counted from 1: the next one halves the map."""
 
 
 class SeparableBlock(nn.Module):
@@ -71,10 +74,12 @@ class MobileNet(nn.Module):
       num_classes: outputs of the classifier; 0 leaves it out, so that the net returns pooled features.
       width_multiplier: factor of all widths, 32 to 1024 at 1.0; fractions of a channel are cut off.
       attention: constructor of an attention block, such as `partial(CBAM, reduction=16)`, or None. It is called with
-        `dtype`, `param_dtype` and `name`, and its module with `(x, train=train)`.
-      conv, norm: constructors of convolutions and norms, called as `attention` is.
+        `dtype`, `param_dtype`, `name` and, if that is one of its parameters, the net's norm as `batch_norm`; its module
+        with `(x, train=train)`.
+      conv, norm: constructors of convolutions and norms, as in `ResNet`.
       dtype: compute type.
-      param_dtype: type of parameters and statistics. Types that a constructor is given beforehand stay.
+      param_dtype: type of parameters and statistics. Types, and the `batch_norm`, that a constructor is given
+        beforehand stay.
 
     Call with `(x, train=..., freeze_batch_norm=False)`: x is (b, h, w, c) and floating, of any size and any number of
     channels. `freeze_batch_norm` makes batch norm use and keep its running statistics in training (fine-tuning): blocks
@@ -101,7 +106,8 @@ class MobileNet(nn.Module):
 
     Notes:
       That attention comes after both convolutions, and that widths are cut, follows from the CBAM paper's parameter
-      counts. That it comes after the ReLU does not show in them; it is as in later mobile nets.
+      counts. That it comes after the ReLU does not show in them; it is as in later mobile nets. Outputs are named for
+      `jax.checkpoint` as in `ResNet`.
     """
 
     num_classes: int = 1000
@@ -120,7 +126,9 @@ class MobileNet(nn.Module):
             raise ValueError(f"width_multiplier={self.width_multiplier} leaves no channel: use at least 1/32 = 0.03125")
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         conv, norm = with_defaults(self.conv, dtypes), with_defaults(self.norm, dtypes)
-        attention = None if self.attention is None else with_defaults(self.attention, dtypes)
+        attention = self.attention
+        if attention is not None:
+            attention = with_defaults(attention, dtypes, batch_norm=self.norm)
         self.conv1, self.bn1 = conv(stem_width, 3, stride=2), norm()
         for i, (width, stride) in enumerate(_BLOCKS, start=1):
             block = SeparableBlock(int(width * self.width_multiplier), stride, conv, norm, attention)
@@ -133,12 +141,12 @@ class MobileNet(nn.Module):
         check_images(x)
         train = train and not freeze_batch_norm
         x = nn.relu(self.bn1(self.conv1(x.astype(self.dtype)), train=train))
+        x = checkpoint_name(x, "stage")
         outputs = OrderedDict(stem=x)
-        stage = 1
-        for i, (_, stride) in enumerate(_BLOCKS, start=1):
-            stage += stride - 1
-            x = getattr(self, f"block{i}")(x, train=train)
-            outputs[f"stage{stage}"] = x
+        for i in range(1, len(_BLOCKS) + 1):
+            x = checkpoint_name(getattr(self, f"block{i}")(x, train=train), "block")
+            if i in _STAGE_ENDS:
+                outputs[f"stage{len(outputs)}"] = x = checkpoint_name(x, "stage")
         return outputs
 
     def __call__(self, x: jax.Array, *, train: bool, freeze_batch_norm: bool = False) -> jax.Array:

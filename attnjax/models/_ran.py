@@ -10,9 +10,10 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
-from attnjax.layers import BatchNorm, Constant, Conv, global_pool, max_pool, torch_default
-from attnjax.models._blocks import Bottleneck, check_images, with_defaults
+from attnjax.layers import BatchNorm, Constant, Conv, global_pool, max_pool, torch_default, with_defaults
+from attnjax.models._blocks import Bottleneck, check_images
 
 
 def resnext_unit(
@@ -22,6 +23,7 @@ def resnext_unit(
     groups: int = 32,
     dtype: Any = None,
     param_dtype: Any = jnp.float32,
+    batch_norm: Callable[..., nn.Module] = BatchNorm,
     name: str | None = None,
 ) -> nn.Module:
     """AttentionNeXt's unit: a `Bottleneck` of inner width features / 2 in groups, that ends in a relu.
@@ -32,6 +34,7 @@ def resnext_unit(
       groups: groups of the 3x3 convolution.
       dtype: compute type; None takes the input's.
       param_dtype: type of parameters and statistics.
+      batch_norm: constructor of its batch norms, called with `dtype`, `param_dtype` and `name`.
       name: the module's name.
 
     Example:
@@ -40,7 +43,7 @@ def resnext_unit(
       128
     """
     dtypes = {"dtype": dtype, "param_dtype": param_dtype}
-    conv, norm = partial(Conv, **dtypes), partial(BatchNorm, **dtypes)
+    conv, norm = partial(Conv, **dtypes), with_defaults(batch_norm, dtypes)
     return Bottleneck(features, stride, conv, norm, width=features // 2, groups=groups, name=name)
 
 
@@ -57,6 +60,7 @@ class InceptionUnit(nn.Module):
       stride: step of each branch's last convolution and of the shortcut.
       dtype: compute type; None takes the input's.
       param_dtype: type of parameters and statistics.
+      batch_norm: constructor of its batch norms, called with `dtype`, `param_dtype` and `name`.
 
     Returns:
       An array of the compute type.
@@ -85,6 +89,7 @@ class InceptionUnit(nn.Module):
     stride: int = 1
     dtype: Any = None
     param_dtype: Any = jnp.float32
+    batch_norm: Callable[..., nn.Module] = BatchNorm
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -92,11 +97,12 @@ class InceptionUnit(nn.Module):
             near = max(64, 64 * round(self.features / 64))
             raise ValueError(f"features={self.features} must be a positive multiple of 64; the nearest is {near}")
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        norm = with_defaults(self.batch_norm, dtypes)
         x = x if self.dtype is None else x.astype(self.dtype)
 
         def convolve(name: str, x: jax.Array, features: int, kernel: int, stride: int = 1) -> jax.Array:
             y = Conv(features, kernel, stride=stride, name=f"{name}_conv", **dtypes)(x)
-            return BatchNorm(name=f"{name}_bn", **dtypes)(y, train=train)
+            return norm(name=f"{name}_bn")(y, train=train)
 
         branches = []
         for index, widths in enumerate(((8,), (8, 8), (6, 7, 8)), start=1):
@@ -123,11 +129,11 @@ class ResidualAttentionNet(nn.Module):
     from 0. Trailing units are a last stage without modules.
 
     Args:
-      unit: constructor of residual units, such as `ResidualUnit`, called with features, stride, `dtype` and
-        `param_dtype`, and its module with `(x, train=train)`.
+      unit: constructor of residual units, such as `ResidualUnit`, called with features, stride, `dtype`, `param_dtype`
+        and, if that is one of its parameters, the norm as `batch_norm`; its module with `(x, train=train)`.
       attention: constructor of attention modules, or one for each stage (None where it has no modules), such as
-        `partial(ResidualAttention, pools=3)`; called with `dtype` and `param_dtype`, and its module as a unit's. Where
-        a module has an attribute `smallest_map`, inputs that leave it a smaller map are refused.
+        `partial(ResidualAttention, pools=3)`; called as `unit` is, but for features and stride, and its module as a
+        unit's. Where a module has an attribute `smallest_map`, inputs that leave it a smaller map are refused.
       stage_modules: attention modules of each stage; (1, 1, 1, 0) is Attention-56.
       num_classes: outputs of the classifier; 0 leaves it out, so that the net returns pooled features.
       widths: output channels of each stage.
@@ -138,8 +144,10 @@ class ResidualAttentionNet(nn.Module):
       stem_width: channels of the stem.
       stem_pool: the ImageNet stem's max-pool: `"ceil"` (official) or `"padded"` by 1 on all sides (port).
       pre_activation: whether norm and relu come before the last pool: yes where units end in a plain sum.
+      norm: constructor of the batch norms, called with `dtype`, `param_dtype` and `name`.
       dtype: compute type.
-      param_dtype: type of parameters and statistics. Types that a constructor is given beforehand stay.
+      param_dtype: type of parameters and statistics. Types, and the `batch_norm`, that a constructor is given
+        beforehand stay.
 
     Call with `(x, train=..., freeze_batch_norm=False)`: x is (b, h, w, c) and floating, of any size from
     `smallest_input` on and any number of channels. `freeze_batch_norm` makes batch norm use and keep its running
@@ -172,6 +180,7 @@ class ResidualAttentionNet(nn.Module):
     Notes:
       The paper gives its CIFAR nets two units in each stage and does not say where the second one stands: here it
       follows the first. The official nets pool 7x7 maps; here the last pool is global, as tests at 320 pixels need.
+      Outputs are named for `jax.checkpoint` as in `ResNet`; units and attention modules are blocks.
     """
 
     unit: Callable[..., nn.Module]
@@ -185,6 +194,7 @@ class ResidualAttentionNet(nn.Module):
     stem_width: int = 64
     stem_pool: Literal["ceil", "padded"] = "ceil"
     pre_activation: bool = True
+    norm: Callable[..., nn.Module] = BatchNorm
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -193,20 +203,22 @@ class ResidualAttentionNet(nn.Module):
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         kernel, stride = _STEMS[self.stem]
         self.conv1 = Conv(self.stem_width, kernel, stride=stride, **dtypes)
-        self.bn1 = BatchNorm(**dtypes)
+        norm = with_defaults(self.norm, dtypes)
+        self.bn1 = norm()
         stages = []
         for i, (units, modules) in enumerate(zip(self.stage_units, self.stage_modules, strict=True), start=1):
             names = [f"stage{i}_unit{j}" for j in range(units)]
             for j, name in enumerate(names):
                 stride = 1 if j else self._strides()[i - 1]
-                setattr(self, name, with_defaults(self.unit, dtypes)(self.widths[i - 1], stride))
+                unit = with_defaults(self.unit, dtypes, batch_norm=self.norm)
+                setattr(self, name, unit(self.widths[i - 1], stride))
             for j in range(modules):
                 names.append(f"stage{i}_attention{j}")
-                setattr(self, names[-1], with_defaults(self._attention(i - 1), dtypes)())
+                setattr(self, names[-1], with_defaults(self._attention(i - 1), dtypes, batch_norm=self.norm)())
             stages.append(tuple(names))
         self._stages = tuple(stages)
         if self.pre_activation:
-            self.bn_final = BatchNorm(**dtypes)
+            self.bn_final = norm()
         if self.num_classes:
             self.fc = nn.Dense(self.num_classes, kernel_init=torch_default, bias_init=Constant(0.0), **dtypes)
 
@@ -265,11 +277,12 @@ class ResidualAttentionNet(nn.Module):
             x = max_pool(x, 3, 2, ceil_mode=True) if self.stem_pool == "ceil" else max_pool(x, 3, 2, padding=1)
         elif self.stem == "cifar_5x5":
             x = max_pool(x, 2, 2)
+        x = checkpoint_name(x, "stage")
         outputs = OrderedDict(stem=x)  # jit sorts the keys of a plain dict
         for i, names in enumerate(self._stages, start=1):
             for name in names:
-                x = getattr(self, name)(x, train=train)
-            outputs[f"stage{i}"] = x
+                x = checkpoint_name(getattr(self, name)(x, train=train), "block")
+            outputs[f"stage{i}"] = x = checkpoint_name(x, "stage")
         return outputs
 
     def __call__(self, x: jax.Array, *, train: bool, freeze_batch_norm: bool = False) -> jax.Array:

@@ -9,9 +9,10 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
-from attnjax.layers import BatchNorm, Constant, Conv, global_pool, max_pool, torch_default
-from attnjax.models._blocks import PLACEMENTS, Bottleneck, Placement, check_images, with_defaults
+from attnjax.layers import BatchNorm, Constant, Conv, global_pool, max_pool, torch_default, with_defaults
+from attnjax.models._blocks import PLACEMENTS, Bottleneck, Placement, check_images
 
 
 class ResNet(nn.Module):
@@ -25,7 +26,8 @@ class ResNet(nn.Module):
       block: `BasicBlock`, `Bottleneck`, `PreActBasicBlock` or a partial of one with further arguments.
       num_classes: outputs of the classifier; 0 leaves it out, so that the net returns pooled features.
       attention: constructor of an attention block, such as `partial(CBAM, reduction=16)`, or None. It is called with
-        `dtype`, `param_dtype` and `name`, and its module with `(x, train=train)`.
+        `dtype`, `param_dtype`, `name` and, if that is one of its parameters, the net's norm as `batch_norm`; its module
+        with `(x, train=train)`.
       attention_placement: `"branch"` puts one on the residual branch of each block, before the addition (SE, CBAM);
         `"stage"` puts one at the end of each stage (BAM); `"3x3"`, `"pre"`, `"post"`, `"identity"`: see `BasicBlock`.
       attention_stages: the stages that get attention, counted from 1; None is all of them.
@@ -39,9 +41,11 @@ class ResNet(nn.Module):
       stride_at: where a bottleneck strides, see `Bottleneck`.
       spatial_conv, spatial_norm, shortcut, activation: see `BasicBlock`. `spatial_conv` is called as `attention` is.
       dropout_rate: share of the pooled features dropped in training, from the `dropout` stream of random numbers.
-      conv, norm: constructors of convolutions and norms, called as `attention` is.
+      conv, norm: constructors of convolutions and norms, called with `dtype`, `param_dtype` and `name`; norms also with
+        what an attention block asks of its own, such as `momentum`.
       dtype: compute type.
-      param_dtype: type of parameters and statistics. Types that a constructor is given beforehand stay.
+      param_dtype: type of parameters and statistics. Types, and the `batch_norm`, that a constructor is given
+        beforehand stay.
 
     Call with `(x, train=..., freeze_batch_norm=False)`: x is (b, h, w, c) and floating, of any size and any number of
     channels. `freeze_batch_norm` makes batch norm use and keep its running statistics in training (fine-tuning): blocks
@@ -74,6 +78,9 @@ class ResNet(nn.Module):
 
     Notes:
       A shortcut is the identity, or a strided 1x1 convolution with batch norm where shapes differ, in CIFAR nets too.
+
+      Outputs are named for `jax.checkpoint`: those of the stem and the stages `"stage"`, those of blocks `"block"`.
+      Under the policy `jax.checkpoint_policies.save_only_these_names("stage")` only the former are kept for gradients.
     """
 
     stage_sizes: Sequence[int]
@@ -111,7 +118,7 @@ class ResNet(nn.Module):
         for i, (size, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True), start=1):
             attention = None
             if self.attention is not None and i in self._attention_stages():
-                attention = with_defaults(self.attention, dtypes)
+                attention = with_defaults(self.attention, dtypes, batch_norm=self.norm)
             after_stage = self.attention_placement == "stage"
             options = self._block_options(width, dtypes) | {"conv": conv, "norm": norm}
             names = [f"stage{i}_block{j}" for j in range(size)]
@@ -155,7 +162,7 @@ class ResNet(nn.Module):
         if self.attention_placement != "stage":
             options["attention_placement"] = self.attention_placement
         if self.spatial_conv is not None:
-            options["spatial_conv"] = with_defaults(self.spatial_conv, dtypes)
+            options["spatial_conv"] = with_defaults(self.spatial_conv, dtypes, batch_norm=self.norm)
             options["spatial_norm"] = self.spatial_norm
         if issubclass(self._block, Bottleneck):
             inner = width * self.width_per_group // 64 * self.groups
@@ -206,11 +213,12 @@ class ResNet(nn.Module):
                 x = self.activation(getattr(self, f"bn{index}")(x, train=train))
         if self.stem != "cifar" and self.stem_pool != "none":
             x = max_pool(x, 3, 2, padding=1) if self.stem_pool == "padded" else max_pool(x, 3, 2, ceil_mode=True)
+        x = checkpoint_name(x, "stage")
         outputs = OrderedDict(stem=x)  # jit sorts the keys of a plain dict
         for i, names in enumerate(self._stages, start=1):
             for name in names:
-                x = getattr(self, name)(x, train=train)
-            outputs[f"stage{i}"] = x
+                x = checkpoint_name(getattr(self, name)(x, train=train), "block")
+            outputs[f"stage{i}"] = x = checkpoint_name(x, "stage")
         return outputs
 
     def __call__(self, x: jax.Array, *, train: bool, freeze_batch_norm: bool = False) -> jax.Array:

@@ -9,9 +9,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
-from attnjax.layers import BatchNorm, Constant, Conv, global_pool, max_pool, torch_default
-from attnjax.models._blocks import check_images, with_defaults
+from attnjax.layers import BatchNorm, Constant, Conv, global_pool, max_pool, torch_default, with_defaults
+from attnjax.models._blocks import check_images
 
 
 class VGG(nn.Module):
@@ -52,7 +53,8 @@ class VGG(nn.Module):
 
     Notes:
       The classifier is a mean over the map and one dense layer, where the paper has three dense layers on a 7x7 map
-      (123.6 million parameters more).
+      (123.6 million parameters more). Outputs are named for `jax.checkpoint` as in `ResNet`; a block is a convolution
+      with its norm and ReLU.
     """
 
     stage_sizes: Sequence[int] = (2, 2, 3, 3, 3)
@@ -93,7 +95,8 @@ class VGG(nn.Module):
             for j in range(1, size + 1):
                 x = getattr(self, f"stage{i}_conv{j}")(x)
                 x = nn.relu(getattr(self, f"stage{i}_bn{j}")(x, train=train))
-            outputs[f"stage{i}"] = x
+                x = checkpoint_name(x, "block")
+            outputs[f"stage{i}"] = x = checkpoint_name(x, "stage")
             x = max_pool(x, 2, 2)
         outputs["pool"] = x
         return outputs

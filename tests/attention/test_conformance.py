@@ -109,6 +109,8 @@ NO_GRADIENT_IN_TRAINING = {
     "BAMSpatialBranch": _before_norm,
 }
 """Biases that a batch norm follows, as patterns of their paths."""
+NORM_GIVEN = {"SpatialGate timm", "CBAM timm light"}
+"""Blocks that have been given the constructor of their norm."""
 BFLOAT16_ERROR = 0.03
 """Largest error of a bfloat16 output, as a part of the output's largest value."""
 
@@ -254,6 +256,21 @@ def test_evaluation_changes_no_state_and_training_only_batch_stats(name: str) ->
     chex.assert_trees_all_equal(after.get("params", {}), variables.get("params", {}))
     for old, new in zip(*(jax.tree.leaves(tree.get("batch_stats")) for tree in (variables, after)), strict=True):
         assert np.any(old != new)
+
+
+@every_block
+def test_all_batch_norms_are_made_by_the_constructor_given(name: str) -> None:
+    made = set()
+
+    def norm(**options: Any) -> nn.Module:
+        module = BatchNorm(**options)
+        made.add(module.path)
+        return module
+
+    block = BLOCKS[name].clone(batch_norm=norm) if hasattr(BLOCKS[name], "batch_norm") else BLOCKS[name]
+    variables = jax.eval_shape(partial(block.init, train=False), jax.random.key(0), images())
+    own = {path[:-1] for path in flatten_dict(variables.get("batch_stats", {}))}
+    assert made == (set() if name in NORM_GIVEN else own)
 
 
 @every_block

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
 from train.cli import read_config_file
 from train.config import Config, DataConfig
 from train.data import Reader, Split, image_shape
+from train.state import TrainState
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = str(ROOT / "configs" / "digits_cbam.py")
@@ -39,6 +43,13 @@ def small(changes: dict[str, Any] | None = None) -> Config:
     return replace(config, cut | (changes or {}))
 
 
+def state_at(step: int) -> TrainState:
+    """A state with a few values, all of which tell the step."""
+    values = jnp.arange(6, dtype=jnp.float32).reshape(2, 3) / 7 + step
+    variables = {"params": {"fc": {"kernel": values}}, "batch_stats": {"bn": {"mean": values[0] * 3}}}
+    return TrainState(jnp.asarray(step, jnp.int32), variables, (values * 2, jnp.asarray(step, jnp.int32)), None)
+
+
 def write_images(folder: Path, count: int = 2, shape: tuple[int, ...] = (8, 8), seed: int = 0) -> list[Path]:
     """Writes PNG files of noise into a folder, which is made."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,22 +60,22 @@ def write_images(folder: Path, count: int = 2, shape: tuple[int, ...] = (8, 8), 
     return paths
 
 
-def environment(cache: Path | None) -> dict[str, str]:
-    """Variables for a process on one device; compiled programs come from a folder where one is given."""
-    kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    if cache is None:
-        return kept
-    return kept | {
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
+def environment(cache: Path | None, devices: int = 1) -> dict[str, str]:
+    """Variables for a process on so many devices; compiled programs come from a folder where one is given."""
+    variables = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    if cache is not None:
+        variables["JAX_COMPILATION_CACHE_DIR"] = str(cache)
+        variables["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+        variables["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    return variables
 
 
-def run(module: str, *arguments: object, cache: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Runs `python -m MODULE ARGUMENTS...` in the checkout, on one device."""
+def run(
+    module: str, *arguments: object, cache: Path | None = None, devices: int = 1, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Runs `python -m MODULE ARGUMENTS...` in the checkout, on one device where no other number is given."""
     command = [sys.executable, "-m", module, *map(str, arguments)]
-    options: Any = {"cwd": ROOT, "env": environment(cache), "capture_output": True, "text": True}
+    options = {"cwd": ROOT, "env": environment(cache, devices), "capture_output": True, "text": True, **options}
     return subprocess.run(command, check=False, **options)
 
 
@@ -74,16 +85,26 @@ def lines(done: subprocess.CompletedProcess[str]) -> list[str]:
     return done.stdout.splitlines()
 
 
-def kill_at(step: int, *arguments: object, cache: Path | None = None) -> None:
-    """Trains in a process group of its own, and kills it as soon as it tells of a step."""
+@contextlib.contextmanager
+def training(*arguments: object, cache: Path | None = None, devices: int = 1) -> Iterator[subprocess.Popen[str]]:
+    """Trains in a process group of its own, whose standard output can be read; what still runs at the end is killed."""
     command = [sys.executable, "-m", "train", *map(str, arguments)]
-    options: Any = {"cwd": ROOT, "env": environment(cache), "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, start_new_session=True, **options) as process:
+    options: Any = {"cwd": ROOT, "env": environment(cache, devices), "text": True}
+    with subprocess.Popen(
+        command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+    ) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def kill_at(step: int, *arguments: object, cache: Path | None = None) -> None:
+    """Trains, and kills the process as soon as it tells of a step."""
+    with training(*arguments, cache=cache) as process:
         assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith(f"step {step}/"):
-                break
-        os.killpg(process.pid, signal.SIGKILL)
+        assert any(line.startswith(f"step {step}/") for line in process.stdout)
     assert process.returncode == -signal.SIGKILL
 
 

@@ -12,15 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.train.runs import state_at
 from train.checkpoint import Checkpoints, digest
 from train.errors import UserError
-from train.state import TrainState
-
-
-def state_at(step: int) -> TrainState:
-    values = jnp.arange(6, dtype=jnp.float32).reshape(2, 3) / 7 + step
-    variables = {"params": {"fc": {"kernel": values}}, "batch_stats": {"bn": {"mean": values[0] * 3}}}
-    return TrainState(jnp.asarray(step, jnp.int32), variables, (values * 2, jnp.asarray(step, jnp.int32)), None)
 
 
 @pytest.fixture
@@ -69,6 +63,7 @@ def test_without_an_accuracy_the_last_is_the_best(tmp_path: Path):
     checkpoints = Checkpoints(str(tmp_path), keep_last=2)
     for step in (1, 2):
         checkpoints.save(state_at(step), {"next_index": step}, None)
+    checkpoints.wait()
     assert checkpoints.find("best") == 2
     checkpoints.close()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import re
 from pathlib import Path
 from typing import Any
@@ -15,32 +14,14 @@ from PIL import Image
 from train.data.images import (
     UnreadableImageError,
     fill,
-    pad_crop,
-    random_resized_crop,
     read_image,
     resize,
     resize_and_crop,
     set_channels,
+    squeeze_and_crop,
 )
 
 RAMP = np.arange(32, dtype=np.uint8).reshape(4, 8, 1)
-
-
-class Scripted:
-    """Gives the random numbers it was told, in order."""
-
-    def __init__(self, *numbers: float) -> None:
-        self._numbers = list(numbers)
-
-    def uniform(self, low: float, high: float) -> float:
-        number = self._numbers.pop(0)
-        assert low <= number <= high
-        return number
-
-    def integers(self, low: int, high: int, size: int | None = None) -> Any:
-        taken = [int(self._numbers.pop(0)) for _ in range(size or 1)]
-        assert all(low <= number < high for number in taken)
-        return taken[0] if size is None else taken
 
 
 def saved(path: Path, image: Image.Image, **options: Any) -> str:
@@ -166,54 +147,12 @@ def test_resize_and_crop_gives_the_size_for_every_shape(shape: tuple[int, int, i
     np.testing.assert_array_equal(cropped, 7)
 
 
+def test_squeeze_and_crop_changes_the_aspect_ratio():
+    pairs = np.repeat(np.asarray([[0, 0, 40, 40, 80, 80, 120, 120]], np.uint8), 4, axis=0)[..., None]
+    np.testing.assert_array_equal(squeeze_and_crop(pairs, 4, 2), resize(pairs, 4, 4)[1:3, 1:3])
+    assert squeeze_and_crop(np.zeros((9, 5, 3), np.uint8), 7, 6).shape == (6, 6, 3)
+
+
 def test_fill_covers_a_rectangle_and_cuts_the_centre():
     np.testing.assert_array_equal(fill(RAMP, 4, 2), RAMP[:, 3:5])
     assert fill(np.full((30, 50, 3), 7, np.uint8), 8, 9).shape == (8, 9, 3)
-
-
-@pytest.mark.parametrize(
-    ("top", "left", "expected"),
-    [(1, 1, [[1, 2], [3, 4]]), (0, 0, [[0, 0], [0, 1]]), (2, 0, [[0, 3], [0, 0]]), (0, 2, [[0, 0], [2, 0]])],
-)
-def test_pad_crop_moves_the_image_over_zeros(top: int, left: int, expected: list[list[int]]):
-    image = np.asarray([[1, 2], [3, 4]], np.uint8)[..., None]
-    assert pad_crop(image, 1, Scripted(top, left))[..., 0].tolist() == expected  # type: ignore[arg-type]
-
-
-def test_pad_crop_reaches_every_place():
-    rng, image = np.random.default_rng(0), np.asarray([[9]], np.uint8)[..., None]
-    assert {int(pad_crop(image, 1, rng)[0, 0, 0]) for _ in range(200)} == {0, 9}
-    places = {pad_crop(RAMP, 1, rng).tobytes() for _ in range(300)}
-    assert len(places) == 9
-
-
-def test_random_resized_crop_cuts_the_box_it_drew():
-    square = np.arange(64, dtype=np.uint8).reshape(8, 8, 1)
-    quarter = Scripted(0.25, 0.0, 2, 3)  # a quarter of the area, aspect 1, from row 2, column 3
-    np.testing.assert_array_equal(random_resized_crop(square, 4, quarter), square[2:6, 3:7])  # type: ignore[arg-type]
-    wide = Scripted(0.1875, math.log(4 / 3), 1, 0)  # 12 pixels, 4 wide and 3 high
-    np.testing.assert_array_equal(  # type: ignore[arg-type]
-        random_resized_crop(square, 4, wide), resize(square, 4, 4, (0, 1, 4, 4))
-    )
-
-
-def test_random_resized_crop_takes_the_centre_after_ten_misses():
-    long = np.arange(200, dtype=np.uint8).reshape(1, 200, 1)
-    misses = Scripted(*[1.0, 0.0] * 10)
-    cropped = random_resized_crop(long, 1, misses)  # type: ignore[arg-type]
-    assert cropped.tolist() == [[[99]]]
-
-
-def test_random_resized_crop_draws_areas_and_aspects_as_imagenet_does():
-    rows, columns = (np.broadcast_to(axis, (100, 100)) for axis in np.ogrid[:100, :100])
-    places = np.stack([rows, columns, rows], axis=-1).astype(np.uint8)
-    rng = np.random.default_rng(0)
-    crops = np.stack([random_resized_crop(places, 2, rng) for _ in range(500)]).astype(float)
-    height, width = (2 * (crops[:, 1, 0, 0] - crops[:, 0, 0, 0]), 2 * (crops[:, 0, 1, 1] - crops[:, 0, 0, 1]))
-    assert crops.shape == (500, 2, 2, 3)
-    share, aspect = height * width / 1e4, width / height
-    # the filter cuts off at the edges, so that a half is a little smaller than half of the box
-    assert 0.04 < share.min() < 0.1
-    assert share.max() < 1
-    assert abs(np.log(aspect)).max() < math.log(4 / 3) + 0.3
-    assert abs(np.log(aspect).mean()) < 0.05

@@ -1,8 +1,12 @@
-"""Learning rates by step, and SGD as PyTorch has it, by numbers."""
+"""Learning rates by step, and SGD as PyTorch has it, AdamW and LAMB, by numbers."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import re
+from collections.abc import Iterator
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +15,8 @@ import pytest
 
 from tests.train.runs import small
 from train.config import OptimizerConfig, ScheduleConfig
+from train.errors import UserError
 from train.optimizer import _decays, make_optimizer, make_schedule
-from train.parallel import Layout
 from train.run import Run
 
 PARAMS = {
@@ -24,6 +28,13 @@ PARAMS = {
 def gradients(step: int) -> dict[str, dict[str, np.ndarray]]:
     rng = np.random.default_rng(step)
     return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), PARAMS)
+
+
+@pytest.fixture
+def _as_optax_promotes() -> Iterator[None]:
+    """Adam's correction of its means raises a float to an integer power."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
 
 
 def rates(config: ScheduleConfig, steps: int, at: list[int], peak: float = 0.4) -> list[float]:
@@ -70,7 +81,13 @@ def test_milestones_that_fall_on_one_step_of_a_short_run_all_count():
 @pytest.mark.parametrize("decay_norm_and_bias", [False, True])
 @pytest.mark.parametrize("clip_norm", [None, 0.5])
 def test_updates_are_those_of_pytorch(nesterov: bool, decay_norm_and_bias: bool, clip_norm: float | None):
-    config = OptimizerConfig(0.1, 0.9, nesterov, 0.01, decay_norm_and_bias, clip_norm)
+    config = OptimizerConfig(
+        momentum=0.9,
+        nesterov=nesterov,
+        weight_decay=0.01,
+        decay_norm_and_bias=decay_norm_and_bias,
+        clip_norm=clip_norm,
+    )
     schedule = make_schedule(ScheduleConfig("step", milestones=(0.5,)), 0.1, 4)
     optimizer = make_optimizer(config, schedule)
     params = jax.tree.map(jnp.asarray, PARAMS)
@@ -97,7 +114,7 @@ def test_updates_are_those_of_pytorch(nesterov: bool, decay_norm_and_bias: bool,
 
 
 def test_small_gradients_are_not_clipped():
-    optimizer = make_optimizer(OptimizerConfig(1.0, 0.0, weight_decay=0.0, clip_norm=100.0), lambda step: 1.0)
+    optimizer = make_optimizer(OptimizerConfig(momentum=0.0, weight_decay=0.0, clip_norm=100.0), lambda step: 1.0)
     updates, _ = optimizer.update(gradients(0), optimizer.init(PARAMS), PARAMS)
     for update, grad in zip(jax.tree.leaves(updates), jax.tree.leaves(gradients(0)), strict=True):
         np.testing.assert_allclose(update, -grad, rtol=1e-6)
@@ -105,7 +122,7 @@ def test_small_gradients_are_not_clipped():
 
 @pytest.mark.parametrize(("decay_norm_and_bias", "expected"), [(True, -0.5), (False, 0.0)])
 def test_scale_and_bias_decay_as_the_setting_says(decay_norm_and_bias: bool, expected: float):
-    config = OptimizerConfig(1.0, 0.0, weight_decay=0.5, decay_norm_and_bias=decay_norm_and_bias)
+    config = OptimizerConfig(momentum=0.0, weight_decay=0.5, decay_norm_and_bias=decay_norm_and_bias)
     optimizer = make_optimizer(config, lambda step: 1.0)
     none = jax.tree.map(np.zeros_like, PARAMS)
     updates, _ = optimizer.update(none, optimizer.init(PARAMS), PARAMS)
@@ -116,9 +133,80 @@ def test_scale_and_bias_decay_as_the_setting_says(decay_norm_and_bias: bool, exp
 
 def test_the_decay_leaves_out_exactly_norms_and_biases_of_a_net():
     run = Run(small({"model.name": "cbam_resnet20_cifar"}), tuple("0123456789"), (8, 8, 1), 1437)
-    params = run.abstract_state(Layout.of_dividing_devices(1)).variables["params"]
+    params = run.abstract_state().variables["params"]
     flat, _ = jax.tree_util.tree_flatten_with_path(_decays(params))
     decayed = {path[-1].key for path, decays in flat if decays}
     assert decayed == {"kernel"}
     shapes = dict(jax.tree_util.tree_flatten_with_path(params)[0])
     assert all(len(shapes[path].shape) > 1 for path, decays in flat if decays)
+
+
+def adaptive(config: OptimizerConfig, rate: float, steps: int) -> dict[str, dict[str, np.ndarray]]:
+    """AdamW as Loshchilov and Hutter have it, LAMB as You et al.: decay beside the gradient's part, then the rate."""
+    epsilon = {"adamw": 1e-8, "lamb": 1e-6}[config.kind]
+    params = jax.tree.map(lambda leaf: leaf.astype(np.float64), PARAMS)
+    first, second = (jax.tree.map(np.zeros_like, params) for _ in range(2))
+    for step in range(steps):
+        grads = gradients(step)
+        for module, leaves in params.items():
+            for name, leaf in leaves.items():
+                grad, one, two = grads[module][name], first[module], second[module]
+                one[name] = config.momentum * one[name] + (1 - config.momentum) * grad
+                two[name] = config.second_moment * two[name] + (1 - config.second_moment) * grad**2
+                mean = one[name] / (1 - config.momentum ** (step + 1))
+                square = two[name] / (1 - config.second_moment ** (step + 1))
+                decay = config.weight_decay if config.decay_norm_and_bias or name == "kernel" else 0.0
+                change = mean / (np.sqrt(square) + epsilon) + decay * leaf
+                if config.kind == "lamb":
+                    change *= np.linalg.norm(leaf) / np.linalg.norm(change)
+                leaves[name] = leaf - rate * change
+    return params
+
+
+@pytest.mark.usefixtures("_as_optax_promotes")
+@pytest.mark.parametrize("kind", ["adamw", "lamb"])
+@pytest.mark.parametrize("decay_norm_and_bias", [False, True])
+def test_adamw_and_lamb_take_the_steps_of_their_papers(kind: Literal["adamw", "lamb"], decay_norm_and_bias: bool):
+    config = OptimizerConfig(
+        kind=kind, momentum=0.8, second_moment=0.95, weight_decay=0.3, decay_norm_and_bias=decay_norm_and_bias
+    )
+    optimizer = make_optimizer(config, lambda step: jnp.asarray(0.02, jnp.float32))
+    params = jax.tree.map(jnp.asarray, PARAMS)
+    state = optimizer.init(params)
+    for step in range(4):
+        updates, state = optimizer.update(gradients(step), state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+    for one, two in zip(jax.tree.leaves(params), jax.tree.leaves(adaptive(config, 0.02, 4)), strict=True):
+        np.testing.assert_allclose(one, two, rtol=2e-6, atol=1e-7)
+
+
+@pytest.mark.usefixtures("_as_optax_promotes")
+def test_the_first_step_of_adamw_by_hand():
+    config = OptimizerConfig(kind="adamw", weight_decay=0.1)
+    optimizer = make_optimizer(config, lambda step: 0.01)
+    updates, _ = optimizer.update(gradients(0), optimizer.init(PARAMS), PARAMS)
+    kernel, gradient = PARAMS["conv"]["kernel"], gradients(0)["conv"]["kernel"]
+    np.testing.assert_allclose(updates["conv"]["kernel"], -0.01 * (np.sign(gradient) + 0.1 * kernel), rtol=1e-5)
+
+
+@pytest.mark.usefixtures("_as_optax_promotes")
+@pytest.mark.parametrize("kind", ["sgd", "adamw", "lamb"])
+def test_a_submodule_learns_at_its_own_rate(kind: Literal["sgd", "adamw", "lamb"]):
+    plain = OptimizerConfig(kind=kind, weight_decay=0.1)
+    scaled = dataclasses.replace(plain, scaled_module="conv", scaled_by=0.25)
+    one, two = (make_optimizer(config, lambda step: 0.01) for config in (plain, scaled))
+    states = [one.init(PARAMS), two.init(PARAMS)]
+    for step in range(3):
+        updates, states[0] = one.update(gradients(step), states[0], PARAMS)
+        changed, states[1] = two.update(gradients(step), states[1], PARAMS)
+        np.testing.assert_allclose(changed["conv"]["kernel"], 0.25 * updates["conv"]["kernel"], rtol=1e-6)
+        np.testing.assert_array_equal(changed["bn"]["scale"], updates["bn"]["scale"])
+
+
+@pytest.mark.parametrize(("name", "hint"), [("cnov", "did you mean conv?"), ("head", "it has bn, conv")])
+def test_a_submodule_that_the_net_has_not_is_refused_with_the_nearest(name: str, hint: str):
+    optimizer = make_optimizer(OptimizerConfig(scaled_module=name), lambda step: 0.1)
+    with pytest.raises(
+        UserError, match=f"optimizer.scaled_module='{name}' is no submodule of the net: {re.escape(hint)}"
+    ):
+        optimizer.init(PARAMS)

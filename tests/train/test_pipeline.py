@@ -45,8 +45,10 @@ def plain(batch_size: int, **settings: Any) -> DataConfig:
     return DataConfig(**{"batch_size": batch_size, "augmentation": "none", "flip": False, **settings})
 
 
-def batches(reader: Reader, count: int, seed: int = 0, start: int = 0) -> list[Batch]:
-    iterator = training_iterator(reader, seed)
+def batches(
+    reader: Reader, count: int, seed: int = 0, start: int = 0, process: tuple[int, int] = (0, 1)
+) -> list[Batch]:
+    iterator = training_iterator(reader, seed, process)
     if start:
         iterator.set_state({"next_index": start})
     return list(itertools.islice(iterator, count))
@@ -54,6 +56,12 @@ def batches(reader: Reader, count: int, seed: int = 0, start: int = 0) -> list[B
 
 def labels(some: list[Batch]) -> list[int]:
     return np.concatenate([batch["label"] for batch in some]).tolist()
+
+
+def together(parts: list[list[Batch]]) -> list[Batch]:
+    """The batches whose rows several processes have read, in the order of the processes."""
+    rows = zip(*parts, strict=True)
+    return [{name: np.concatenate([part[name] for part in row]) for name in row[0]} for row in rows]
 
 
 def assert_equal(one: list[Batch], two: list[Batch]) -> None:
@@ -110,6 +118,31 @@ def test_a_saved_position_gives_the_following_batches_bit_for_bit(digits: Reader
     again.set_state(position)
     assert_equal(following, list(itertools.islice(again, 4)))
     assert_equal(following, batches(digits, 9, seed=3)[5:])
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 16])
+def test_processes_read_the_rows_of_the_batches_that_one_would_read(count: int):
+    config = plain(16, augmentation="pad_crop", pad=2, flip=True, rotate=20.0, color_jitter=0.4, num_threads=3)
+    reader = reader_of_split(Arrow(103), config)
+    parts = [batches(reader, 20, process=(index, count)) for index in range(count)]
+    assert {batch["image"].shape for part in parts for batch in part} == {(16 // count, 4, 4, 1)}
+    assert_equal(together(parts), batches(reader, 20))
+
+
+def test_processes_together_read_each_image_once_in_every_pass():
+    reader = reader_of_split(Numbered(103), plain(16))
+    order = labels(together([batches(reader, 26, process=(index, 4)) for index in range(4)]))
+    for start in range(0, 4 * 103, 103):
+        assert sorted(order[start : start + 103]) == list(range(103))
+
+
+def test_another_number_of_processes_goes_on_where_the_first_stopped(digits: Reader):
+    iterators = [training_iterator(digits, 3, (index, 2)) for index in range(2)]
+    for _ in range(7):
+        positions = [(next(iterator), iterator.get_state())[1] for iterator in iterators]
+    assert positions == [{"next_index": 7}] * 2
+    parts = [batches(digits, 3, seed=3, start=7, process=(index, 4)) for index in range(4)]
+    assert_equal(together(parts), together([list(itertools.islice(iterator, 3)) for iterator in iterators]))
 
 
 def test_a_position_in_a_later_pass_is_found_again():
@@ -197,6 +230,36 @@ def test_evaluation_gives_every_image_once_in_full_batches(count: int, batch_siz
     assert np.asarray(labels(given))[mask].tolist() == list(range(count))
     images = np.concatenate([batch["image"] for batch in given])
     assert images[mask][:, 0, 0, 0].tolist() == list(range(count))
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_processes_evaluate_the_same_rows_in_the_same_number_of_batches(processes: int):
+    reader = reader_of_split(Numbered(103), plain(16))
+    parts = [list(evaluation_batches(reader, (index, processes))) for index in range(processes)]
+    assert [len(part) for part in parts] == [7] * processes
+    assert_equal(together(parts), list(evaluation_batches(reader)))
+    assert sum(batch["mask"].sum() for part in parts for batch in part) == 103
+
+
+class Failing(Numbered):
+    """A disk that fails in the middle."""
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        if index == 70:
+            raise OSError(5, "Input/output error", "image 70")
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("threads", [1, 8])
+def test_an_error_of_a_thread_that_reads_comes_out_where_batches_are_asked_for(threads: int):
+    reader = reader_of_split(Failing(103), plain(16, num_threads=threads))
+    with pytest.raises(OSError, match="Input/output error: 'image 70'"):
+        batches(reader, 7)
+    given = []
+    with pytest.raises(OSError, match="Input/output error: 'image 70'"):
+        given.extend(evaluation_batches(reader))
+    iterator = evaluation_batches(reader)
+    assert labels([next(iterator) for _ in range(4)]) == list(range(64))
 
 
 @pytest.fixture

@@ -13,9 +13,8 @@ import pytest
 from tests.train.runs import DIGITS, SMALL, small, write_images
 from train.__main__ import main
 from train.config import DataConfig
-from train.data import Dataset, open_dataset
+from train.data import Dataset, Split, open_dataset
 from train.data.images import UnreadableImageError
-from train.data.sources import Split
 from train.errors import UserError
 from train.loop import train
 
@@ -171,9 +170,35 @@ def test_a_tfds_set_in_a_format_without_random_access_is_refused(tfds_dir: Path,
 
 
 def test_an_official_tfds_set_that_is_not_prepared_says_how_to_prepare_it(tmp_path: Path):
-    command = f"tfds build cifar10 --file_format=array_record --data_dir={tmp_path}"
-    with pytest.raises(UserError, match=rf"tfds:cifar10 is not prepared in {tmp_path}: .*{command}"):
-        open_dataset(DataConfig(source="tfds:cifar10", tfds_dir=str(tmp_path)))
+    command = f"tfds build svhn_cropped --file_format=array_record --data_dir={tmp_path}"
+    with pytest.raises(UserError, match=rf"tfds:svhn_cropped is not prepared in {tmp_path}: .*{command}"):
+        open_dataset(DataConfig(source="tfds:svhn_cropped", tfds_dir=str(tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["cifar10", "fgvc_aircraft"])
+def test_a_set_that_this_program_can_prepare_says_so(tmp_path: Path, name: str):
+    command = f"python -m train.prepare {name} --from DIR --data_dir={tmp_path}"
+    with pytest.raises(UserError, match=rf"tfds:{name} is not prepared in {tmp_path}: {command}"):
+        open_dataset(DataConfig(source=f"tfds:{name}", tfds_dir=str(tmp_path)))
+
+
+def test_an_unknown_tfds_set_gives_the_nearest_name(tmp_path: Path):
+    with pytest.raises(UserError, match=r"TFDS knows no data set 'fgvc_aircrafts', .*: did you mean fgvc_aircraft\?"):
+        open_dataset(DataConfig(source="tfds:fgvc_aircrafts", tfds_dir=str(tmp_path)))
+
+
+def test_a_small_tfds_set_is_decoded_once(tfds_dir: Path):
+    split = open_dataset(DataConfig(source="tfds:tiny_digits", tfds_dir=str(tfds_dir))).train
+    assert split[3][0] is split[3][0]
+    assert not split[3][0].flags.writeable
+
+
+def test_a_damaged_record_is_named_and_may_be_skipped(tfds_dir: Path, tmp_path: Path):
+    shutil.copytree(tfds_dir, tmp_path, dirs_exist_ok=True)
+    (file,) = tmp_path.glob("tiny_digits/*/*train*")
+    file.write_bytes(file.read_bytes().replace(b"IHDR", b"IHDX", 1))
+    config = DataConfig(source="tfds:tiny_digits", tfds_dir=str(tmp_path))
+    split = open_dataset(config).train
 
 
 @pytest.mark.parametrize("source", ["digit", "tfds:", "folder:", "folder", "http://x", ""])

@@ -10,14 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from jax.sharding import AxisType, Mesh
 
 from tests.train.runs import reader_of_split, replace, small
 from train.config import Config, DataConfig
 from train.evaluate import Evaluation, Evaluator
+from train.layout import Layout
 from train.metrics import Metrics, cross_entropy
 from train.optimizer import make_optimizer, make_schedule
-from train.parallel import Layout
 from train.run import Run
 from train.state import TrainState, create_state
 from train.step import eval_step, normalize, train_step
@@ -31,6 +30,8 @@ CONFIG: Config = replace(
 
 class Net(nn.Module):
     """A convolution, a batch norm and a classifier."""
+
+    num_classes: int = CLASSES
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -194,8 +195,7 @@ def test_evaluation_does_not_smooth():
 
 
 def evaluate_on(devices: int, variables: Any, count: int) -> Evaluation:
-    mesh = Mesh(np.asarray(jax.devices()[:devices]), ("data",), axis_types=(AxisType.Auto,))
-    layout = Layout(mesh)
+    layout = Layout.of(CONFIG, jax.devices()[:devices])
     reader = reader_of_split(Images(count), CONFIG.data)
     return Evaluator(Net(), CONFIG, reader, layout, CLASSES)(layout.put(variables))
 
@@ -212,17 +212,6 @@ def test_evaluation_on_8_devices_is_that_on_one(count: int):
     np.testing.assert_array_equal(one.confusion.sum(axis=1), np.bincount(labels, minlength=CLASSES))
     logits: Any = Net().apply(variables, normalize(CONFIG.data, jnp.asarray(Images(count).images)), train=False)
     assert one.loss == pytest.approx(float(cross_entropy(logits, jnp.asarray(labels, jnp.int32)).mean()), rel=1e-5)
-
-
-def test_a_step_on_8_devices_is_that_on_one():
-    model, optimizer = Net(), make_optimizer(CONFIG.optimizer, lambda step: 0.1)
-    states = []
-    for devices in (1, 8):
-        layout = Layout(Mesh(np.asarray(jax.devices()[:devices]), ("data",), axis_types=(AxisType.Auto,)))
-        state = layout.put(create_state(model, optimizer, (8, 8, 1), 0, False))
-        step = jax.jit(partial(train_step, model, optimizer, CONFIG), out_shardings=layout.replicated)
-        states.append(step(state, layout.put(Metrics.zero()), layout.put_batch(batch()))[0])
-    assert_close(states[0].variables, states[1].variables)
 
 
 @pytest.mark.parametrize("bad", ["loss", "gradient"])
@@ -244,11 +233,10 @@ def test_the_first_step_that_is_not_finite_is_kept(bad: str):
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters():
     configs = [small({"model.dtype": dtype}) for dtype in ("bfloat16", "float32")]
     runs = [Run(config, tuple("0123456789"), (8, 8, 1), 1437) for config in configs]
-    layout = Layout.of_dividing_devices(1)
     data = {"image": np.zeros((8, 8, 8, 1), np.uint8), "label": np.zeros(8, np.int32)}
     texts = []
     for run in runs:
-        state = run.abstract_state(layout)
+        state = run.abstract_state()
         step = partial(train_step, run.model(), run.optimizer(), run.config)
         new, metrics = jax.eval_shape(step, state, Metrics.zero(), data)
         for tree in (new.variables, metrics.loss):
@@ -264,6 +252,8 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters():
 def test_dropout_draws_anew_each_step_and_the_same_for_a_seed() -> None:
     class Dropped(nn.Module):
         """A classifier of pixels, many of which are dropped."""
+
+        num_classes: int = CLASSES
 
         @nn.compact
         def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:

@@ -1,7 +1,9 @@
 """Images with labels: sources, augmentation, and the pipeline that batches them."""
 
+from train.data.dataset import Dataset, Split
+from train.data.noise import with_label_noise
 from train.data.pipeline import Batch, Reader, evaluation_batches, evaluation_transform, image_shape, training_iterator
-from train.data.sources import Dataset, Split, open_dataset
+from train.data.sources import open_dataset
 
 __all__ = [
     "Batch",
@@ -13,4 +15,5 @@ __all__ = [
     "image_shape",
     "open_dataset",
     "training_iterator",
+    "with_label_noise",
 ]

@@ -5,7 +5,7 @@ Pillow decodes and resizes, with antialiasing, as the pipelines that the publish
 
 from __future__ import annotations
 
-import math
+from typing import BinaryIO, Literal
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -25,15 +25,24 @@ def read_image(path: str, apply_exif_orientation: bool = True) -> np.ndarray:
     Raises:
       UnreadableImageError: the file is missing, no image, or damaged; the message names it.
     """
+    return decode(path, path, apply_exif_orientation)
+
+
+def decode(
+    file: str | BinaryIO, name: str, apply_exif_orientation: bool = False, channels: Literal[1, 3] = 3
+) -> np.ndarray:
+    """Decodes a file, or its contents, to gray or RGB as `read_image` does; messages name it."""
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             upright = ImageOps.exif_transpose(image) if apply_exif_orientation else image
             if upright.mode.startswith("I;16"):
                 upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-            return np.asarray(upright.convert("RGBA").convert("RGB") if upright.mode == "P" else upright.convert("RGB"))
+            opaque = upright.convert("RGBA").convert("RGB") if upright.mode == "P" else upright
+            pixels = np.asarray(opaque.convert("L" if channels == 1 else "RGB"))
+            return pixels.reshape(*pixels.shape[:2], channels)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or str(error).replace(repr(path), "it") or type(error).__name__
-        raise UnreadableImageError(f"cannot read image {path}: {reason}") from error
+        reason = getattr(error, "strerror", None) or str(error).replace(repr(file), "it") or type(error).__name__
+        raise UnreadableImageError(f"cannot read image {name}: {reason}") from error
 
 
 def set_channels(image: np.ndarray, channels: int) -> np.ndarray:
@@ -61,6 +70,11 @@ def resize_and_crop(image: np.ndarray, shorter_side: int, size: int) -> np.ndarr
     return _scale_and_crop(image, shorter_side / min(image.shape[:2]), size, size)
 
 
+def squeeze_and_crop(image: np.ndarray, side: int, size: int) -> np.ndarray:
+    """Resizes to a square, whatever the aspect ratio, and cuts a smaller one out of the centre."""
+    return _crop_centre(resize(image, side, side), size, size)
+
+
 def fill(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resizes to cover a rectangle, keeping the aspect ratio, and cuts it out of the centre."""
     return _scale_and_crop(image, max(height / image.shape[0], width / image.shape[1]), height, width)
@@ -70,26 +84,9 @@ def _scale_and_crop(image: np.ndarray, scale: float, height: int, width: int) ->
     scaled = resize(
         image, *(max(least, round(side * scale)) for side, least in zip(image.shape, (height, width), strict=False))
     )
-    top, left = (scaled.shape[0] - height) // 2, (scaled.shape[1] - width) // 2
-    return scaled[top : top + height, left : left + width]
+    return _crop_centre(scaled, height, width)
 
 
-def pad_crop(image: np.ndarray, pad: int, rng: np.random.Generator) -> np.ndarray:
-    """Pads with zeros and crops back to the old size at a random place."""
-    height, width = image.shape[:2]
-    top, left = rng.integers(0, 2 * pad + 1, 2)
-    padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)))
-    return padded[top : top + height, left : left + width]
-
-
-def random_resized_crop(image: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """A random box of 8 to 100 % of the area and aspect 3/4 to 4/3, resized to a square; the centre after 10 misses."""
-    height, width = image.shape[:2]
-    for _ in range(10):
-        area = height * width * rng.uniform(0.08, 1.0)
-        ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            top, left = int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1))
-            return resize(image, size, size, (left, top, left + w, top + h))
-    return resize_and_crop(image, size, size)
+def _crop_centre(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return image[top : top + height, left : left + width]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
 from typing import TypedDict
 
 import grain
@@ -12,8 +11,9 @@ import numpy as np
 
 from train.config import DataConfig
 from train.data import images
+from train.data.augment import augment
+from train.data.dataset import Split
 from train.data.images import UnreadableImageError
-from train.data.sources import Split
 from train.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -87,55 +87,62 @@ def _shape_in_net(image: np.ndarray, config: DataConfig) -> tuple[int, int, int]
     return (config.image_size or height, config.image_size or width, config.channels or channels)
 
 
-def _augment(config: DataConfig, example: _Example, rng: np.random.Generator) -> _Example:
-    image = example["image"]
-    if config.augmentation == "random_resized_crop":
-        assert config.image_size is not None
-        image = images.random_resized_crop(image, config.image_size, rng)
-    elif config.image_size is not None:
-        image = images.resize_and_crop(image, config.image_size, config.image_size)
-    if config.augmentation == "pad_crop":
-        image = images.pad_crop(image, config.pad, rng)
-    if config.flip and rng.random() < 0.5:
-        image = image[:, ::-1]
-    return {**example, "image": image}
-
-
 def evaluation_transform(config: DataConfig, image: np.ndarray) -> np.ndarray:
     """Resizes and crops the centre, where the settings give a size."""
     if config.image_size is None:
         return image
-    return images.resize_and_crop(image, config.resize or config.image_size, config.image_size)
+    cut = images.squeeze_and_crop if config.augmentation == "resize_crop" else images.resize_and_crop
+    return cut(image, config.resize or config.image_size, config.image_size)
 
 
-def training_iterator(reader: Reader, seed: int) -> grain.DatasetIterator:
+def training_iterator(reader: Reader, seed: int, process: tuple[int, int] = (0, 1)) -> grain.DatasetIterator:
     """Endless batches in an order that the seed fixes; every pass is shuffled anew and no image is left out.
 
     `get_state()` of the iterator is `{"next_index": batches given so far}`, whatever the threads have read ahead.
+
+    Args:
+      reader: the training images.
+      seed: of their order and augmentation.
+      process: which of how many processes this is. Each reads its own rows of every batch; all of them, put together
+        in order, are the batch that a single process would read, and so one may go on where several have stopped.
     """
-    dataset = (
-        grain.MapDataset.source(reader)
-        .seed(seed)
-        .shuffle()
-        .repeat()
-        .random_map(partial(_augment, reader.config))
-        .batch(reader.config.batch_size, drop_remainder=True)
-    )
-    return iter(dataset.to_iter_dataset(_read_options(reader.config)))
+
+    def transform(example: _Example, rng: np.random.Generator) -> _Example:
+        return {**example, "image": augment(reader.config, example["image"], rng)}
+
+    dataset = grain.MapDataset.source(reader).seed(seed).shuffle().repeat().random_map(transform)
+    return iter(_batches(dataset, reader.config, process))
 
 
-def evaluation_batches(reader: Reader) -> Iterator[Batch]:
-    """All images once, in order, in full batches: the last one is filled up with masked examples."""
+def evaluation_batches(
+    reader: Reader,
+    process: tuple[int, int] = (0, 1),
+    transform: Callable[[DataConfig, np.ndarray], np.ndarray] = evaluation_transform,
+) -> Iterator[Batch]:
+    """All images once, in order, in full batches: the last one is filled up with masked examples.
 
-    def transform(example: _Example) -> _Example:
-        return {**example, "image": evaluation_transform(reader.config, example["image"])}
+    Args:
+      reader: the images.
+      process: which of how many processes this is. Each reads its own rows of every batch, so that all have the same
+        number of batches.
+      transform: makes of an image, by the data's settings, what the net is given; the shape is the same for all.
+    """
+
+    def read(index: int) -> _Example:
+        if index < len(reader):
+            example = reader[index]
+        else:
+            example = {"image": np.zeros(reader.image_shape, np.uint8), "label": np.int32(0), "mask": np.bool_(False)}
+        return {**example, "image": transform(reader.config, example["image"])}
 
     size = reader.config.batch_size
-    dataset = grain.MapDataset.source(reader).map(transform).batch(size, drop_remainder=False)
-    for batch in dataset.to_iter_dataset(_read_options(reader.config)):
-        missing = size - len(batch["label"])
-        yield {name: np.pad(v, [(0, missing)] + [(0, 0)] * (v.ndim - 1)) for name, v in batch.items()}
+    places = -(-len(reader) // size) * size
+    return iter(_batches(grain.MapDataset.range(places).map(read), reader.config, process))
 
 
-def _read_options(config: DataConfig) -> grain.ReadOptions:
-    return grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=config.num_threads + 2)
+def _batches(dataset: grain.MapDataset, config: DataConfig, process: tuple[int, int]) -> grain.IterDataset:
+    """The rows of a process: with P of them a batch is P parts, of which each process takes its own."""
+    index, count = process
+    parts = dataset.batch(config.batch_size // count, drop_remainder=True)[index::count]
+    threads = config.num_threads
+    return parts.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2))

@@ -3,38 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
-from typing import Any, Protocol
 
 import numpy as np
 
 from train.config import DataConfig
+from train.data.dataset import Dataset
 from train.data.images import SUFFIXES, read_image
+from train.data.prepared import open_prepared
 from train.errors import UserError
-
-
-class Split(Protocol):
-    """Labelled images with random access."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        """Returns an image, uint8 (h, w, c), and its label."""
-        ...
-
-    def name(self, index: int) -> str:
-        """Says which image that is, for messages."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Dataset:
-    """What a source gives: two splits and the names of the classes, by label."""
-
-    train: Split
-    test: Split
-    class_names: tuple[str, ...]
 
 
 def open_dataset(config: DataConfig) -> Dataset:
@@ -45,7 +22,7 @@ def open_dataset(config: DataConfig) -> Dataset:
     """
     kind, _, name = config.source.partition(":")
     if kind == "tfds":
-        return _tfds(name, config.tfds_dir)
+        return open_prepared(name, config.tfds_dir)
     if kind == "folder":
         return _folder(name, config)
     return _digits()
@@ -86,56 +63,6 @@ def _stratified_split(labels: np.ndarray, test_size: int | float) -> tuple[np.nd
 
     parts = train_test_split(np.arange(len(labels)), test_size=test_size, stratify=labels, random_state=0)
     return np.sort(parts[0]), np.sort(parts[1])
-
-
-@dataclasses.dataclass(frozen=True)
-class _TfdsSplit:
-    source: Any
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        record = self.source[index]
-        return np.asarray(record["image"]), int(record["label"])
-
-    def name(self, index: int) -> str:
-        return f"record {index} of {self.source}"
-
-
-def _tfds(name: str, data_dir: str | None) -> Dataset:
-    import tensorflow_datasets as tfds
-
-    folder = os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
-    flag = f" --data_dir={data_dir}" if data_dir else ""
-    command = f"pip install -e '.[prepare]' && tfds build {name} --file_format=array_record{flag}"
-    try:
-        builder = tfds.builder(name, data_dir=folder, try_gcs=False)
-    except tfds.core.DatasetNotFoundError:
-        near = _nearest(name.partition("/")[0], tfds.list_builders(with_community_datasets=False))
-        raise UserError(f"TFDS knows no data set {name!r}, and none is prepared in {folder}{near}") from None
-    except (AssertionError, ValueError, ModuleNotFoundError) as error:
-        raise UserError(f"TFDS cannot open {name!r}: {error}") from error
-    if not builder.is_prepared():
-        raise UserError(f"tfds:{name} is not prepared in {folder}: {command}")
-    if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
-        stored = builder.info.file_format.value
-        raise UserError(f"tfds:{name} is stored as {stored}, which has no random access: {command}")
-    if not {"image", "label"} <= set(builder.info.features):
-        raise UserError(f"tfds:{name} has features {sorted(builder.info.features)}, but not image and label")
-    if not isinstance(builder.info.features["label"], tfds.features.ClassLabel):
-        raise UserError(f"tfds:{name} has no class labels: its label is {builder.info.features['label']}")
-    test = next((split for split in ("test", "validation") if split in builder.info.splits), None)
-    if "train" not in builder.info.splits or test is None:
-        raise UserError(f"tfds:{name} has splits {sorted(builder.info.splits)}, but not train and test or validation")
-    train_source, test_source = (builder.as_data_source(split=split) for split in ("train", test))
-    names = builder.info.features["label"].names
-    return Dataset(_TfdsSplit(train_source), _TfdsSplit(test_source), tuple(names))
-
-
-def _nearest(name: str, names: list[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=1)
-    return f": did you mean {near[0]}?" if near else ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,13 @@
+"""ResNet-50 without attention on FGVC-Aircraft, otherwise as birds_resnet50.
+
+    python -m train configs/aircraft_resnet50.py --workdir runs/aircraft_resnet50
+
+Time: 20,835 steps of 32 images; not measured.
+Result, error in %: 8.33 (README history of PRIS-CV/CAM-Guided-Attention, read; before the paper).
+"""
+
+import dataclasses
+
+from configs.birds_resnet50 import config as base
+
+config = dataclasses.replace(base, data=dataclasses.replace(base.data, source="tfds:fgvc_aircraft"))

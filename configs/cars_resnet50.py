@@ -1,0 +1,13 @@
+"""ResNet-50 without attention on Stanford Cars, otherwise as birds_resnet50.
+
+    python -m train configs/cars_resnet50.py --workdir runs/cars_resnet50
+
+Time: 25,450 steps of 32 images; not measured.
+Result, error in %: 7.60 (README history of PRIS-CV/CAM-Guided-Attention, read; before the paper).
+"""
+
+import dataclasses
+
+from configs.birds_resnet50 import config as base
+
+config = dataclasses.replace(base, data=dataclasses.replace(base.data, source="tfds:cars196"))

@@ -1,0 +1,14 @@
+"""Attention-56 on CIFAR-100, otherwise as cifar100_attention92.
+
+    python -m train configs/cifar100_attention56.py --workdir runs/cifar100_attention56
+
+Time: 160,000 steps of 64 images; not measured.
+Result: none was published.
+"""
+
+import dataclasses
+
+from configs.cifar100_attention92 import config as base
+from train.config import ModelConfig
+
+config = dataclasses.replace(base, model=ModelConfig(name="attention56_cifar"))

@@ -1,0 +1,14 @@
+"""SE-ResNet-56 on CIFAR-10, otherwise as cifar10_attention92.
+
+    python -m train configs/cifar10_se_resnet56.py --workdir runs/cifar10_se_resnet56
+
+Time: 160,000 steps of 64 images; not measured.
+Result: none was published.
+"""
+
+import dataclasses
+
+from configs.cifar10_attention92 import config as base
+from train.config import ModelConfig
+
+config = dataclasses.replace(base, model=ModelConfig(name="se_resnet56_cifar"))

@@ -1,0 +1,14 @@
+"""CBAM-ResNeXt-101 (32x4d) on ImageNet-1K, otherwise as imagenet_resnet50.
+
+    python -m train configs/imagenet_cbam_resnext101_32x4d.py --workdir runs/imagenet_cbam_resnext101_32x4d
+
+No code of this net was released; the recipe is that of the released ResNets.
+Time: 500,456 steps of 256 images; not measured, train/aot_table.md bounds the images per second.
+Result, top-1 / top-5 error in % of one 224 crop: 21.07 / 5.59 (CBAM paper; recalled, not read at its source).
+"""
+
+import dataclasses
+
+from configs.imagenet_resnet50 import config as base
+
+config = dataclasses.replace(base, model=dataclasses.replace(base.model, name="cbam_resnext101_32x4d"))

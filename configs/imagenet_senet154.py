@@ -1,0 +1,13 @@
+"""SENet-154 on ImageNet-1K, otherwise as imagenet_se_resnet50.
+
+    python -m train configs/imagenet_senet154.py --workdir runs/imagenet_senet154
+
+Time: 500,456 steps of 256 images; not measured, train/aot_table.md bounds the images per second.
+Result, top-1 / top-5 error in % of one 224 crop: 18.68 / 4.47 (README of hujie-frank/SENet, read).
+"""
+
+import dataclasses
+
+from configs.imagenet_se_resnet50 import config as base
+
+config = dataclasses.replace(base, model=dataclasses.replace(base.model, name="senet154"))

@@ -1,0 +1,181 @@
+"""python -m train.aot CONFIG [--topology v5e:16x16] [--batch_per_chip 64] [--find_batch] [--SETTING VALUE ...]"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
+
+from train.cli import parse, program, read_config_file, with_duration_of  # first: it checks the extra
+
+# isort: split
+import tyro
+
+from train.benchmark import processor
+from train.config import Config, flatten
+from train.errors import UserError
+from train.tpu import GIB, Compiled, NotEnoughMemoryError, Pod, versions
+
+_DEFAULT_CONFIG = "configs/imagenet_cbam_resnet50.py"
+_MOST_IMAGES = 2**20
+"""Of a step, see data.batch_size."""
+_FULL = 0.97
+"""Share of a chip's memory from which a batch counts as the largest: another compilation would gain little."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Compiles the training step for a TPU pod, on any machine, and says what it needs and how fast it can be.
+
+    CONFIG is a Python file that defines `config`. It is run: use only files you trust.
+    """
+
+    config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
+    topology: str = "v5e:16x16"
+    """Chip and torus: v5e:4x4, v5e:16x16, v6e:16x16, v4:4x4x8, v5p:4x4x8 and their like."""
+    batch_per_chip: int | None = None
+    """Images of a step on each chip; None divides data.batch_size among the chips."""
+    find_batch: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Also find the most images that fit on a chip; it compiles the step twice more as a rule."""
+    json: str | None = None
+    """File to write all figures to."""
+
+
+def largest_batch(needed: Callable[[int], int], known: Mapping[int, int], limit: int, most: int) -> int:
+    """The largest batch found to fit on a chip, by interpolation between what two others need.
+
+    Args:
+      needed: bytes that a batch needs; it compiles the step.
+      known: bytes by batch, of a batch of 0 and another at least.
+      limit: bytes that there are.
+      most: no batch is larger.
+
+    Returns:
+      A batch that is known to fit, a multiple of 8 from 8 on where it was looked for; 0 if none.
+    """
+    known = dict(known)
+    while True:
+        fits = max((batch for batch in known if known[batch] <= limit), default=0)
+        fails = min((batch for batch in known if known[batch] > limit), default=most + 1)
+        a, b = sorted(known, key=lambda batch: abs(known[batch] - limit))[:2]
+        slope = max(1.0, (known[b] - known[a]) / (b - a))
+        guess = min(int(a + (limit - known[a]) / slope), fails - 1)
+        guess -= guess % 8 if guess >= 8 else 0
+        if guess <= fits or (fits and known[fits] > _FULL * limit):
+            return fits
+        known[guess] = needed(guess)
+
+
+def find_largest(pod: Pod, config: Config, step: Compiled | None, known: Mapping[int, int]) -> Compiled:
+    """The step with the most images on a chip; `known` as above.
+
+    Raises:
+      UserError: not one image fits.
+    """
+    compiled = {} if step is None else {step.images: step}
+
+    def needed(images: int) -> int:
+        try:
+            compiled[images] = pod.compile(pod.with_images(config, images))
+        except NotEnoughMemoryError as error:
+            print(f"tried        {error}", flush=True)
+            return error.needed
+        print(f"tried        {images} images a chip need {compiled[images].needed / GIB:.2f} GiB", flush=True)
+        return compiled[images].needed
+
+    images = largest_batch(needed, known, pod.chip.memory_bytes, _MOST_IMAGES // len(pod.devices))
+    if not images:
+        raise UserError(f"{config.model.name} does not fit on a chip of {pod.topology} with any batch")
+    return compiled[images]
+
+
+def describe(pod: Pod, config: Config, step: Compiled) -> list[str]:
+    """The report on one compiled step."""
+    chips, chip, images = len(pod.devices), pod.chip, step.images
+    used = {name: size / GIB for name, size in step.memory.items()}
+    over = {"global": "the whole batch", "device": "each device"}
+    norm = over.get(str(config.parallel.batch_norm), f"{config.parallel.batch_norm} images")
+    times = step.times(chip)
+    return [
+        f"step         {config.model.name}, {config.model.dtype}, {config.data.image_size} pixels, "
+        f"batch norm over {norm}",
+        f"topology     {pod.topology}: {chips} chips, processes: {pod.num_processes}",
+        f"batch        {images * chips} images, {images} a chip; compiled in {step.seconds:.0f} s",
+        f"memory       {step.needed / GIB:.2f} of {chip.memory:.2f} GiB a chip, "
+        f"{'fits' if step.needed <= chip.memory_bytes else 'does not fit'}: arguments {used['arguments']:.2f}, "
+        f"outputs {used['outputs']:.2f} ({used['reused']:.2f} in place of arguments), "
+        f"temporaries {used['temporaries']:.2f}, program {used['program']:.2f}",
+        *(
+            f"collectives  {kind}: {traffic.count} a step, of {traffic.bytes / 1e6:.1f} MB in all"
+            for kind, traffic in step.traffic.items()
+        ),
+        f"operations   {step.flops / 1e9:.4g} G a chip, {step.flops * chips / 1e12:.4g} T in all, "
+        f"{step.flops / images / 1e9:.3g} G an image",
+        f"moved        {step.moved / 1e9:.3g} GB from and to HBM a chip, {step.moved / images / 1e6:.3g} MB an image; "
+        f"XLA counts {step.accessed / images / 1e6:.3g} MB, what stays on the chip too",
+        f"roofline     at most {images * chips / max(times.values()):.0f} images/s, bound by "
+        f"{max(times, key=lambda name: times[name])}: "
+        + ", ".join(f"{name} {1000 * seconds:.3g} ms" for name, seconds in times.items()),
+        f"             taking {chip.flops / 1e12:.0f} Tflop/s, {chip.memory_bandwidth / 1e9:.0f} GB/s of HBM, "
+        f"{chip.network_bandwidth / 1e9:.0f} GB/s over all links of a chip in rings without latency, all three at once",
+    ]
+
+
+def record(pod: Pod, config: Config, step: Compiled | None, largest: Compiled | None) -> dict[str, Any]:
+    """All figures, for JSON."""
+
+    def figures(compiled: Compiled | None) -> dict[str, Any] | None:
+        if compiled is None:
+            return None
+        times = compiled.times(pod.chip)
+        speed = compiled.images * len(pod.devices) / max(times.values())
+        derived = {"needed": compiled.needed, "times": times, "images_per_second": speed}
+        return dataclasses.asdict(compiled) | derived
+
+    return {
+        "config": flatten(config),
+        "topology": pod.topology,
+        "chips": len(pod.devices),
+        "processes": pod.num_processes,
+        "memory_limit": pod.chip.memory_bytes,
+        "step": figures(step),
+        "largest": figures(largest),
+        "versions": versions(),
+        "machine": processor(),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Reads the flags, compiles and reports."""
+    path, flags = _DEFAULT_CONFIG, list(arguments)
+    if flags and not flags[0].startswith("-"):
+        path = flags.pop(0)
+    default = Arguments(with_duration_of(read_config_file(path), flags))
+    parsed = parse(Arguments, flags, default=default, prog="python -m train.aot CONFIG", switches=True)
+    pod, config = Pod.of(parsed.topology), parsed.config
+    if parsed.batch_per_chip is not None:
+        config = pod.with_images(config, parsed.batch_per_chip)
+
+    step, largest, known = None, None, {0: 0}
+    try:
+        step = pod.compile(config)
+        known = {0: step.fixed, step.images: step.needed}
+        print(*describe(pod, config, step), sep="\n", flush=True)
+    except NotEnoughMemoryError as error:
+        if not parsed.find_batch:
+            raise
+        known[config.data.batch_size // len(pod.devices)] = error.needed
+        print(f"tried        {error}", flush=True)
+    if parsed.find_batch:
+        largest = find_largest(pod, config, step, known)
+        print(f"largest      {largest.images} images a chip, {largest.needed / GIB:.2f} GiB")
+    if parsed.json is not None:
+        with open(parsed.json, "w", encoding="utf-8") as file:
+            json.dump(record(pod, config, step, largest), file, indent=2)
+
+
+if __name__ == "__main__":
+    program(main)

@@ -1,0 +1,170 @@
+"""python -m train.aot_table CONFIG ... [--topology v5e:16x16] [--batch_per_chip 64] [--find_batch] [--out FILE]"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from train.cli import parse, program, read_config_file  # first: it checks the extra
+
+# isort: split
+import tyro
+
+from train.chips import chip_of
+from train.config import flatten
+from train.errors import UserError
+from train.run import replacing
+from train.tpu import GIB, versions
+
+_COLUMNS = (
+    "config",
+    "net",
+    "images a chip",
+    "GiB a chip",
+    "most images a chip",
+    "all-reduces",
+    "MB in collectives",
+    "GFLOP an image",
+    "MB accessed an image",
+    "of it HBM",
+    "images/s at most",
+    "bound by",
+    "compiled in s",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Compiles configs for a TPU pod, one after the other, and puts their figures into a table.
+
+    What is done stays done: a config is compiled again only when it, the topology, the batch or a version has changed.
+    """
+
+    configs: tyro.conf.Positional[tuple[str, ...]]
+    """Config files, such as configs/imagenet_*.py."""
+    topology: str = "v5e:16x16"
+    """Chip and torus, see python -m train.aot."""
+    batch_per_chip: int = 64
+    """Images of a step on each chip."""
+    find_batch: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Also find the most images that fit on a chip, and take them where batch_per_chip do not."""
+    records: str = "runs/aot"
+    """Folder of what is done: a JSON file for each config and topology."""
+    out: str | None = None
+    """Markdown file to write the table to."""
+
+    def record_path(self, config_path: str) -> str:
+        """Where the figures of a config are kept."""
+        name = os.path.splitext(os.path.basename(config_path))[0]
+        return os.path.join(self.records, f"{name}-{self.topology.replace(':', '-')}.json")
+
+    def key(self, config_path: str) -> str:
+        """Changes with everything that the figures of a config depend on."""
+        parts = (flatten(read_config_file(config_path)), self.topology, self.batch_per_chip, versions())
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def read_record(arguments: Arguments, path: str, key: str) -> dict[str, Any] | None:
+    """The figures of a config; None where they are still to do."""
+    with contextlib.suppress(FileNotFoundError), open(arguments.record_path(path), encoding="utf-8") as file:
+        record = json.load(file)
+        if record["key"] == key and (record["largest"] or not arguments.find_batch):
+            return record
+    return None
+
+
+def compile_config(arguments: Arguments, path: str, key: str) -> dict[str, Any] | None:
+    """Compiles in a process of its own, which takes its memory along; None where that failed."""
+    with replacing(arguments.record_path(path)) as written:
+        command = [sys.executable, "-m", "train.aot", path, "--topology", arguments.topology, "--json", written]
+        command += ["--batch_per_chip", str(arguments.batch_per_chip)]
+        command += ["--find_batch"] * arguments.find_batch
+        if subprocess.run(command, check=False).returncode:
+            return None
+        with open(written, encoding="utf-8") as file:
+            record = json.load(file) | {"key": key}
+        with open(written, "w", encoding="utf-8") as file:
+            json.dump(record, file, indent=2)
+    return record
+
+
+def table(records: Mapping[str, Mapping[str, Any]], arguments: Arguments) -> str:
+    """Markdown of the records of configs."""
+    chip = chip_of(arguments.topology)
+    stacks = {", ".join(" ".join(pair) for pair in record["versions"].items()) for record in records.values()}
+    places = {f"{record['machine']}, {record['date']}" for record in records.values()}
+    lines = [
+        f"# Training steps compiled for {arguments.topology}",
+        "",
+        "Made by `make pod-all` without a TPU: the step of each config with as many images a chip as the column says.",
+        f"{chip.memory} GiB is what programs may take of a chip. `images/s at most` takes "
+        f"{chip.flops / 1e12:.0f} Tflop/s, {chip.memory_bandwidth / 1e9:.0f} GB/s of HBM",
+        f"and {chip.network_bandwidth / 1e9:.0f} GB/s over all links of a chip, as if all three went on at once: "
+        "no step is faster, real ones are slower.",
+        "`MB accessed` is XLA's count of what operations take and give, on the chip too; `of it HBM` is read from the",
+        "compiled program.",
+        "",
+        *(f"{stack};" for stack in sorted(stacks)),
+        *sorted(places),
+        "",
+        f"| {' | '.join(_COLUMNS)} |",
+        "|---" * len(_COLUMNS) + "|",
+    ]
+    return "\n".join([*lines, *(_row(path, record) for path, record in records.items())]) + "\n"
+
+
+def _row(path: str, record: Mapping[str, Any]) -> str:
+    step, largest = record["step"] or record["largest"], record["largest"]
+    traffic, times = step["traffic"], step["times"]
+    cells = (
+        os.path.splitext(os.path.basename(path))[0],
+        record["config"]["model.name"],
+        step["images"],
+        f"{step['needed'] / GIB:.2f}",
+        largest["images"] if largest else "",
+        traffic.get("all-reduce", {}).get("count", 0),
+        f"{sum(kind['bytes'] for kind in traffic.values()) / 1e6:.1f}",
+        f"{step['flops'] / step['images'] / 1e9:.1f}",
+        f"{step['accessed'] / step['images'] / 1e6:.0f}",
+        f"{step['moved'] / step['images'] / 1e6:.0f}",
+        f"{step['images'] * record['chips'] / max(times.values()):,.0f}",
+        max(times, key=lambda name: times[name]),
+        f"{step['seconds']:.0f}",
+    )
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Reads the flags, compiles what is not done yet, and writes the table."""
+    parsed = parse(Arguments, arguments, prog="python -m train.aot_table", switches=True)
+    if not parsed.configs:
+        raise UserError("name config files, such as configs/imagenet_*.py")
+    keys = {path: parsed.key(path) for path in parsed.configs}
+    os.makedirs(parsed.records, exist_ok=True)
+    records, failed = {}, []
+    for number, (path, key) in enumerate(keys.items(), 1):
+        record = read_record(parsed, path, key)
+        print(f"== {path}, {number} of {len(keys)}{': done before' if record else ''}", flush=True)
+        record = record or compile_config(parsed, path, key)
+        if record is None:
+            failed.append(path)
+            continue
+        records[path] = record
+        if parsed.out is not None:
+            with replacing(parsed.out) as new, open(new, "w", encoding="utf-8") as file:
+                file.write(table(records, parsed))
+    if records:
+        print(table(records, parsed), end="")
+    if failed:
+        raise UserError(f"failed: {', '.join(failed)}; the same command tries them again")
+
+
+if __name__ == "__main__":
+    program(main)

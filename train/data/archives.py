@@ -1,0 +1,206 @@
+"""Data sets as their makers give them away, unpacked in a folder: what lies where, and how to read it."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from train.data.images import read_image
+from train.errors import UserError
+
+Examples = Iterator[tuple[bytes, int]]
+"""Image files, PNG where the archive holds bare pixels, and their labels."""
+
+
+class Contents(NamedTuple):
+    """Names of the classes by label, and the images, which are read as they are asked for."""
+
+    class_names: list[str]
+    train: Examples
+    test: Examples
+
+
+@dataclasses.dataclass(frozen=True)
+class Archive:
+    """A data set that can be prepared from its makers' files.
+
+    Attributes:
+      source: what to download, and from which page.
+      files: paths in the folder that must be there.
+      shape: height, width and channels of the images, None where they differ.
+      read: from the folder to its contents.
+    """
+
+    source: str
+    files: tuple[str, ...]
+    shape: tuple[int | None, int | None, int]
+    read: Callable[[str], Contents]
+
+    def open(self, folder: str) -> Contents:
+        """Reads the folder.
+
+        Raises:
+          UserError: files are missing, or are not as they should be.
+        """
+        folder = os.path.expanduser(folder)
+        missing = [path for path in self.files if not os.path.exists(os.path.join(folder, path))]
+        if missing:
+            raise UserError(f"{folder} has no {', '.join(missing)}: download {self.source}, and unpack it there")
+        try:
+            return self.read(folder)
+        except (EOFError, LookupError, OSError, ValueError) as error:
+            raise UserError(f"{folder} holds damaged or other files than those of {self.source}: {error!r}") from error
+
+
+def _lines(*path: str) -> list[str]:
+    with open(os.path.join(*path)) as file:
+        return file.read().splitlines()
+
+
+def _table(*path: str) -> dict[str, str]:
+    """Lines of a key, a space and a value."""
+    return dict(line.split(" ", 1) for line in _lines(*path))
+
+
+def _pixels(images: np.ndarray, labels: np.ndarray) -> Examples:
+    if len(images) != len(labels) or not len(labels):
+        raise ValueError(f"{len(images)} images and {len(labels)} labels")
+    for image, label in zip(images, labels, strict=True):
+        yield _encode(image, "PNG"), int(label)
+
+
+def _photos(folder: str, labels: Iterable[tuple[str, int]]) -> Examples:
+    for name, label in labels:
+        with open(os.path.join(folder, name), "rb") as file:
+            yield file.read(), label
+
+
+def _encode(image: np.ndarray, kind: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, kind, **options)
+    return file.getvalue()
+
+
+def _idx(path: str) -> np.ndarray:
+    """An array of bytes in the format of MNIST: sizes of the axes as big-endian int32, then the bytes."""
+    with gzip.open(path) as file:
+        data = file.read()
+    sizes = np.frombuffer(data, ">i4", data[3], offset=4)
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(sizes)
+
+
+def _fashion_mnist(folder: str) -> Contents:
+    names = "T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Ankle_boot"
+
+    def part(name: str) -> Examples:
+        images, labels = (
+            _idx(os.path.join(folder, f"{name}-{kind}-ubyte.gz")) for kind in ("images-idx3", "labels-idx1")
+        )
+        return _pixels(images, labels)
+
+    return Contents([name.replace("_", " ") for name in names.split()], part("train"), part("t10k"))
+
+
+def _cifar(folder: str, names: str, label: int, train: Iterable[str], test: str) -> Contents:
+    """Records of one or two labels, the last of which is meant, and of red, green and blue planes of 32x32 bytes."""
+
+    def part(files: Iterable[str]) -> Examples:
+        records = np.concatenate([np.fromfile(os.path.join(folder, file), np.uint8) for file in files])
+        records = records.reshape(-1, label + 1 + 3 * 32 * 32)
+        return _pixels(records[:, label + 1 :].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), records[:, label])
+
+    return Contents([line for line in _lines(folder, names) if line], part(train), part([test]))
+
+
+def _cifar10(folder: str) -> Contents:
+    batches = [f"data_batch_{number}.bin" for number in range(1, 6)]
+    return _cifar(os.path.join(folder, "cifar-10-batches-bin"), "batches.meta.txt", 0, batches, "test_batch.bin")
+
+
+def _cifar100(folder: str) -> Contents:
+    return _cifar(os.path.join(folder, "cifar-100-binary"), "fine_label_names.txt", 1, ["train.bin"], "test.bin")
+
+
+def _birds(folder: str) -> Contents:
+    folder = os.path.join(folder, "CUB_200_2011")
+    paths, labels, parts, classes = (
+        _table(folder, f"{name}.txt") for name in ("images", "image_class_labels", "train_test_split", "classes")
+    )
+
+    def part(flag: str) -> Examples:
+        chosen = [(paths[key], int(labels[key]) - 1) for key in paths if parts[key] == flag]
+        return _photos(os.path.join(folder, "images"), chosen)
+
+    return Contents(list(classes.values()), part("1"), part("0"))
+
+
+def _cars(folder: str) -> Contents:
+    from scipy.io import loadmat
+
+    def part(name: str, *annotations: str) -> Examples:
+        rows = np.atleast_1d(loadmat(os.path.join(folder, *annotations), squeeze_me=True)["annotations"])
+        return _photos(os.path.join(folder, name), [(str(row["fname"]), int(row["class"]) - 1) for row in rows])
+
+    names = loadmat(os.path.join(folder, "devkit", "cars_meta.mat"), squeeze_me=True)["class_names"]
+    train = part("cars_train", "devkit", "cars_train_annos.mat")
+    return Contents([str(name) for name in names], train, part("cars_test", "cars_test_annos_withlabels.mat"))
+
+
+def _aircraft(folder: str) -> Contents:
+    folder = os.path.join(folder, "fgvc-aircraft-2013b", "data")
+    names = _lines(folder, "variants.txt")
+
+    def part(name: str) -> Examples:
+        chosen = [(key, names.index(variant)) for key, variant in _table(folder, f"images_variant_{name}.txt").items()]
+        return _without_banner(folder, chosen)
+
+    return Contents(names, part("trainval"), part("test"))
+
+
+def _without_banner(folder: str, labels: Iterable[tuple[str, int]]) -> Examples:
+    """The lowest 20 rows of each photo name its owner; without them it is encoded anew, at a high quality."""
+    for key, label in labels:
+        image = read_image(os.path.join(folder, "images", f"{key}.jpg"))
+        yield _encode(image[:-20], "JPEG", quality=95), label
+
+
+_CIFAR = "https://www.cs.toronto.edu/~kriz/cifar.html"
+
+ARCHIVES = {
+    "fashion_mnist": Archive(
+        "the four .gz files of https://github.com/zalandoresearch/fashion-mnist (or install Debian's package "
+        "dataset-fashion-mnist: /usr/share/datasets/fashion-mnist)",
+        tuple(f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")),
+        (28, 28, 1),
+        _fashion_mnist,
+    ),
+    "cifar10": Archive(f"cifar-10-binary.tar.gz from {_CIFAR}", ("cifar-10-batches-bin",), (32, 32, 3), _cifar10),
+    "cifar100": Archive(f"cifar-100-binary.tar.gz from {_CIFAR}", ("cifar-100-binary",), (32, 32, 3), _cifar100),
+    "caltech_birds2011": Archive(
+        "CUB_200_2011.tgz from https://www.vision.caltech.edu/datasets/cub_200_2011",
+        ("CUB_200_2011",),
+        (None, None, 3),
+        _birds,
+    ),
+    "cars196": Archive(
+        "cars_train.tgz, cars_test.tgz, car_devkit.tgz and cars_test_annos_withlabels.mat of Stanford Cars, "
+        "https://ai.stanford.edu/~jkrause/cars/car_dataset.html or its copies",
+        ("cars_train", "cars_test", "devkit/cars_meta.mat", "cars_test_annos_withlabels.mat"),
+        (None, None, 3),
+        _cars,
+    ),
+    "fgvc_aircraft": Archive(
+        "fgvc-aircraft-2013b.tar.gz from https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft",
+        ("fgvc-aircraft-2013b",),
+        (None, None, 3),
+        _aircraft,
+    ),
+}
+"""By the name that `tfds:NAME` has afterwards, TFDS's own where it has one."""

@@ -1,0 +1,212 @@
+"""Reads an optimised HLO program: what it sends between devices, and how often its loops run."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{$")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)$")
+_ARRAY = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\]")
+_CALLED = re.compile(r"\b(?:calls|body|to_apply|true_computation|false_computation)=%?([\w.-]+)")
+_BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
+_SENT: Mapping[str, Callable[[int], float]] = {
+    "all-reduce": lambda n: 2 * (n - 1) / n,
+    "all-gather": lambda n: (n - 1) / n,
+    "reduce-scatter": lambda n: (n - 1) / n,
+    "all-to-all": lambda n: (n - 1) / n,
+    "collective-permute": lambda n: 1.0,
+}
+"""Share of the whole array that each of n devices sends, around a ring."""
+_FREE = ("parameter", "tuple", "get-tuple-element", "bitcast", "constant", "while", "call", "conditional")
+"""What moves nothing by itself."""
+_CALLING = ("while", "call", "conditional", "fusion", "async-start")
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One line of a program.
+
+    Attributes:
+      name: its own.
+      type: shapes of its result, as written.
+      opcode: what it does.
+      operands: names of what it takes.
+      rest: everything after the opening bracket.
+    """
+
+    name: str
+    type: str
+    opcode: str
+    operands: tuple[str, ...]
+    rest: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Traffic:
+    """Collectives of one kind in a step.
+
+    Attributes:
+      count: how many are run.
+      bytes: size of the arrays that they work on, on each device, gathered where they gather or scatter.
+      sent: bytes that each device sends where they go around rings.
+    """
+
+    count: int = 0
+    bytes: int = 0
+    sent: float = 0.0
+
+
+class Program:
+    """The computations of an optimised HLO module.
+
+    Args:
+      text: what `compiled.as_text()` gives.
+      num_devices: how many devices it runs on.
+    """
+
+    def __init__(self, text: str, num_devices: int) -> None:
+        self._num_devices = num_devices
+        self.computations: dict[str, list[Instruction]] = {}
+        self._entry = ""
+        body: list[Instruction] = []
+        for line in text.splitlines():
+            if header := _COMPUTATION.match(line):
+                body = self.computations.setdefault(header[2], [])
+                self._entry = header[2] if header[1] else self._entry
+            elif match := _INSTRUCTION.match(line):
+                operands = tuple(re.findall(r"%([\w.-]+)", match[4].partition(")")[0]))
+                body.append(Instruction(match[1], match[2], match[3], operands, match[4]))
+        self._fused = {
+            name
+            for body in self.computations.values()
+            for line in body
+            if line.opcode == "fusion"
+            for name in _called(line)
+        }
+
+    def runs(self) -> dict[str, int]:
+        """How often each computation is run in one run of the program."""
+        runs: dict[str, int] = defaultdict(int)
+
+        def visit(name: str, times: int) -> None:
+            runs[name] += times
+            for instruction in self.computations.get(name, ()):
+                if instruction.opcode in _CALLING:
+                    for called in _called(instruction):
+                        visit(called, times * self._trips(instruction))
+
+        visit(self._entry, 1)
+        return dict(runs)
+
+    def _trips(self, instruction: Instruction) -> int:
+        """How often a loop runs: as the compiler says, or the bound that its condition counts to; 1 if unknown."""
+        if instruction.opcode != "while":
+            return 1
+        if known := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', instruction.rest):
+            return int(known[1])
+        condition = re.search(r"condition=%?([\w.-]+)", instruction.rest)
+        lines = self.computations.get(condition[1], []) if condition else []
+        bounds = [re.match(r"(\d+)\)", line.rest) for line in lines if line.opcode == "constant"]
+        return max((int(bound[1]) for bound in bounds if bound), default=1)
+
+    def traffic(self) -> Mapping[str, Traffic]:
+        """What the devices send each other, by kind.
+
+        A collective that runs beside other work stands in several fusions, under one channel: it counts once.
+        """
+        found: dict[str, Traffic] = {}
+        channels = set()
+        for name, times in self.runs().items():
+            lines = self.computations.get(name, [])
+            types = {line.name: line.type for line in lines}
+            for line in lines:
+                kind = line.opcode.removesuffix("-start")
+                if kind not in _SENT:
+                    continue
+                if name in self._fused:
+                    channel = re.search(r"channel_id=\d+", line.rest)
+                    if channel and channel[0] in channels:
+                        continue
+                    channels.add(channel and channel[0])
+                size, old = self._group_size(line), found.get(kind, Traffic())
+                whole = sum(num_bytes(types[operand]) for operand in line.operands)
+                whole *= size if kind == "all-gather" else 1
+                sent = whole * _SENT[kind](size)
+                found[kind] = Traffic(old.count + times, old.bytes + times * whole, old.sent + times * sent)
+        return found
+
+    def _group_size(self, line: Instruction) -> int:
+        """Devices that a collective joins."""
+        if match := re.search(r"replica_groups=\{\{([\d,]*)\}", line.rest):
+            return match[1].count(",") + 1
+        if match := re.search(r"replica_groups=\[\d+,(\d+)\]<=", line.rest):
+            return int(match[1])
+        if match := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", line.rest):
+            sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
+            return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", match[2]))
+        return self._num_devices
+
+    def memory_traffic(self, *, loops: bool = True) -> int:
+        """Bytes between a device and its main memory: what instructions outside of fusions take and give there.
+
+        Args:
+          loops: whether loops count as often as they run, or once.
+        """
+        total = 0
+        for name, times in self.runs().items():
+            lines = [] if name in self._fused else self.computations.get(name, [])
+            types = {line.name: line.type for line in lines}
+            for line in lines:
+                if line.opcode not in _FREE and not line.opcode.endswith("-done"):
+                    operands = [types.get(operand, "") for operand in line.operands]
+                    total += _moved(line, operands) * (times if loops else 1)
+        return total
+
+    def repetition(self, opcode: str) -> float:
+        """How often instructions of a kind run, over how often they stand in the text, weighed by their results."""
+        found = [
+            (num_bytes(line.type), times)
+            for name, times in self.runs().items()
+            for line in self.computations.get(name, [])
+            if line.opcode == opcode
+        ]
+        once = sum(size for size, _ in found)
+        return sum(size * times for size, times in found) / once if once else 1.0
+
+
+def _called(line: Instruction) -> list[str]:
+    branches = [name.strip(" %") for names in _BRANCHES.findall(line.rest) for name in names.split(",")]
+    return [*_CALLED.findall(line.rest), *branches]
+
+
+def _moved(line: Instruction, operands: Sequence[str]) -> int:
+    """Bytes that an instruction moves from and to main memory."""
+    if line.opcode in ("copy-start", "slice-start"):  # source and destination, in this order or the other
+        ends = [(num_bytes(array), main) for array, main in _arrays(line.type)][:2]
+        return min(size for size, _ in ends) * sum(main for _, main in ends)
+    if line.opcode in ("slice", "dynamic-slice", "gather"):
+        return 2 * sum(num_bytes(array) for array, main in _arrays(line.type) if main)
+    return sum(num_bytes(array) for text in (line.type, *operands) for array, main in _arrays(text) if main)
+
+
+def _arrays(text: str) -> list[tuple[str, bool]]:
+    """The arrays of a type, and whether each lies in main memory: a layout names any other space."""
+    return [(array, "S(" not in layout) for array, layout in re.findall(r"(\w+\[[\d,]*\])(\{[^}]*\})?", text)]
+
+
+def num_bytes(text: str) -> int:
+    """Bytes of all arrays of a type as HLO writes it.
+
+    Example:
+      >>> num_bytes("(bf16[7,7,3,64]{3,2,1,0:T(4,128)(2,1)}, f32[10]{0}, pred[])")
+      18857
+    """
+    total = 0
+    for name, shape in _ARRAY.findall(text):
+        bits = 8 if name == "pred" else int((re.search(r"\d+", name) or ["0"])[0])
+        total += math.prod(int(side) for side in shape.split(",") if side) * bits // 8
+    return total

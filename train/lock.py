@@ -1,0 +1,44 @@
+"""One run at a time in a work directory."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import os
+import socket
+import sys
+from collections.abc import Iterator
+
+from train.errors import UserError
+
+
+@contextlib.contextmanager
+def locked(workdir: str) -> Iterator[None]:
+    """Holds WORKDIR/lock, which the kernel lets go when the process ends, however it ends.
+
+    Args:
+      workdir: the run's folder; it is made where there is none.
+
+    Raises:
+      UserError: another process holds it, or the folder cannot be written to.
+    """
+    try:
+        os.makedirs(workdir, exist_ok=True)
+        file = open(os.path.join(workdir, "lock"), "a+")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise UserError(f"cannot write to work directory {workdir}: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise UserError(f"{workdir} is in use by {holder}: wait for its end, or choose another --workdir") from None
+        except OSError as error:  # a file system without locks
+            print(f"note: {workdir} cannot be locked ({error.strerror}): let no other run use it", file=sys.stderr)
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")
+        file.flush()
+        yield

@@ -1,0 +1,54 @@
+"""A notice that the machine will be taken away."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+Reached = Callable[[int], bool]
+
+
+@contextlib.contextmanager
+def preemption() -> Iterator[Reached]:
+    """Notices SIGTERM instead of dying of it, so that a run can save and end. One that comes later kills as usual.
+
+    Example:
+      >>> with preemption() as reached:
+      ...     for step in range(3):
+      ...         if reached(step):
+      ...             break  # save before this step, and end
+
+    Yields:
+      A function to call before every step; it says whether to save and end now. Of several processes it says so to all
+      at the same step, whichever of them has the notice; up to there it is JAX that takes the signals.
+    """
+    import jax
+
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if jax.distributed.is_initialized():
+        from jax.experimental.multihost_utils import reached_preemption_sync_point
+
+        def agreed(step: int) -> bool:
+            reached = reached_preemption_sync_point(step)
+            if reached and in_main_thread:
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            return reached
+
+        yield agreed
+    elif not in_main_thread:
+        yield lambda step: False  # Python gives signals to the main thread alone
+    else:
+        noticed = threading.Event()
+
+        def notice(number: int, frame: FrameType | None) -> None:
+            noticed.set()
+            signal.signal(signal.SIGTERM, usual)
+
+        usual = signal.signal(signal.SIGTERM, notice) or signal.SIG_DFL
+        try:
+            yield lambda step: noticed.is_set()
+        finally:
+            signal.signal(signal.SIGTERM, usual)

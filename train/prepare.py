@@ -1,0 +1,92 @@
+"""python -m train.prepare NAME --from DIR [--data_dir DIR]
+
+ImageNet needs none of this: unpack it into train and val with a folder for each class, and use `folder:DIR`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
+
+from train.cli import parse, program  # first: it checks the extra
+
+# isort: split
+import tensorflow_datasets as tfds
+import tyro
+
+from train.data.archives import ARCHIVES, Archive, Contents, Examples
+from train.data.prepared import nearest, tfds_folder
+from train.errors import UserError
+
+
+class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """Writes the contents of any archive as a TFDS set. It needs no TensorFlow, because images come encoded."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(self, name: str, archive: Archive, contents: Contents, folder: str) -> None:
+        self.name, self._archive, self._contents = name, archive, contents
+        super().__init__(data_dir=folder, file_format="array_record")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        shape = self._archive.shape
+        features = {
+            "image": tfds.features.Image(shape=shape, encoding_format="png" if shape[0] else "jpeg"),
+            "label": tfds.features.ClassLabel(names=self._contents.class_names),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        return {split: self._generate_examples(getattr(self._contents, split)) for split in ("train", "test")}
+
+    def _generate_examples(self, examples: Examples) -> Iterator[tuple[int, dict[str, Any]]]:
+        for index, (file, label) in enumerate(examples):
+            yield index, {"image": io.BytesIO(file), "label": label}
+
+
+def prepare(name: str, source: str, data_dir: str | None = None) -> str:
+    """Prepares a data set for `tfds:NAME` from its makers' files; one that is prepared already stays as it is.
+
+    Args:
+      name: one of `train.data.archives.ARCHIVES`.
+      source: folder in which the files lie, unpacked.
+      data_dir: folder of the prepared sets; None is $TFDS_DATA_DIR or ~/tensorflow_datasets.
+
+    Returns:
+      A line that says what is there now.
+
+    Raises:
+      UserError: there is no such set, or files are missing or damaged.
+    """
+    if name not in ARCHIVES:
+        raise UserError(f"NAME={name!r} must be one of {', '.join(ARCHIVES)}{nearest(name, list(ARCHIVES))}")
+    archive, folder = ARCHIVES[name], tfds_folder(data_dir)
+    builder = _Builder(name, archive, archive.open(source), folder)
+    builder.download_and_prepare()
+    train, test = (builder.info.splits[split].num_examples for split in ("train", "test"))
+    classes = builder.info.features["label"].num_classes
+    return f"tfds:{name} in {folder}: {train} training images, {test} test images, {classes} classes"
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Prepares a data set for `--data.source tfds:NAME` from the files of its makers, without TensorFlow."""
+
+    name: tyro.conf.Positional[str]
+    """fashion_mnist, cifar10, cifar100, caltech_birds2011, cars196 or fgvc_aircraft."""
+    source: Annotated[str, tyro.conf.arg(name="from")]
+    """Folder in which the files lie, unpacked."""
+    data_dir: str | None = None
+    """Folder of the prepared data sets; None is $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Reads the flags and says what is there now."""
+    parsed = parse(Arguments, arguments, prog="python -m train.prepare")
+    print(prepare(parsed.name, parsed.source, parsed.data_dir))
+
+
+if __name__ == "__main__":
+    program(main)

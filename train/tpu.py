@@ -1,0 +1,232 @@
+"""Compiles a training step for a TPU topology on a machine without TPUs."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import os
+import queue
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+
+import attnjax
+from train.chips import Chip, chip_of, wrong_topology
+from train.config import Config
+from train.errors import UserError
+from train.hlo import Program, Traffic
+from train.layout import Layout
+from train.metrics import Metrics
+from train.parallel import training_step
+from train.run import Run
+
+GIB = 2**30
+_WITHOUT_TPU = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+    "TPU_LOG_DIR": "disabled",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+"""What libtpu would otherwise ask a TPU machine for, and leave to compile beside another process. The topology
+overrules the type."""
+
+
+class NotEnoughMemoryError(UserError):
+    """A program does not fit on a chip.
+
+    Attributes:
+      needed: bytes that it needs there.
+    """
+
+    def __init__(self, message: str, needed: int) -> None:
+        super().__init__(message)
+        self.needed = needed
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """What the compiler says of a training step, per chip.
+
+    Attributes:
+      images: of a step, on each chip.
+      memory: bytes of `arguments`, `outputs`, `temporaries` and `program`; `reused` of the outputs lie on arguments.
+      flops: operations, as XLA counts them.
+      accessed: bytes that the operations take and give, as XLA counts them, in the chip's fast memory too.
+      moved: bytes from and to HBM, see Program.memory_traffic.
+      traffic: collectives by kind.
+      seconds: that the compilation took.
+    """
+
+    images: int
+    memory: Mapping[str, int]
+    flops: float
+    accessed: float
+    moved: int
+    traffic: Mapping[str, Traffic]
+    seconds: float
+
+    @property
+    def needed(self) -> int:
+        """Bytes of memory in all."""
+        return sum(self.memory.values()) - 2 * self.memory["reused"]
+
+    @property
+    def fixed(self) -> int:
+        """Bytes of memory that do not grow with the batch."""
+        return self.needed - self.memory["temporaries"]
+
+    def times(self, chip: Chip) -> dict[str, float]:
+        """Seconds that each part of a step takes at the chip's peak, if nothing else held it up."""
+        return {
+            "compute": self.flops / chip.flops,
+            "memory": self.moved / chip.memory_bandwidth,
+            "collectives": sum(kind.sent for kind in self.traffic.values()) / chip.network_bandwidth,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Pod:
+    """The chips of a topology, and the compiler for them.
+
+    Attributes:
+      topology: its name, such as v5e:16x16.
+      chip: what each of them can do.
+      devices: that programs are compiled for, one a chip.
+    """
+
+    topology: str
+    chip: Chip
+    devices: Sequence[Any]
+
+    @classmethod
+    def of(cls, topology: str) -> Pod:
+        """Raises UserError where libtpu is not installed, or there is no such topology."""
+        chip = chip_of(topology)
+        versions()
+        os.environ.update(_WITHOUT_TPU)
+        jax.config.update("jax_platforms", "cpu")  # libtpu would look for a TPU otherwise
+        try:
+            return cls(topology, chip, topologies.get_topology_desc(topology, "tpu", **chip.options).devices)
+        except jax.errors.JaxRuntimeError as error:
+            if "INVALID_ARGUMENT" in str(error):
+                raise wrong_topology(topology) from error
+            raise
+
+    @property
+    def num_processes(self) -> int:
+        """Hosts that the chips belong to."""
+        return len({device.process_index for device in self.devices})
+
+    def with_images(self, config: Config, images: int) -> Config:
+        """The config with a batch of so many images on each chip."""
+        data = dataclasses.replace(config.data, batch_size=images * len(self.devices))
+        return dataclasses.replace(config, data=data)
+
+    def compile(self, config: Config) -> Compiled:
+        """Compiles the training step of a config.
+
+        Raises:
+          NotEnoughMemoryError: it does not fit on a chip.
+        """
+        images, start = config.data.batch_size // len(self.devices), time.monotonic()
+        lowered = _lower(config, self.devices)
+        try:
+            compiled = _with_progress(lowered.compile, f"compiling for {self.topology}, {images} images a chip")
+        except jax.errors.JaxRuntimeError as error:
+            raise explain(error, images) from error
+        text, seconds = Program(compiled.as_text(), len(self.devices)), time.monotonic() - start
+        moved = text.memory_traffic()
+        cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
+        return Compiled(
+            images,
+            {
+                "arguments": memory.argument_size_in_bytes,
+                "outputs": memory.output_size_in_bytes,
+                "reused": memory.alias_size_in_bytes,
+                "temporaries": memory.temp_size_in_bytes,
+                "program": memory.generated_code_size_in_bytes,
+            },
+            cost["flops"] * text.repetition("convolution"),  # XLA counts a loop once
+            cost["bytes accessed"] * moved / text.memory_traffic(loops=False),
+            moved,
+            text.traffic(),
+            seconds,
+        )
+
+
+def versions() -> dict[str, str]:
+    """Of what a compilation depends on.
+
+    Raises:
+      UserError: libtpu is not installed.
+    """
+    try:
+        packages = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "libtpu")}
+    except importlib.metadata.PackageNotFoundError as error:
+        raise UserError(f"{error.name} is not installed: pip install -e '.[aot]'") from None
+    return {"attnjax": attnjax.__version__, **packages}
+
+
+def explain(error: Exception, images: int) -> Exception:
+    """The compiler's error as the user's, where it is for want of memory; else the error itself."""
+    sizes = re.search(r"RESOURCE_EXHAUSTED.*?\(([\d.]+)([MGT])\).*?\(([\d.]+)G\)", str(error), re.DOTALL)
+    if sizes is None:
+        return error
+    needed = float(sizes[1]) * 1024.0 ** ("MGT".index(sizes[2]) - 1)
+    message = f"{images} images a chip do not fit: they need {needed:.2f} of {sizes[3]} GiB"
+    return NotEnoughMemoryError(message, int(needed * GIB))
+
+
+def _lower(config: Config, devices: Sequence[jax.Device]) -> Any:
+    """Traces the step that `python -m train` runs, without its data set."""
+    size, classes = config.data.image_size, config.model.num_classes
+    if size is None or classes is None:
+        missing = "data.image_size" if size is None else "model.num_classes"
+        raise UserError(f"set {missing}: the data set is not opened here")
+    if config.parallel.engine != "jit":
+        raise UserError(f"parallel.engine={config.parallel.engine!r} needs its devices: take 'jit'")
+    shape = (size, size, config.data.channels or 3)
+    run = Run(config, tuple(map(str, range(classes))), shape, num_examples=config.data.batch_size)
+    layout = Layout.of(config, devices)
+    step: Any = training_step(run, layout)
+    state, metrics = layout.abstract((run.abstract_state(), jax.eval_shape(Metrics.zero)))
+    batch = {
+        "image": jax.ShapeDtypeStruct((config.data.batch_size, *shape), jnp.uint8, sharding=layout.split),
+        "label": jax.ShapeDtypeStruct((config.data.batch_size,), jnp.int32, sharding=layout.split),
+    }
+    return step.program.lower(state, metrics, batch)
+
+
+def _with_progress(work: Callable[[], Any], label: str) -> Any:
+    """Does the work in a thread and tells the elapsed time: every second on a terminal, elsewhere every half minute."""
+    results: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            results.put((work(), None))
+        except Exception as error:
+            results.put((None, error))
+
+    terminal, start = sys.stderr.isatty(), time.monotonic()
+    before, after = ("\r", "") if terminal else ("", "\n")
+    threading.Thread(target=run, daemon=True).start()
+    while True:
+        try:
+            result, error = results.get(timeout=1 if terminal else 30)
+            break
+        except queue.Empty:
+            print(f"{before}{label}: {time.monotonic() - start:.0f} s", end=after, file=sys.stderr, flush=True)
+    if terminal:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    if error is not None:
+        raise error
+    return result
