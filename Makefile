@@ -6,12 +6,13 @@ BIN := $(VENV)/bin
 RUN ?= runs/digits_cbam
 POD ?= configs/imagenet_resnet50.py configs/imagenet_cbam_resnet50.py configs/imagenet_attention56.py
 
-.PHONY: help train test test-slow pod pod-all lint clean
+.PHONY: help train test test-slow faults pod pod-all lint clean
 
 help:
 	@echo "make train      train CBAM-ResNet-20 on the embedded digits (RUN=$(RUN)): a minute or two on two CPU cores"
 	@echo "make test       the tests, but for the long ones"
 	@echo "make test-slow  the long tests: whole runs, kills"
+	@echo "make faults     kill training runs at 60 random moments, saves included: each must end as the unbroken one"
 	@echo "make pod        compile three training steps for 256 TPU chips, without one: some minutes each (POD=...)"
 	@echo "make pod-all    the same for all ImageNet configs, and the largest batches that fit: hours; goes on where it stopped"
 	@echo "make lint       style (ruff) and types (mypy)"
@@ -25,6 +26,9 @@ test: $(VENV)/dev.done
 
 test-slow: $(VENV)/dev.done
 	$(BIN)/python -m pytest -m slow
+
+faults: $(VENV)/dev.done
+	$(BIN)/python -m tests.train.faults
 
 pod: $(VENV)/train.done $(VENV)/aot.done
 	$(BIN)/python -m train.aot_table $(POD)

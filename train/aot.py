@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
@@ -43,7 +44,7 @@ class Arguments:
     """File to write all figures to."""
 
 
-def largest_batch(needed: Callable[[int], int], known: Mapping[int, int], limit: int, most: int) -> int:
+def largest_batch(needed: Callable[[int], int], known: Mapping[int, int], limit: int, most: int, group: int) -> int:
     """The largest batch found to fit on a chip, by interpolation between what two others need.
 
     Args:
@@ -51,9 +52,10 @@ def largest_batch(needed: Callable[[int], int], known: Mapping[int, int], limit:
       known: bytes by batch, of a batch of 0 and another at least.
       limit: bytes that there are.
       most: no batch is larger.
+      group: images that belong on one chip.
 
     Returns:
-      A batch that is known to fit, a multiple of 8 from 8 on where it was looked for; 0 if none.
+      A batch that is known to fit, a multiple of 8 and of whole groups where it holds so many; 0 if none.
     """
     known = dict(known)
     while True:
@@ -62,7 +64,7 @@ def largest_batch(needed: Callable[[int], int], known: Mapping[int, int], limit:
         a, b = sorted(known, key=lambda batch: abs(known[batch] - limit))[:2]
         slope = max(1.0, (known[b] - known[a]) / (b - a))
         guess = min(int(a + (limit - known[a]) / slope), fails - 1)
-        guess -= guess % 8 if guess >= 8 else 0
+        guess -= guess % next(unit for unit in (math.lcm(8, group), group, 1) if unit <= max(1, guess))
         if guess <= fits or (fits and known[fits] > _FULL * limit):
             return fits
         known[guess] = needed(guess)
@@ -85,7 +87,9 @@ def find_largest(pod: Pod, config: Config, step: Compiled | None, known: Mapping
         print(f"tried        {images} images a chip need {compiled[images].needed / GIB:.2f} GiB", flush=True)
         return compiled[images].needed
 
-    images = largest_batch(needed, known, pod.chip.memory_bytes, _MOST_IMAGES // len(pod.devices))
+    norm = config.parallel.batch_norm
+    group = config.parallel.accumulate * (norm if isinstance(norm, int) else 1)
+    images = largest_batch(needed, known, pod.chip.memory_bytes, _MOST_IMAGES // len(pod.devices), group)
     if not images:
         raise UserError(f"{config.model.name} does not fit on a chip of {pod.topology} with any batch")
     return compiled[images]

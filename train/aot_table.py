@@ -21,7 +21,7 @@ from train.chips import chip_of
 from train.config import flatten
 from train.errors import UserError
 from train.run import replacing
-from train.tpu import GIB, versions
+from train.tpu import GIB, require_libtpu, versions
 
 _COLUMNS = (
     "config",
@@ -80,14 +80,17 @@ def read_record(arguments: Arguments, path: str, key: str) -> dict[str, Any] | N
     return None
 
 
-def compile_config(arguments: Arguments, path: str, key: str) -> dict[str, Any] | None:
-    """Compiles in a process of its own, which takes its memory along; None where that failed."""
+def compile_config(arguments: Arguments, path: str, key: str) -> dict[str, Any]:
+    """Compiles in a process of its own, which takes its memory along.
+
+    Raises:
+      subprocess.CalledProcessError: it failed, and has said why.
+    """
     with replacing(arguments.record_path(path)) as written:
         command = [sys.executable, "-m", "train.aot", path, "--topology", arguments.topology, "--json", written]
         command += ["--batch_per_chip", str(arguments.batch_per_chip)]
         command += ["--find_batch"] * arguments.find_batch
-        if subprocess.run(command, check=False).returncode:
-            return None
+        subprocess.run(command, check=True)
         with open(written, encoding="utf-8") as file:
             record = json.load(file) | {"key": key}
         with open(written, "w", encoding="utf-8") as file:
@@ -134,7 +137,7 @@ def _row(path: str, record: Mapping[str, Any]) -> str:
         f"{step['flops'] / step['images'] / 1e9:.1f}",
         f"{step['accessed'] / step['images'] / 1e6:.0f}",
         f"{step['moved'] / step['images'] / 1e6:.0f}",
-        f"{step['images'] * record['chips'] / max(times.values()):,.0f}",
+        f"{step['images_per_second']:,.0f}",
         max(times, key=lambda name: times[name]),
         f"{step['seconds']:.0f}",
     )
@@ -146,17 +149,18 @@ def main(arguments: Sequence[str]) -> None:
     parsed = parse(Arguments, arguments, prog="python -m train.aot_table", switches=True)
     if not parsed.configs:
         raise UserError("name config files, such as configs/imagenet_*.py")
+    require_libtpu()
     keys = {path: parsed.key(path) for path in parsed.configs}
     os.makedirs(parsed.records, exist_ok=True)
     records, failed = {}, []
     for number, (path, key) in enumerate(keys.items(), 1):
         record = read_record(parsed, path, key)
         print(f"== {path}, {number} of {len(keys)}{': done before' if record else ''}", flush=True)
-        record = record or compile_config(parsed, path, key)
-        if record is None:
+        try:
+            records[path] = record or compile_config(parsed, path, key)
+        except subprocess.CalledProcessError:
             failed.append(path)
             continue
-        records[path] = record
         if parsed.out is not None:
             with replacing(parsed.out) as new, open(new, "w", encoding="utf-8") as file:
                 file.write(table(records, parsed))

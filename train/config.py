@@ -85,7 +85,7 @@ class DataConfig(Checked):
     apply_exif_orientation: bool = True
     """folder: turn photos upright as their EXIF data says. False shows them as stored, as torchvision does."""
     skip_unreadable: bool = False
-    """folder: count and skip files that cannot be decoded, instead of stopping at the first."""
+    """Count and skip images that cannot be decoded, instead of stopping at the first."""
     test_fraction: float = 0.2
     """folder: share of each class that is held out where PATH has no train and test or val folders."""
     tfds_dir: str | None = None

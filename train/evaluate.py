@@ -21,6 +21,7 @@ from train.checkpoint import digest
 from train.config import Config
 from train.data import Reader, evaluation_batches, open_dataset
 from train.errors import UserError
+from train.hosts import Hosts, connected, gather, is_first
 from train.layout import Layout
 from train.metrics import Metrics
 from train.run import load_state, read_run
@@ -108,11 +109,17 @@ class Arguments:
     """Shorter side of the image before the crop, one for each size or one for all. None keeps the run's proportion."""
     digest: tyro.conf.FlagCreatePairsOff[bool] = False
     """Also print a SHA-256 over parameters and batch statistics."""
+    hosts: Annotated[Hosts, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Hosts)
 
 
 def main(arguments: Sequence[str]) -> None:
     """Reads the flags and prints the figures."""
     parsed = parse(Arguments, arguments, prog="python -m train.evaluate", switches=True)
+    with connected(parsed.hosts):
+        _evaluate(parsed)
+
+
+def _evaluate(parsed: Arguments) -> None:
     run = read_run(parsed.workdir)
     layout = Layout.of_all_devices()
     state = load_state(run, parsed.workdir, parsed.checkpoint, layout)
@@ -127,9 +134,12 @@ def main(arguments: Sequence[str]) -> None:
     batch_size = layout.round_up(-(-reader.config.batch_size // (10 if parsed.crops == "ten" else 1)))
     reader = dataclasses.replace(reader, config=dataclasses.replace(reader.config, batch_size=batch_size))
     result = Evaluator(run.model(), run.config, reader, layout, len(run.class_names), views)(state.evaluated)
+    unreadable = set().union(*gather("unreadable images", sorted(reader.unreadable)))
+    if not is_first():
+        return
     print(f"step {int(state.step)}: test_loss={result.loss:.4f} on {result.count} images")
-    if reader.unreadable:
-        print(f"{len(reader.unreadable)} unreadable images skipped", file=sys.stderr)
+    if unreadable:
+        print(f"{len(unreadable)} unreadable images skipped", file=sys.stderr)
     if len(run.class_names) > 5:
         print(f"test_top5_accuracy={result.top5_accuracy:.4f}")
     print(f"test_accuracy={result.accuracy:.4f}")

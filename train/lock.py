@@ -25,7 +25,7 @@ def locked(workdir: str) -> Iterator[None]:
     """
     try:
         os.makedirs(workdir, exist_ok=True)
-        file = open(os.path.join(workdir, "lock"), "a+")  # noqa: SIM115 - closed below
+        file = open(os.path.join(workdir, "lock"), "ab+", buffering=0)  # noqa: SIM115 - closed below
     except OSError as error:
         raise UserError(f"cannot write to work directory {workdir}: {error.strerror}") from error
     with file:
@@ -33,12 +33,12 @@ def locked(workdir: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            holder = file.read().strip() or "another process"
+            holder = file.read().decode().strip() or "another process"
             raise UserError(f"{workdir} is in use by {holder}: wait for its end, or choose another --workdir") from None
         except OSError as error:  # a file system without locks
             print(f"note: {workdir} cannot be locked ({error.strerror}): let no other run use it", file=sys.stderr)
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")
-        file.flush()
+        with contextlib.suppress(OSError):  # on a full disk the lock holds, but has no name
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n".encode())
         yield

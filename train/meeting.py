@@ -200,7 +200,7 @@ class Meeting:
         except (OSError, ValueError):
             message = {"line": f"{numbers([process], self.place.num_processes)} is lost: {_RESUME}", "code": 1}
         if "line" in message and self._ending.acquire(blocking=False):
-            self._exit(message["line"], message["line"], message["code"])
+            self._exit(message["line"], message["code"], message)
 
     def end(self, line: str, code: int, *, known: bool = False) -> NoReturn:
         """Ends this process at once, and the others with it.
@@ -212,13 +212,12 @@ class Meeting:
         """
         self._ending.acquire()
         named = f"{numbers([self.place.process_id], self.place.num_processes)}: {line}"
-        self._exit(line, None if known else named, code)
+        self._exit(line, code, {"bye": True} if known else {"line": named, "code": code})
 
-    def _exit(self, line: str, told: str | None, code: int) -> NoReturn:
+    def _exit(self, line: str, code: int, last_words: dict[str, Any]) -> NoReturn:
         os.write(2, f"error: {line}\n".encode())
-        if told is not None:
-            _send_all(self._peers.values(), line=told, code=code)
         _start(sys.stdout.flush).join(timeout=1)  # the main thread may be holding it
+        _send_all(self._peers.values(), **last_words)
         if self.place.process_id == 0:
             # JAX aborts the others as soon as process 0 is gone: let them end in their own words first.
             deadline = time.monotonic() + 2

@@ -74,9 +74,9 @@ def prepare(name: str, source: str, data_dir: str | None = None) -> str:
 class Arguments:
     """Prepares a data set for `--data.source tfds:NAME` from the files of its makers, without TensorFlow."""
 
-    name: tyro.conf.Positional[str]
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
     """fashion_mnist, cifar10, cifar100, caltech_birds2011, cars196 or fgvc_aircraft."""
-    source: Annotated[str, tyro.conf.arg(name="from")]
+    source: Annotated[str, tyro.conf.arg(name="from", metavar="DIR")]
     """Folder in which the files lie, unpacked."""
     data_dir: str | None = None
     """Folder of the prepared data sets; None is $TFDS_DATA_DIR or ~/tensorflow_datasets."""

@@ -45,14 +45,15 @@ def train_step(
       axis_name: the `pmap` axis over which the batch goes on; None where the batch is whole, as under `jit`.
       gather: brings parameters that lie in parts on several devices together where they are used.
     """
-    key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+    mixing, dropping = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), state.step))
     if axis_name is not None:
-        key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+        dropping = jax.random.fold_in(dropping, jax.lax.axis_index(axis_name))
+    keys = {"mix": mixing, "dropout": dropping}
 
     params = state.variables["params"]
     batch_stats = {name: value for name, value in state.variables.items() if name != "params"}
     loss_fn = partial(_loss, model, config, gather)
-    loss, right, batch_stats, grads = _gradients(loss_fn, config.parallel.accumulate, params, batch_stats, batch, key)
+    loss, right, batch_stats, grads = _gradients(loss_fn, config.parallel.accumulate, params, batch_stats, batch, keys)
     size = len(batch["label"])
     if axis_name is not None:
         loss, batch_stats, grads = jax.lax.pmean((loss, batch_stats, grads), axis_name)
@@ -81,13 +82,13 @@ def _loss(
     params: Any,
     batch_stats: Any,
     batch: Mapping[str, jax.Array],
-    key: jax.Array,
+    keys: Mapping[str, jax.Array],
 ) -> tuple[jax.Array, tuple[jax.Array, Any]]:
     """Mean loss of a batch, and besides it the number of right answers and the new batch statistics."""
 
     def apply(params: Any, images: jax.Array) -> Any:
         variables = {**batch_stats, "params": gather(params)}
-        return model.apply(variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key})
+        return model.apply(variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": keys["dropout"]})
 
     if config.parallel.rematerialize != "none":
         kept = jax.checkpoint_policies.save_only_these_names(*_KEPT[config.parallel.rematerialize])
@@ -95,7 +96,7 @@ def _loss(
     images = normalize(config.data, batch["image"])
     targets = jax.nn.one_hot(batch["label"], model.num_classes, dtype=jnp.float32)
     targets = optax.smooth_labels(targets, config.label_smoothing)
-    images, targets = mix(config.data, jax.random.fold_in(key, 1), images, targets)
+    images, targets = mix(config.data, keys["mix"], images, targets)
     logits, updates = apply(params, images)
     losses = optax.softmax_cross_entropy(logits, targets.astype(logits.dtype))
     return losses.mean(), (_correct(logits, batch["label"]).sum(dtype=jnp.int32), updates)
@@ -107,7 +108,7 @@ def _gradients(
     params: Any,
     batch_stats: Any,
     batch: Mapping[str, jax.Array],
-    key: jax.Array,
+    keys: Mapping[str, jax.Array],
 ) -> tuple[jax.Array, jax.Array, Any, Any]:
     """Mean loss, right answers, new batch statistics and gradients, over the parts of a batch one after the other.
 
@@ -115,17 +116,18 @@ def _gradients(
     """
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
     if parts == 1:
-        (loss, (right, batch_stats)), grads = gradient(params, batch_stats, batch, key)
+        (loss, (right, batch_stats)), grads = gradient(params, batch_stats, batch, keys)
         return loss, right, batch_stats, grads
 
-    def add_part(carry: tuple[Any, Any], part: tuple[Any, jax.Array]) -> tuple[tuple[Any, Any], None]:
+    def add_part(carry: tuple[Any, Any], part: tuple[Any, Any]) -> tuple[tuple[Any, Any], None]:
         batch_stats, sums = carry
         (loss, (right, batch_stats)), grads = gradient(params, batch_stats, *part)
         return (batch_stats, jax.tree.map(jnp.add, sums, (loss, right, grads))), None
 
     split = {name: v.reshape(len(v) // parts, parts, *v.shape[1:]).swapaxes(0, 1) for name, v in batch.items()}
     zeros = (jnp.zeros(()), jnp.int32(0), jax.tree.map(jnp.zeros_like, params))
-    (batch_stats, sums), _ = jax.lax.scan(add_part, (batch_stats, zeros), (split, jax.random.split(key, parts)))
+    keys_of_parts = {name: jax.random.split(key, parts) for name, key in keys.items()}
+    (batch_stats, sums), _ = jax.lax.scan(add_part, (batch_stats, zeros), (split, keys_of_parts))
     loss, right, grads = sums
     return loss / parts, right, batch_stats, jax.tree.map(lambda grad: grad / parts, grads)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
+import importlib.util
 import os
 import queue
 import re
@@ -111,7 +113,7 @@ class Pod:
     def of(cls, topology: str) -> Pod:
         """Raises UserError where libtpu is not installed, or there is no such topology."""
         chip = chip_of(topology)
-        versions()
+        require_libtpu()
         os.environ.update(_WITHOUT_TPU)
         jax.config.update("jax_platforms", "cpu")  # libtpu would look for a TPU otherwise
         try:
@@ -163,17 +165,19 @@ class Pod:
         )
 
 
-def versions() -> dict[str, str]:
-    """Of what a compilation depends on.
+def require_libtpu() -> None:
+    """Raises UserError where the compiler for TPUs is not installed."""
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError("libtpu is not installed: pip install -e '.[aot]'")
 
-    Raises:
-      UserError: libtpu is not installed.
-    """
-    try:
-        packages = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "libtpu")}
-    except importlib.metadata.PackageNotFoundError as error:
-        raise UserError(f"{error.name} is not installed: pip install -e '.[aot]'") from None
-    return {"attnjax": attnjax.__version__, **packages}
+
+def versions() -> dict[str, str]:
+    """Of what a compilation depends on, as far as it is installed."""
+    found = {"attnjax": attnjax.__version__}
+    for name in ("jax", "jaxlib", "libtpu"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def explain(error: Exception, images: int) -> Exception:
@@ -217,16 +221,16 @@ def _with_progress(work: Callable[[], Any], label: str) -> Any:
             results.put((None, error))
 
     terminal, start = sys.stderr.isatty(), time.monotonic()
-    before, after = ("\r", "") if terminal else ("", "\n")
+    before, after, last = ("\r", "", "\r\x1b[K") if terminal else ("", "\n", "")
     threading.Thread(target=run, daemon=True).start()
-    while True:
-        try:
-            result, error = results.get(timeout=1 if terminal else 30)
-            break
-        except queue.Empty:
+    try:
+        while True:
+            with contextlib.suppress(queue.Empty):
+                result, error = results.get(timeout=1 if terminal else 30)
+                break
             print(f"{before}{label}: {time.monotonic() - start:.0f} s", end=after, file=sys.stderr, flush=True)
-    if terminal:
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    finally:
+        print(end=last, file=sys.stderr, flush=True)
     if error is not None:
         raise error
     return result

@@ -89,21 +89,22 @@ class BatchNorm(nn.Module):
         return y.reshape(shape).astype(out_dtype)
 
     def _grouped(self, x: jax.Array) -> jax.Array:
-        """(b, ..., c) -> (groups, b / groups, ..., c)."""
+        """(b, ..., c) -> (groups, b / groups, ..., c), or itself if all of it is one group."""
         if self.groups == 1:
-            return x[None]
+            return x
         if self.groups < 1 or x.shape[0] % self.groups:
             raise ValueError(f"groups={self.groups} does not divide the {x.shape[0]} examples of the batch")
         return x.reshape(self.groups, x.shape[0] // self.groups, *x.shape[1:])
 
     def _moments(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int]:
-        """Mean and variance of each group, (groups, 1, ..., 1, c), and over how many values they are taken."""
-        axes = tuple(range(1, x.ndim - 1))
-        count = math.prod(x.shape[1:-1])
+        """Mean and variance of each group, with axes of length 1, and over how many values they are taken."""
+        first = 0 if self.groups == 1 else 1
+        axes, part = tuple(range(first, x.ndim - 1)), x.shape[first:]
+        count = math.prod(part[:-1])
         if self.axis_name is not None:
             count *= jax.lax.axis_size(self.axis_name)
         if count == 1:
-            raise ValueError(f"batch norm in training needs more than one value per channel, got shape {x.shape[1:]}")
+            raise ValueError(f"batch norm in training needs more than one value per channel, got shape {part}")
 
         def mean_of(values: jax.Array) -> jax.Array:
             mean = jnp.mean(values, axes, keepdims=True)

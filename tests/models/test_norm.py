@@ -21,13 +21,13 @@ from attnjax.layers import BatchNorm
 from attnjax.models import VGG, BasicBlock, Bottleneck, GGAMNet, MobileNet, ResidualAttentionNet, ResNet
 
 _resnet = partial(ResNet, (1, 1), num_classes=3, widths=(8, 16), stem="cifar", stem_width=8)
-_modules = [partial(ResidualAttention, t=1, pools=pools) for pools in (1, 0)]
+_module = partial(ResidualAttention, p=0, t=1, post=0, bottom=1, pools=1)
 NETS = {
-    "cbam": partial(attnjax.create_model, "cbam_resnet20_cifar"),
+    "cbam": partial(_resnet, BasicBlock, attention=partial(CBAM, reduction=4)),
     "bam": partial(_resnet, BasicBlock, attention=partial(BAM, reduction=4, dilation=1), attention_placement="stage"),
     "sk": partial(_resnet, Bottleneck, spatial_conv=SelectiveKernel, spatial_norm=False),
     "ran": partial(
-        *(ResidualAttentionNet, ResidualUnit, _modules, (1, 1), 3),
+        *(ResidualAttentionNet, ResidualUnit, _module, (1, 0), 3),
         **{"widths": (8, 16), "stage_units": (1, 1), "stem": "cifar", "stem_width": 8},
     ),
 }
@@ -145,7 +145,7 @@ def test_groups_are_devices_and_a_named_axis_is_the_global_batch(name: str) -> N
 
 MARKED = {
     "ResNet": (NETS["bam"](), "s bs bs"),
-    "ResidualAttentionNet": (NETS["ran"](), "s bs bs"),
+    "ResidualAttentionNet": (NETS["ran"](), "s bs s"),
     "MobileNet": (MobileNet(3, 0.25), "s s bs bs bbbbbs bs"),
     "VGG": (VGG((2, 1), 3, (8, 8)), "bs s"),
     "GGAMNet": (GGAMNet(partial(VGG, (2, 1), widths=(8, 8)), num_classes=3), "bs s"),

@@ -49,10 +49,11 @@ class Process:
             reader.start()
 
     def _read(self, stream: IO[str], lines: list[str]) -> None:
-        for line in stream:
-            with self._said:
-                lines.append(line.rstrip("\n"))
-                self._said.notify_all()
+        with stream:
+            for line in stream:
+                with self._said:
+                    lines.append(line.rstrip("\n"))
+                    self._said.notify_all()
 
     def wait_for(self, beginning: str, timeout: float = 120) -> str:
         """Waits for a line of standard output, and returns it."""

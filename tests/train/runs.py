@@ -71,11 +71,11 @@ def environment(cache: Path | None, devices: int = 1) -> dict[str, str]:
 
 
 def run(
-    module: str, *arguments: object, cache: Path | None = None, devices: int = 1, **options: Any
+    module: str, *arguments: object, cache: Path | None = None, devices: int = 1
 ) -> subprocess.CompletedProcess[str]:
     """Runs `python -m MODULE ARGUMENTS...` in the checkout, on one device where no other number is given."""
     command = [sys.executable, "-m", module, *map(str, arguments)]
-    options = {"cwd": ROOT, "env": environment(cache, devices), "capture_output": True, "text": True, **options}
+    options: Any = {"cwd": ROOT, "env": environment(cache, devices), "capture_output": True, "text": True}
     return subprocess.run(command, check=False, **options)
 
 
@@ -104,7 +104,8 @@ def kill_at(step: int, *arguments: object, cache: Path | None = None) -> None:
     """Trains, and kills the process as soon as it tells of a step."""
     with training(*arguments, cache=cache) as process:
         assert process.stdout is not None
-        assert any(line.startswith(f"step {step}/") for line in process.stdout)
+        assert process.stderr is not None
+        assert any(line.startswith(f"step {step}/") for line in process.stdout), process.stderr.read()
     assert process.returncode == -signal.SIGKILL
 
 

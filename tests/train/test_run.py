@@ -70,7 +70,7 @@ def copied(trained: Trained, tmp_path: Path) -> Path:
 def test_a_run_leaves_its_files(trained: Trained):
     workdir, result = trained
     files = {"config.json", "metrics.jsonl", "summary.json", "curves.png", "confusion.png", "confusion.csv"}
-    assert {path.name for path in workdir.iterdir()} == files | {"checkpoints", "tensorboard"}
+    assert {path.name for path in workdir.iterdir()} == files | {"checkpoints", "lock", "tensorboard"}
     for name in ("curves.png", "confusion.png"):
         with Image.open(workdir / name) as picture:
             assert min(picture.size) > 200
@@ -387,7 +387,7 @@ def test_a_foreign_config_json_is_left_alone(tmp_path: Path):
 def test_a_damaged_checkpoint_is_named(trained: Trained, tmp_path: Path):
     shutil.copytree(trained[0], tmp_path / "run")
     (tmp_path / "run" / "checkpoints" / "6" / "state" / "_METADATA").write_text("{")
-    with pytest.raises(UserError, match=r"checkpoints/6 cannot be read .* remove it to use the one before"):
+    with pytest.raises(UserError, match=r"checkpoints/6 is damaged \(.*\): the newest whole one is step 4"):
         load_run(str(tmp_path / "run"))
 
 

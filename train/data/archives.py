@@ -32,7 +32,7 @@ class Archive:
     """A data set that can be prepared from its makers' files.
 
     Attributes:
-      source: what to download, and from which page.
+      source: what the folder must hold, and which page has it.
       files: paths in the folder that must be there.
       shape: height, width and channels of the images, None where they differ.
       read: from the folder to its contents.
@@ -52,11 +52,13 @@ class Archive:
         folder = os.path.expanduser(folder)
         missing = [path for path in self.files if not os.path.exists(os.path.join(folder, path))]
         if missing:
-            raise UserError(f"{folder} has no {', '.join(missing)}: download {self.source}, and unpack it there")
+            raise UserError(f"{folder} has no {', '.join(missing)}: it must hold {self.source}")
         try:
             return self.read(folder)
         except (EOFError, LookupError, OSError, ValueError) as error:
-            raise UserError(f"{folder} holds damaged or other files than those of {self.source}: {error!r}") from error
+            raise UserError(
+                f"{folder} does not hold {self.source}, or damaged: {type(error).__name__}: {error}"
+            ) from error
 
 
 def _lines(*path: str) -> list[str]:
@@ -72,8 +74,7 @@ def _table(*path: str) -> dict[str, str]:
 def _pixels(images: np.ndarray, labels: np.ndarray) -> Examples:
     if len(images) != len(labels) or not len(labels):
         raise ValueError(f"{len(images)} images and {len(labels)} labels")
-    for image, label in zip(images, labels, strict=True):
-        yield _encode(image, "PNG"), int(label)
+    return ((_encode(image, "PNG"), int(label)) for image, label in zip(images, labels, strict=True))
 
 
 def _photos(folder: str, labels: Iterable[tuple[str, int]]) -> Examples:
@@ -171,33 +172,33 @@ def _without_banner(folder: str, labels: Iterable[tuple[str, int]]) -> Examples:
         yield _encode(image[:-20], "JPEG", quality=95), label
 
 
-_CIFAR = "https://www.cs.toronto.edu/~kriz/cifar.html"
+_CIFAR = "of https://www.cs.toronto.edu/~kriz/cifar.html, unpacked"
 
 ARCHIVES = {
     "fashion_mnist": Archive(
-        "the four .gz files of https://github.com/zalandoresearch/fashion-mnist (or install Debian's package "
-        "dataset-fashion-mnist: /usr/share/datasets/fashion-mnist)",
+        "the four .gz files, as they are, of https://github.com/zalandoresearch/fashion-mnist (or take "
+        "/usr/share/datasets/fashion-mnist of Debian's package dataset-fashion-mnist)",
         tuple(f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")),
         (28, 28, 1),
         _fashion_mnist,
     ),
-    "cifar10": Archive(f"cifar-10-binary.tar.gz from {_CIFAR}", ("cifar-10-batches-bin",), (32, 32, 3), _cifar10),
-    "cifar100": Archive(f"cifar-100-binary.tar.gz from {_CIFAR}", ("cifar-100-binary",), (32, 32, 3), _cifar100),
+    "cifar10": Archive(f"cifar-10-binary.tar.gz {_CIFAR}", ("cifar-10-batches-bin",), (32, 32, 3), _cifar10),
+    "cifar100": Archive(f"cifar-100-binary.tar.gz {_CIFAR}", ("cifar-100-binary",), (32, 32, 3), _cifar100),
     "caltech_birds2011": Archive(
-        "CUB_200_2011.tgz from https://www.vision.caltech.edu/datasets/cub_200_2011",
+        "CUB_200_2011.tgz of https://www.vision.caltech.edu/datasets/cub_200_2011, unpacked",
         ("CUB_200_2011",),
         (None, None, 3),
         _birds,
     ),
     "cars196": Archive(
-        "cars_train.tgz, cars_test.tgz, car_devkit.tgz and cars_test_annos_withlabels.mat of Stanford Cars, "
-        "https://ai.stanford.edu/~jkrause/cars/car_dataset.html or its copies",
+        "cars_train.tgz, cars_test.tgz and car_devkit.tgz, unpacked, and cars_test_annos_withlabels.mat of "
+        "https://ai.stanford.edu/~jkrause/cars/car_dataset.html (Stanford Cars) or a copy of it",
         ("cars_train", "cars_test", "devkit/cars_meta.mat", "cars_test_annos_withlabels.mat"),
         (None, None, 3),
         _cars,
     ),
     "fgvc_aircraft": Archive(
-        "fgvc-aircraft-2013b.tar.gz from https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft",
+        "fgvc-aircraft-2013b.tar.gz of https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft, unpacked",
         ("fgvc-aircraft-2013b",),
         (None, None, 3),
         _aircraft,

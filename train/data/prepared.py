@@ -13,7 +13,7 @@ import numpy as np
 
 from train.data.archives import ARCHIVES
 from train.data.dataset import Dataset, Split
-from train.data.images import decode
+from train.data.images import UnreadableImageError, decode
 from train.errors import UserError
 
 _KEPT_BYTES = 2**28
@@ -30,7 +30,10 @@ class _Records:
         return len(self.source)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        record = self.source[index]
+        try:
+            record = self.source[index]
+        except RuntimeError as error:
+            raise UnreadableImageError(f"cannot read {self.name(index)}: {error}") from error
         image = decode(io.BytesIO(record["image"]), self.name(index), channels=self.channels)
         return image, int(record["label"])
 

@@ -1,0 +1,290 @@
+"""Compiling for TPUs that are not there: the report, the largest batch, the table, errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+from tests.train.runs import ROOT, replace
+from train import aot, aot_table
+from train.aot import describe, largest_batch, record
+from train.chips import CHIPS, Chip, chip_of
+from train.config import Config, DataConfig, ModelConfig, ParallelConfig
+from train.errors import UserError
+from train.hlo import Traffic
+from train.run import Run
+from train.tpu import GIB, Compiled, NotEnoughMemoryError, Pod, explain
+
+_CHIP = Chip(memory=16.0, flops=1e12, memory_bandwidth=1e11, network_bandwidth=1e10, dimensions=2)
+_STEP = Compiled(
+    images=4,
+    memory={"arguments": 3 * GIB, "outputs": 2 * GIB, "reused": GIB, "temporaries": 8 * GIB, "program": GIB},
+    flops=2e9,
+    accessed=8e8,
+    moved=4 * 10**8,
+    traffic={"all-reduce": Traffic(3, 10_000_000, 20e6)},
+    seconds=7.0,
+)
+_CONFIG = Config(
+    model=ModelConfig(name="resnet20_cifar", num_classes=10, dtype="bfloat16"),
+    data=DataConfig(source="folder:nowhere", batch_size=32, image_size=8, channels=3),
+    parallel=ParallelConfig(batch_norm="device"),
+    total_epochs=2,
+)
+
+
+@pytest.fixture
+def pod() -> Pod:
+    """Eight devices that are there, in the place of chips."""
+    return Pod("cpu:8", _CHIP, jax.devices())
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> str:
+    """A file with a small net."""
+    path = tmp_path / "small.py"
+    path.write_text(
+        "from train.config import *\n"
+        "config = Config(ModelConfig('resnet20_cifar', 10, 'bfloat16'), DataConfig('folder:nowhere', 32, image_size=8),"
+        " parallel=ParallelConfig(batch_norm='device'), total_epochs=2)\n"
+    )
+    return str(path)
+
+
+def test_memory_and_times_of_a_step() -> None:
+    assert _STEP.needed == 13 * GIB - GIB + GIB - GIB + GIB
+    assert _STEP.fixed == _STEP.needed - 8 * GIB
+    assert _STEP.times(_CHIP) == {"compute": 0.002, "memory": 0.004, "collectives": 0.002}
+
+
+def test_the_report_names_what_binds(pod: Pod) -> None:
+    text = "\n".join(describe(pod, _CONFIG, _STEP))
+    assert "batch        32 images, 4 a chip" in text
+    assert "memory       13.00 of 16.00 GiB a chip, fits: arguments 3.00, outputs 2.00 (1.00 in place" in text
+    assert "all-reduce: 3 a step, of 10.0 MB in all" in text
+    assert "0.5 G an image" in text
+    assert "at most 8000 images/s, bound by memory: compute 2 ms, memory 4 ms, collectives 2 ms" in text
+    crowded = dataclasses.replace(_STEP, memory={**_STEP.memory, "temporaries": 12 * GIB})
+    assert "17.00 of 16.00 GiB a chip, does not fit" in "\n".join(describe(pod, _CONFIG, crowded))
+
+
+@pytest.mark.parametrize(
+    ("needs", "known", "asked", "expected"),
+    [
+        (lambda n: 100 + 10 * n, {0: 100, 64: 740}, [488], 488),
+        (lambda n: 100 + 10 * n + n * n // 500, {0: 100, 64: 748}, [480, 440], 440),
+        (lambda n: 100 + 10 * n - 50 * (n > 400), {0: 100, 64: 740}, [488], 488),
+        (lambda n: 100 + 10 * n, {0: 0, 1000: 10_100}, [488], 488),
+        (lambda n: 100 + 1000 * n, {0: 100, 1: 1100}, [4], 4),
+        (lambda n: 100 + 10_000 * n, {0: 100, 1: 10_100}, [], 0),
+        (lambda n: n, {0: 0, 64: 64}, [1024], 1024),
+    ],
+    ids=["line", "bent", "jump", "too large at first", "few", "none", "capped"],
+)
+def test_the_largest_batch_is_interpolated_and_confirmed(
+    needs: Callable[[int], int], known: dict[int, int], asked: list[int], expected: int
+) -> None:
+    calls = []
+
+    def needed(images: int) -> int:
+        calls.append(images)
+        return needs(images)
+
+    assert largest_batch(needed, known, limit=5000, most=1024, group=1) == expected
+    assert calls == asked
+
+
+def test_batches_keep_the_groups_of_batch_norm_on_a_chip(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], config_file: str
+) -> None:
+    asked = _without_compiling(monkeypatch, limit=15)
+    flags = ["--batch_per_chip", "3", "--find_batch", "--parallel.batch_norm"]
+    aot.main([config_file, *flags, "12"])
+    aot.main([config_file, *flags, "6"])
+    assert asked == [3, 12, 3, 12]
+
+
+def test_want_of_memory_is_told_in_a_line() -> None:
+    said = (
+        "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO "
+        "temporaries (17.50G) exceeds available HBM (15.75G). HLO module: jit_train_step.\nSee https://openxla.org"
+    )
+    error = explain(RuntimeError(said), 512)
+    assert isinstance(error, NotEnoughMemoryError)
+    assert error.needed == 17.5 * GIB
+    assert str(error) == "512 images a chip do not fit: they need 17.50 of 15.75 GiB"
+    larger = explain(RuntimeError(said.replace("17.50G", "1.25T")), 512)
+    assert isinstance(larger, NotEnoughMemoryError)
+    assert larger.needed == 1280 * GIB
+    other = RuntimeError("INTERNAL: (1.00G) and (2.00G)")
+    assert explain(other, 512) is other
+
+
+def test_the_real_step_is_compiled_for_the_devices_of_a_pod(pod: Pod) -> None:
+    step = pod.compile(_CONFIG)
+    run = Run(_CONFIG, tuple("0123456789"), (8, 8, 3), 32)
+    state = run.abstract_state()
+    images, labels, metrics = 4 * 8 * 8 * 3, 4 * 4, 5 * 4
+    assert step.images == 4
+    assert step.memory["arguments"] == _bytes(state) + images + labels + metrics
+    assert step.memory["reused"] == _bytes(state) + metrics
+    reduced = sum(leaf.size for leaf in jax.tree.leaves(state.variables))
+    assert step.traffic["all-reduce"].count <= 3
+    assert step.traffic["all-reduce"].bytes == 4 * reduced + 4 + 4
+    assert step.moved == pytest.approx(step.accessed, rel=1e-3)  # on a CPU all memory counts
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def test_a_record_holds_all_figures(pod: Pod) -> None:
+    larger = dataclasses.replace(_STEP, images=8)
+    stored = json.loads(json.dumps(record(pod, pod.with_images(_CONFIG, 2), _STEP, larger)))
+    assert (stored["chips"], stored["processes"], stored["config"]["data.batch_size"]) == (8, 1, 16)
+    assert stored["step"]["images"] == 4
+    assert stored["step"]["needed"] == _STEP.needed
+    assert stored["step"]["traffic"] == {"all-reduce": {"count": 3, "bytes": 10_000_000, "sent": 20e6}}
+    assert stored["step"]["images_per_second"] == 32 / 0.004
+    assert stored["largest"]["images"] == 8
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.image_size": None}, "set data.image_size: the data set is not opened here"),
+        ({"model.num_classes": None}, "set model.num_classes: "),
+        ({"parallel.engine": "pmap"}, "parallel.engine='pmap' needs its devices: take 'jit'"),
+        ({"data.batch_size": 20}, "data.batch_size=20 cannot be divided among 8 devices"),
+    ],
+)
+def test_a_config_that_cannot_be_compiled_says_why(pod: Pod, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        pod.compile(replace(_CONFIG, changes))
+
+
+@pytest.mark.parametrize("topology", ["v5e:4x4", "v5e:16x16", "v6e:16x16", "v4:4x4x8", "v5p:4x4x8"])
+def test_topologies_name_their_chip(topology: str) -> None:
+    assert chip_of(topology) is CHIPS[topology.partition(":")[0]]
+
+
+@pytest.mark.parametrize("topology", ["v5e", "v5e:16", "v5e:4x4x4", "v4:4x4", "v5e:0x4", "v9:4x4", "4x4", "v5e:4x4 "])
+def test_other_topologies_are_refused(topology: str, fails: Callable[..., str], config_file: str) -> None:
+    said = fails(aot.main, config_file, "--topology", topology)
+    assert f"topology={topology!r} must be v5e|v6e:AxB or v4|v5p:AxBxC" in said
+    assert "v5e:16x16" in said
+
+
+def test_without_libtpu_the_extra_is_named(
+    monkeypatch: pytest.MonkeyPatch, fails: Callable[..., str], config_file: str
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    needed = "error: libtpu is not installed: pip install -e '.[aot]'"
+    assert fails(aot.main, config_file) == needed
+    assert fails(aot_table.main, config_file) == needed
+
+
+def _without_compiling(monkeypatch: pytest.MonkeyPatch, limit: int) -> list[int]:
+    """Every image of a step takes 1 GiB beside 1 GiB for the program; returns the batches that are asked for."""
+    asked = []
+
+    def compile_step(self: Pod, config: Config) -> Compiled:
+        images = config.data.batch_size // len(self.devices)
+        asked.append(images)
+        if images > limit:
+            raise NotEnoughMemoryError(f"{images} images a chip do not fit", (images + 1) * GIB)
+        memory = {"arguments": 0, "outputs": 0, "reused": 0, "temporaries": images * GIB, "program": GIB}
+        return dataclasses.replace(_STEP, images=images, memory=memory)
+
+    monkeypatch.setattr(Pod, "of", lambda topology: Pod(topology, _CHIP, jax.devices()))
+    monkeypatch.setattr(Pod, "compile", compile_step)
+    return asked
+
+
+def test_the_program_finds_the_largest_batch(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], config_file: str, tmp_path: Path
+) -> None:
+    asked = _without_compiling(monkeypatch, limit=15)
+    out = tmp_path / "out.json"
+    aot.main([config_file, "--batch_per_chip", "2", "--find_batch", "--json", str(out), "--data.image_size", "16"])
+    assert asked == [2, 8]
+    said = capsys.readouterr().out.splitlines()
+    assert said[-2:] == ["tried        8 images a chip need 9.00 GiB", "largest      8 images a chip, 9.00 GiB"]
+    stored = json.loads(out.read_text())
+    assert (stored["step"]["images"], stored["largest"]["images"]) == (2, 8)
+    assert stored["config"]["data.image_size"] == 16
+
+
+def test_a_batch_that_does_not_fit_is_an_error_or_where_the_search_begins(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], config_file: str, fails: Callable[..., str]
+) -> None:
+    asked = _without_compiling(monkeypatch, limit=15)
+    assert fails(aot.main, config_file, "--batch_per_chip", "64") == "error: 64 images a chip do not fit"
+    aot.main([config_file, "--batch_per_chip", "64", "--find_batch"])
+    assert capsys.readouterr().out.splitlines()[-1] == "largest      8 images a chip, 9.00 GiB"
+    assert asked == [64, 64, 8]
+
+
+def test_the_table_goes_on_where_it_stopped(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, pod: Pod
+) -> None:
+    monkeypatch.setattr(aot_table, "require_libtpu", lambda: None)
+    figures = {found: json.dumps(record(pod, _CONFIG, _STEP, _STEP if found else None)) for found in (False, True)}
+    compiled, broken = [], {"b"}
+
+    def run(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
+        name = Path(command[3]).stem
+        compiled.append(name)
+        if name in broken:
+            raise subprocess.CalledProcessError(2, command)
+        Path(command[command.index("--json") + 1]).write_text(figures["--find_batch" in command])
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    paths = [tmp_path / f"{name}.py" for name in "abc"]
+    for path in paths:
+        path.write_text("from train.config import *\nconfig = Config(total_steps=1)\n")
+    table = tmp_path / "table.md"
+    command = [*map(str, paths), "--records", str(tmp_path / "records"), "--out", str(table), "--topology", "v5e:4x4"]
+    with pytest.raises(UserError, match=r"^failed: .*b\.py; the same command tries them again$"):
+        aot_table.main(command)
+    assert compiled == ["a", "b", "c"]
+    broken.clear()
+    paths[2].write_text("from train.config import *\nconfig = Config(total_steps=2)\n")
+    aot_table.main(command)
+    assert compiled[3:] == ["b", "c"]
+    aot_table.main(command)
+    assert compiled[5:] == []
+    aot_table.main([*command, "--find_batch"])
+    assert compiled[5:] == ["a", "b", "c"]
+    assert capsys.readouterr().out.endswith(table.read_text())
+    assert not list((tmp_path / "records").glob("*.tmp"))
+    rows = [line.split(" | ") for line in table.read_text().splitlines() if line.startswith("| ")]
+    assert [row[0] for row in rows] == ["| config", "| a", "| b", "| c"]
+    assert rows[1][1:] == [
+        *("resnet20_cifar", "4", "13.00", "4", "3", "10.0", "0.5", "200", "100", "8,000", "memory", "7 |")
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: the extra aot")
+def test_a_step_is_compiled_for_sixteen_chips(config_file: str, tmp_path: Path) -> None:
+    counts = {}
+    for norm in ("device", "global"):
+        out = tmp_path / f"{norm}.json"
+        command = [sys.executable, "-m", "train.aot", config_file, "--topology", "v5e:4x4", "--json", str(out)]
+        subprocess.run([*command, "--parallel.batch_norm", norm], cwd=ROOT, check=True, capture_output=True)
+        stored = json.loads(out.read_text())
+        assert (stored["chips"], stored["processes"], stored["step"]["images"]) == (16, 4, 2)
+        assert stored["step"]["needed"] < 0.1 * GIB
+        counts[norm] = stored["step"]["traffic"]["all-reduce"]["count"]
+    assert counts["device"] <= 8 < 60 < counts["global"]

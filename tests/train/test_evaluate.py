@@ -1,0 +1,220 @@
+"""Figures over several views of each image, by hand: crops, mirror images, sizes, masks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+from PIL import Image
+
+from tests.train.runs import replace, small
+from train.config import Config
+from train.data import Reader
+from train.errors import UserError
+from train.evaluate import Evaluation, Evaluator, main
+from train.layout import Layout
+from train.views import Views
+
+CLASSES = 7
+CONFIG: Config = replace(small(), {"data.batch_size": 8, "data.image_size": 8, "data.resize": 10})
+
+
+class Net(nn.Module):
+    """A net that tells the places of an image apart."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        if x.shape[1] > 16:
+            raise ValueError("images must have at most 16x16 pixels\nbecause of this test")
+        x = nn.Conv(6, (3, 3), (2, 2), "VALID", name="conv")(x)
+        return nn.Dense(CLASSES, name="fc")(nn.relu(x)[:, :3, :3].reshape(len(x), -1))
+
+
+class Photos:
+    """Photos of different sizes."""
+
+    def __init__(self, count: int) -> None:
+        rng = np.random.default_rng(0)
+        shapes = [(12, 17), (23, 14), (11, 11)]
+        self.images = [rng.integers(0, 256, (*shapes[i % 3], 1), np.uint8) for i in range(count)]
+        self.labels = rng.integers(0, CLASSES, count)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        return self.images[index], int(self.labels[index])
+
+    def name(self, index: int) -> str:
+        return str(index)
+
+
+PHOTOS = Photos(11)
+
+
+@pytest.fixture(scope="module")
+def variables() -> Any:
+    return Net().init(jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32), train=False)
+
+
+def reader_of(config: Config) -> Reader:
+    return Reader(PHOTOS, config.data, (8, 8, 1))
+
+
+def evaluate(variables: Any, views: Views | None, config: Config = CONFIG, devices: int = 8) -> Evaluation:
+    layout = Layout.of(config, jax.devices()[:devices])
+    return Evaluator(Net(), config, reader_of(config), layout, CLASSES, views)(layout.put(variables))
+
+
+def resized(image: np.ndarray, shorter: int) -> np.ndarray:
+    height, width = image.shape[:2]
+    new = (shorter, round(width * shorter / height)) if height < width else (round(height * shorter / width), shorter)
+    return np.asarray(Image.fromarray(image[..., 0]).resize(new[::-1], Image.Resampling.BILINEAR))[..., None]
+
+
+def centre(image: np.ndarray, size: int) -> np.ndarray:
+    top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
+    return image[top : top + size, left : left + size]
+
+
+def ten_by_hand(image: np.ndarray, size: int) -> list[np.ndarray]:
+    five = [image[:size, :size], image[:size, -size:], image[-size:, :size], image[-size:, -size:], centre(image, size)]
+    return [*five, *(crop[:, ::-1] for crop in five)]
+
+
+def by_hand(variables: Any, views: Callable[[np.ndarray], list[np.ndarray]]) -> dict[str, float]:
+    """Loss, accuracy and top-5 accuracy of the mean of the probabilities, one image and one view at a time."""
+    rows = []
+    for image in PHOTOS.images:
+        answers = []
+        for view in views(image):
+            scaled = (view[None].astype(np.float32) / 255 - CONFIG.data.mean[0]) / CONFIG.data.std[0]
+            logits = np.asarray(Net().apply(variables, scaled.astype(np.float32), train=False))[0].astype(np.float64)
+            answers.append(np.exp(logits) / np.exp(logits).sum())
+        rows.append(np.mean(answers, 0))
+    own = np.asarray([row[label] for row, label in zip(rows, PHOTOS.labels, strict=True)])
+    ranks = np.asarray([(row > one).sum() for row, one in zip(rows, own, strict=True)])
+    return {"loss": float(-np.log(own).mean()), "accuracy": (ranks < 1).mean(), "top5_accuracy": (ranks < 5).mean()}
+
+
+def assert_figures(result: Evaluation, expected: dict[str, float]) -> None:
+    for name, value in expected.items():
+        assert getattr(result, name) == pytest.approx(value, rel=1e-5), name
+    assert result.count == len(PHOTOS)
+    assert result.confusion.sum() == len(PHOTOS)
+    assert result.confusion.sum(1).tolist() == np.bincount(PHOTOS.labels, minlength=CLASSES).tolist()
+
+
+def test_one_view_by_hand(variables: Any):
+    expected = by_hand(variables, lambda image: [centre(resized(image, 10), 8)])
+    assert 0 < expected["top5_accuracy"] < 1
+    assert_figures(evaluate(variables, None), expected)
+    assert_figures(evaluate(variables, Views("center", ((8, 10),))), expected)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_ten_crops_are_the_mean_over_crops_made_by_hand(variables: Any, devices: int):
+    expected = by_hand(variables, lambda image: ten_by_hand(resized(image, 10), 8))
+    assert expected["loss"] != pytest.approx(evaluate(variables, None).loss, rel=1e-3)
+    assert_figures(evaluate(variables, Views("ten", ((8, 10),)), devices=devices), expected)
+
+
+def test_several_sizes_are_the_mean_over_all_of_them(variables: Any):
+    scales = ((8, 10), (9, 13))
+    centres = by_hand(variables, lambda image: [centre(resized(image, side), size) for size, side in scales])
+    assert_figures(evaluate(variables, Views("center", scales)), centres)
+    crops = by_hand(
+        variables, lambda image: [crop for size, side in scales for crop in ten_by_hand(resized(image, side), size)]
+    )
+    assert_figures(evaluate(variables, Views("ten", scales)), crops)
+
+
+def test_ten_crops_of_images_that_are_squeezed(variables: Any):
+    config = replace(CONFIG, {"data.augmentation": "resize_crop"})
+
+    def squeezed(image: np.ndarray) -> np.ndarray:
+        return np.asarray(Image.fromarray(image[..., 0]).resize((10, 10), Image.Resampling.BILINEAR))[..., None]
+
+    expected = by_hand(variables, lambda image: ten_by_hand(squeezed(image), 8))
+    assert_figures(evaluate(variables, Views("ten", ((8, 10),)), config), expected)
+
+
+@pytest.mark.parametrize("views", [None, Views("ten", ((8, 10), (9, 12)))])
+def test_every_image_counts_once_with_any_batch_and_number_of_devices(variables: Any, views: Views | None):
+    results = [
+        evaluate(variables, views, replace(CONFIG, {"data.batch_size": batch}), devices)
+        for batch, devices in ((1, 1), (8, 8), (16, 4), (11, 1))
+    ]
+    for result in results[1:]:
+        assert dataclasses.replace(result, loss=0.0, confusion=0) == dataclasses.replace(
+            results[0], loss=0.0, confusion=0
+        )
+        assert result.loss == pytest.approx(results[0].loss, rel=1e-6)
+        assert (result.confusion == results[0].confusion).all()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "sides", "expected"),
+    [
+        ((), (), ((8, 10),)),
+        ((), (12,), ((8, 12),)),
+        ((12,), (), ((12, 15),)),
+        ((8, 16), (), ((8, 10), (16, 20))),
+        ((8, 16), (20,), ((8, 20), (16, 20))),
+        ((8,), (10, 12, 14), ((8, 10), (8, 12), (8, 14))),
+        ((8, 9), (10, 12), ((8, 10), (9, 12))),
+    ],
+)
+def test_sizes_and_resize_go_together(
+    sizes: tuple[int, ...], sides: tuple[int, ...], expected: tuple[tuple[int, int], ...]
+):
+    assert Views.of(reader_of(CONFIG), "center", sizes, sides).scales == expected
+
+
+def test_images_of_their_own_size_are_not_enlarged_before_the_crop():
+    config = replace(CONFIG, {"data.resize": None, "data.image_size": None})
+    assert Views.of(reader_of(config), "ten", (), ()).scales == ((8, 8),)
+    tall = dataclasses.replace(reader_of(config), image_shape=(8, 9, 1))
+    with pytest.raises(UserError, match="the run's images are 8x9: give the side of square crops as --sizes"):
+        Views.of(tall, "ten", (), ())
+
+
+@pytest.mark.parametrize(("sizes", "sides"), [((8, 9), (10, 11, 12)), ((8, 9, 10), (12, 13))])
+def test_sizes_and_resize_that_do_not_go_together(sizes: tuple[int, ...], sides: tuple[int, ...]):
+    message = f"--resize takes one value, or one for each of {len(sizes)} --sizes: got {len(sides)}"
+    with pytest.raises(UserError, match=message):
+        Views.of(reader_of(CONFIG), "center", sizes, sides)
+
+
+def test_a_size_that_the_net_refuses_is_named(variables: Any):
+    views = Views.of(reader_of(CONFIG), "center", (8, 17), ())
+    message = "the net does not take images of 17x17 pixels: images must have at most 16x16 pixels$"
+    with pytest.raises(UserError, match=message):
+        views.check(Net(), variables, reader_of(CONFIG))
+
+
+def test_the_program_averages_over_views(trained: tuple[Path, Evaluation], capsys: pytest.CaptureFixture[str]):
+    def said(*flags: str) -> dict[str, str]:
+        capsys.readouterr()
+        main(["--workdir", str(trained[0]), *flags])
+        return dict(line.split("=") for line in capsys.readouterr().out.splitlines())
+
+    plain = said()
+    assert plain["test_accuracy"] == f"{trained[1].accuracy:.4f}"
+    assert plain["test_top5_accuracy"] == f"{trained[1].top5_accuracy:.4f}"
+    assert trained[1].accuracy < trained[1].top5_accuracy
+    assert said("--sizes", "8", "--resize", "8") == plain
+    views = said("--crops", "ten", "--sizes", "8", "10", "--resize", "9", "12")
+    assert views["step 6: test_loss"].endswith(" on 360 images")
+    assert views != plain
+
+
+def test_the_program_refuses_a_crop_larger_than_the_image(trained: tuple[Path, Evaluation], fails: Callable[..., str]):
+    message = fails(main, "--workdir", trained[0], "--sizes", 10, "--resize", 9)
+    assert "resize=9 must be from image_size (10) to 8192" in message

@@ -1,0 +1,96 @@
+"""Whole runs of one and of two processes, which are the same run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.train.processes import flags, processes
+from tests.train.runs import DIGITS, environment, write_images
+
+pytestmark = pytest.mark.slow
+
+SETTINGS = {
+    "model.name": "resnet20_cifar",
+    "data.batch_size": 16,
+    "data.channels": 1,
+    "optimizer.learning_rate": 1e-3,
+    "schedule.kind": "constant",
+    "schedule.warmup": 0.0,
+    "checkpoint_every_steps": 2,
+    "evaluate_every_steps": 4,
+    "log_every_steps": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Noise of two classes: 50 images to train on, 103 to test on."""
+    folder = tmp_path_factory.mktemp("images")
+    for seed, (part, name, count) in enumerate(
+        [("train", "a", 30), ("train", "b", 20), ("test", "a", 60), ("test", "b", 43)]
+    ):
+        write_images(folder / part / name, count, seed=seed)
+    return folder
+
+
+class Runs:
+    """Trains on eight devices, in one process or two."""
+
+    def __init__(self, images: Path, cache: Path) -> None:
+        self._images, self._cache = images, cache
+
+    def train(self, workdir: Path, steps: int, count: int, engine: str) -> None:
+        settings = SETTINGS | {"data.source": f"folder:{self._images}", "parallel.engine": engine}
+        arguments = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
+
+        def command(process: int, port: int) -> list[str]:
+            where = flags(process, count, port) if count > 1 else []
+            return ["-m", "train", DIGITS, "--workdir", str(workdir), "--total_steps", str(steps), *arguments, *where]
+
+        cached = {name: value for name, value in environment(self._cache).items() if name.startswith("JAX_")}
+        with processes(command, count, 8 // count, lambda process, port: cached) as started:
+            for process in started:
+                assert process.finish(600) == 0, process.err
+
+
+@pytest.fixture(scope="module")
+def runs(images: Path, cache: Path) -> Runs:
+    return Runs(images, cache)
+
+
+@pytest.fixture(scope="module")
+def straight(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one process to step 8, under jit."""
+    workdir = tmp_path_factory.mktemp("straight")
+    runs.train(workdir, 8, 1, "jit")
+    return workdir
+
+
+def figures(workdir: Path) -> dict[tuple[int, str], list[float]]:
+    """Loss and accuracy by step and split."""
+    records: list[dict[str, Any]] = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return {(record["step"], record["split"]): [record["loss"], record["accuracy"]] for record in records}
+
+
+def assert_same_run(one: Path, two: Path) -> None:
+    expected, found = figures(one), figures(two)
+    assert list(found) == list(expected)
+    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-4)
+    summary = json.loads((two / "summary.json").read_text())
+    assert (summary["steps"], summary["test_images"]) == (8, 103)
+    assert (two / "confusion.csv").read_text() == (one / "confusion.csv").read_text()
+
+
+@pytest.mark.parametrize("engine", ["jit", "pmap"])
+@pytest.mark.parametrize("counts", [(2, 1), (1, 2)])
+def test_a_run_goes_on_in_another_number_of_processes(
+    runs: Runs, straight: Path, tmp_path: Path, engine: str, counts: tuple[int, int]
+):
+    for steps, count in zip((4, 8), counts, strict=True):
+        runs.train(tmp_path / "run", steps, count, engine)
+    assert_same_run(straight, tmp_path / "run")
