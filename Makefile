@@ -4,13 +4,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/digits_cbam
+WORKERS ?= 2
 POD ?= configs/imagenet_resnet50.py configs/imagenet_cbam_resnet50.py configs/imagenet_attention56.py
 
 .PHONY: help train test test-slow faults pod pod-all lint clean
 
 help:
 	@echo "make train      train CBAM-ResNet-20 on the embedded digits (RUN=$(RUN)): a minute or two on two CPU cores"
-	@echo "make test       the tests, but for the long ones"
+	@echo "make test       the tests, but for the long ones, WORKERS=$(WORKERS) at a time"
 	@echo "make test-slow  the long tests: whole runs, kills"
 	@echo "make faults     kill training runs at 60 random moments, saves included: each must end as the unbroken one"
 	@echo "make pod        compile three training steps for 256 TPU chips, without one: some minutes each (POD=...)"
@@ -22,7 +23,7 @@ train: $(VENV)/train.done
 	$(BIN)/python -m train configs/digits_cbam.py --workdir $(RUN)
 
 test: $(VENV)/dev.done
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses $(WORKERS) --dist worksteal
 
 test-slow: $(VENV)/dev.done
 	$(BIN)/python -m pytest -m slow

@@ -86,8 +86,7 @@ def assert_same_run(one: Path, two: Path) -> None:
     assert (two / "confusion.csv").read_text() == (one / "confusion.csv").read_text()
 
 
-@pytest.mark.parametrize("engine", ["jit", "pmap"])
-@pytest.mark.parametrize("counts", [(2, 1), (1, 2)])
+@pytest.mark.parametrize(("engine", "counts"), [("jit", (2, 1)), ("pmap", (1, 2))])
 def test_a_run_goes_on_in_another_number_of_processes(
     runs: Runs, straight: Path, tmp_path: Path, engine: str, counts: tuple[int, int]
 ):
