@@ -41,6 +41,9 @@ class Layout:
             raise UserError(f"data.batch_size={config.data.batch_size} cannot be divided among {among}: take {near}")
         if n % shards:
             raise UserError(f"parallel.shard_parameters={shards} does not divide the {n} devices")
+        images = config.data.batch_size // (n * parts)
+        if (config.data.mixup or config.data.cutmix) and images % 2:
+            raise UserError(f"data.mixup and data.cutmix mix neighbours: {images} images on each device must be even")
         return cls(_mesh(devices, shards))
 
     @classmethod

@@ -36,17 +36,24 @@ def make_schedule(config: ScheduleConfig, peak: float, steps: int) -> optax.Sche
 def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
     """Clips the gradient, then takes a step of SGD as PyTorch has it, of AdamW or of LAMB.
 
+    LAMB's trust ratio is for the parameters that decay: one that starts at 0 would hardly leave it.
+
     Raises (when the optimiser is initialised):
       UserError: the net has no submodule `scaled_module`.
     """
-    clip = optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm)
-    decay = {"weight_decay": config.weight_decay, "mask": None if config.decay_norm_and_bias else _decays}
+    chosen = None if config.decay_norm_and_bias else _decays
+    decay = optax.add_decayed_weights(config.weight_decay, chosen)
+    moments = (config.momentum, config.second_moment)
     if config.kind == "sgd":
-        sgd = optax.sgd(schedule, config.momentum, config.nesterov)
-        parts = [clip, optax.add_decayed_weights(**decay), sgd]
+        parts = [decay, optax.sgd(schedule, config.momentum, config.nesterov)]
+    elif config.kind == "adamw":
+        parts = [optax.scale_by_adam(*moments), decay, optax.scale_by_learning_rate(schedule)]
     else:
-        rule = {"adamw": optax.adamw, "lamb": optax.lamb}[config.kind]
-        parts = [clip, rule(schedule, config.momentum, config.second_moment, **decay)]
+        trust = optax.scale_by_trust_ratio()
+        trust = trust if chosen is None else optax.masked(trust, chosen)
+        parts = [optax.scale_by_adam(*moments, eps=1e-6), decay, trust, optax.scale_by_learning_rate(schedule)]
+    clip = optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm)
+    parts = [clip, *parts]
     if config.scaled_module is not None:
         parts.append(optax.masked(optax.scale(config.scaled_by), partial(_inside, config.scaled_module)))
     return optax.chain(*parts)

@@ -15,7 +15,7 @@ from flax import linen as nn
 
 from train.config import Config, DataConfig
 from train.data import Batch, Reader, evaluation_batches, evaluation_transform
-from train.data.images import resize
+from train.data.images import centre_offset, cover, resize
 from train.errors import UserError
 from train.metrics import Metrics
 from train.state import Variables
@@ -100,13 +100,11 @@ def _ten_crops(config: DataConfig, image: np.ndarray) -> np.ndarray:
     """The corners and the centre, then the same mirrored, (10, h, w, c)."""
     assert config.image_size is not None
     assert config.resize is not None
-    size, side, lengths = config.image_size, config.resize, image.shape[:2]
-    if config.augmentation == "resize_crop":
-        height, width = side, side
-    else:
-        height, width = (round(length * side / min(lengths)) for length in lengths)
-    resized, (bottom, right) = resize(image, height, width), (height - size, width - size)
-    corners = [(0, 0), (0, right), (bottom, 0), (bottom, right), (bottom // 2, right // 2)]
+    size, change = config.image_size, resize if config.augmentation == "resize_crop" else cover
+    resized = change(image, config.resize, config.resize)
+    bottom, right = (length - size for length in resized.shape[:2])
+    middle = (centre_offset(bottom, 0), centre_offset(right, 0))
+    corners = [(0, 0), (0, right), (bottom, 0), (bottom, right), middle]
     crops = np.stack([resized[top : top + size, left : left + size] for top, left in corners])
     return np.concatenate([crops, crops[:, :, ::-1]])
 

@@ -126,9 +126,7 @@ class MobileNet(nn.Module):
             raise ValueError(f"width_multiplier={self.width_multiplier} leaves no channel: use at least 1/32 = 0.03125")
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         conv, norm = with_defaults(self.conv, dtypes), with_defaults(self.norm, dtypes)
-        attention = self.attention
-        if attention is not None:
-            attention = with_defaults(attention, dtypes, batch_norm=self.norm)
+        attention = None if self.attention is None else with_defaults(self.attention, dtypes, batch_norm=self.norm)
         self.conv1, self.bn1 = conv(stem_width, 3, stride=2), norm()
         for i, (width, stride) in enumerate(_BLOCKS, start=1):
             block = SeparableBlock(int(width * self.width_multiplier), stride, conv, norm, attention)

@@ -155,9 +155,9 @@ def adaptive(config: OptimizerConfig, rate: float, steps: int) -> dict[str, dict
                 two[name] = config.second_moment * two[name] + (1 - config.second_moment) * grad**2
                 mean = one[name] / (1 - config.momentum ** (step + 1))
                 square = two[name] / (1 - config.second_moment ** (step + 1))
-                decay = config.weight_decay if config.decay_norm_and_bias or name == "kernel" else 0.0
-                change = mean / (np.sqrt(square) + epsilon) + decay * leaf
-                if config.kind == "lamb":
+                decays = config.decay_norm_and_bias or name == "kernel"
+                change = mean / (np.sqrt(square) + epsilon) + (config.weight_decay * leaf if decays else 0.0)
+                if config.kind == "lamb" and decays:
                     change *= np.linalg.norm(leaf) / np.linalg.norm(change)
                 leaves[name] = leaf - rate * change
     return params
@@ -178,6 +178,17 @@ def test_adamw_and_lamb_take_the_steps_of_their_papers(kind: Literal["adamw", "l
         params = jax.tree.map(jnp.add, params, updates)
     for one, two in zip(jax.tree.leaves(params), jax.tree.leaves(adaptive(config, 0.02, 4)), strict=True):
         np.testing.assert_allclose(one, two, rtol=2e-6, atol=1e-7)
+
+
+@pytest.mark.usefixtures("_as_optax_promotes")
+def test_lamb_moves_what_starts_at_zero_at_the_full_rate():
+    optimizer = make_optimizer(OptimizerConfig(kind="lamb", decay_norm_and_bias=False), lambda step: 0.01)
+    params = {"bn": {"scale": jnp.zeros(1)}}
+    state = optimizer.init(params)
+    for _ in range(10):
+        updates, state = optimizer.update({"bn": {"scale": jnp.ones(1)}}, state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+    np.testing.assert_allclose(params["bn"]["scale"], -0.1, rtol=1e-4)
 
 
 @pytest.mark.usefixtures("_as_optax_promotes")

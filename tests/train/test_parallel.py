@@ -152,6 +152,10 @@ def test_sharded_parameters_lie_in_parts_on_the_devices_and_small_ones_whole():
         ({"data.batch_size": 12}, "data.batch_size=12 cannot be divided among 8 devices: take 8"),
         (PARTS | {"data.batch_size": 8}, "data.batch_size=8 cannot be divided among 8 devices in 2 parts: take 16"),
         ({"parallel.shard_parameters": 3}, "parallel.shard_parameters=3 does not divide the 8 devices"),
+        (
+            {"data.mixup": 0.1, "data.batch_size": 24},
+            "data.mixup and data.cutmix mix neighbours: 3 images on each device must be even",
+        ),
     ],
 )
 def test_a_layout_says_what_cannot_be_divided(changes: dict[str, Any], message: str):

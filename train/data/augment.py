@@ -1,4 +1,8 @@
-"""Random changes of training images, uint8 (h, w, 1 or 3) in and out, with Pillow's own operations."""
+"""Random changes of training images, uint8 (h, w, 1 or 3) in and out, with Pillow's own operations.
+
+Pillow is what the papers' pipelines computed with, and it is here to decode anyway; an augmentation library would
+bring its own kernels, draws and release dates for what is a few lines on top of Pillow.
+"""
 
 from __future__ import annotations
 
@@ -51,9 +55,10 @@ def random_crop(image: np.ndarray, height: int, width: int, rng: np.random.Gener
 
 
 def random_resized_crop(image: np.ndarray, size: int, min_area: float, rng: np.random.Generator) -> np.ndarray:
-    """A random box of min_area to 1 of the area and aspect 3/4 to 4/3, resized to a square; the centre after 10 misses.
+    """A random box of min_area to 1 of the area and aspect 3/4 to 4/3, resized to a square.
 
-    Szegedy et al., Going Deeper with Convolutions, 2015.
+    After 10 misses it is the largest box of such an aspect in the centre. Szegedy et al., Going Deeper with
+    Convolutions, 2015, as torchvision has it.
     """
     height, width = image.shape[:2]
     for _ in range(10):
@@ -62,8 +67,10 @@ def random_resized_crop(image: np.ndarray, size: int, min_area: float, rng: np.r
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
             top, left = int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1))
-            return resize(image, size, size, (left, top, left + w, top + h))
-    return resize_and_crop(image, size, size)
+            return resize(image[top : top + h, left : left + w], size, size)
+    w, h = min(width, round(height * (4 / 3))), min(height, round(width / (3 / 4)))
+    top, left = (height - h) // 2, (width - w) // 2
+    return resize(image[top : top + h, left : left + w], size, size)
 
 
 def color_jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
@@ -78,7 +85,8 @@ def color_jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -
 def rand_augment(image: np.ndarray, layers: int, magnitude: int, rng: np.random.Generator) -> np.ndarray:
     """So many of 14 operations, drawn with replacement, at a strength of at most 30 and a random sign.
 
-    Cubuk et al., RandAugment, 2020.
+    Cubuk et al., RandAugment, 2020, with torchvision's ranges and places. Pixels that are turned or sheared are
+    interpolated bilinearly, where torchvision takes the nearest.
     """
     picture = _picture(image)
     for _ in range(layers):
@@ -96,14 +104,14 @@ def _rotate(picture: Image.Image, degrees: float) -> Image.Image:
 
 
 def _shear_x(picture: Image.Image, slope: float) -> Image.Image:
-    return picture.transform(picture.size, _AFFINE, (1, slope, -slope * picture.height / 2, 0, 1, 0), _BILINEAR)
+    return picture.transform(picture.size, _AFFINE, (1, slope, 0, 0, 1, 0), _BILINEAR)
 
 
 def _shear_y(picture: Image.Image, slope: float) -> Image.Image:
-    return picture.transform(picture.size, _AFFINE, (1, 0, 0, slope, 1, -slope * picture.width / 2), _BILINEAR)
+    return picture.transform(picture.size, _AFFINE, (1, 0, 0, slope, 1, 0), _BILINEAR)
 
 
-def _translate(picture: Image.Image, right: float, down: float) -> Image.Image:
+def _translate(picture: Image.Image, right: int, down: int) -> Image.Image:
     return picture.transform(picture.size, _AFFINE, (1, 0, -right, 0, 1, -down), _BILINEAR)
 
 
@@ -112,7 +120,7 @@ OPERATIONS: tuple[Callable[[Image.Image, float], Image.Image], ...] = (
     lambda picture, strength: ImageOps.autocontrast(picture),
     lambda picture, strength: ImageOps.equalize(picture),
     lambda picture, strength: ImageOps.posterize(picture, 8 - round(4 * abs(strength))),
-    lambda picture, strength: ImageOps.solarize(picture, round(256 * (1 - abs(strength)))),
+    lambda picture, strength: ImageOps.solarize(picture, math.ceil(255 * (1 - abs(strength)))),
     _enhance(ImageEnhance.Brightness),
     _enhance(ImageEnhance.Contrast),
     _enhance(ImageEnhance.Color),
@@ -120,8 +128,8 @@ OPERATIONS: tuple[Callable[[Image.Image, float], Image.Image], ...] = (
     lambda picture, strength: _rotate(picture, 30 * strength),
     lambda picture, strength: _shear_x(picture, 0.3 * strength),
     lambda picture, strength: _shear_y(picture, 0.3 * strength),
-    lambda picture, strength: _translate(picture, 150 / 331 * strength * picture.width, 0),
-    lambda picture, strength: _translate(picture, 0, 150 / 331 * strength * picture.height),
+    lambda picture, strength: _translate(picture, int(150 / 331 * strength * picture.width), 0),
+    lambda picture, strength: _translate(picture, 0, int(150 / 331 * strength * picture.height)),
 )
 """RandAugment's operations, each of a picture and its strength, from -1 to 1, in the ranges of AutoAugment."""
 

@@ -1,6 +1,7 @@
 """Image files and arrays: decoding, resizing, cropping. uint8 (h, w, c) throughout.
 
-Pillow decodes and resizes, with antialiasing, as the pipelines that the published figures come from.
+Pillow decodes and resizes, with antialiasing, and sizes and offsets are rounded as torchvision rounds them: the
+pipelines that the published figures come from do so.
 """
 
 from __future__ import annotations
@@ -54,20 +55,25 @@ def set_channels(image: np.ndarray, channels: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).convert("L"))[..., None]
 
 
-def resize(
-    image: np.ndarray, height: int, width: int, box: tuple[float, float, float, float] | None = None
-) -> np.ndarray:
-    """Resizes an image, or its box (left, top, right, bottom), bilinearly with antialiasing."""
-    if box is None and image.shape[:2] == (height, width):
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes an image bilinearly with antialiasing."""
+    if image.shape[:2] == (height, width):
         return image
     flat = image[..., 0] if image.shape[-1] == 1 else image
-    resized = Image.fromarray(flat).resize((width, height), Image.Resampling.BILINEAR, box)
+    resized = Image.fromarray(flat).resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(resized).reshape(height, width, image.shape[-1])
+
+
+def cover(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes to the smallest image of the same aspect ratio that covers a rectangle; fractions are cut off."""
+    if height * image.shape[1] >= width * image.shape[0]:
+        return resize(image, height, int(height * image.shape[1] / image.shape[0]))
+    return resize(image, int(width * image.shape[0] / image.shape[1]), width)
 
 
 def resize_and_crop(image: np.ndarray, shorter_side: int, size: int) -> np.ndarray:
     """Resizes to a shorter side, keeping the aspect ratio, and cuts a square out of the centre."""
-    return _scale_and_crop(image, shorter_side / min(image.shape[:2]), size, size)
+    return _crop_centre(cover(image, shorter_side, shorter_side), size, size)
 
 
 def squeeze_and_crop(image: np.ndarray, side: int, size: int) -> np.ndarray:
@@ -77,16 +83,14 @@ def squeeze_and_crop(image: np.ndarray, side: int, size: int) -> np.ndarray:
 
 def fill(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resizes to cover a rectangle, keeping the aspect ratio, and cuts it out of the centre."""
-    return _scale_and_crop(image, max(height / image.shape[0], width / image.shape[1]), height, width)
+    return _crop_centre(cover(image, height, width), height, width)
 
 
-def _scale_and_crop(image: np.ndarray, scale: float, height: int, width: int) -> np.ndarray:
-    scaled = resize(
-        image, *(max(least, round(side * scale)) for side, least in zip(image.shape, (height, width), strict=False))
-    )
-    return _crop_centre(scaled, height, width)
+def centre_offset(length: int, part: int) -> int:
+    """Where the middle part of a length begins; halves go to the even number, as in torchvision."""
+    return round((length - part) / 2)
 
 
 def _crop_centre(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    top, left = centre_offset(image.shape[0], height), centre_offset(image.shape[1], width)
     return image[top : top + height, left : left + width]

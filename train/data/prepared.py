@@ -24,18 +24,28 @@ _KEPT_BYTES = 2**28
 class _Records:
     source: Any
     channels: Literal[1, 3]
+    num_classes: int
     title: str
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        record = self._record(index)
+        label = int(record["label"])
+        if not 0 <= label < self.num_classes:
+            raise UserError(f"{self.name(index)} has label {label}, not one from 0 to {self.num_classes - 1}")
+        return decode(io.BytesIO(record["image"]), self.name(index), channels=self.channels), label
+
+    def has_labels(self) -> bool:
+        """Tells whether the first record has one: sets for a contest hold the others back, and give -1 for them."""
+        return int(self._record(0)["label"]) >= 0
+
+    def _record(self, index: int) -> Any:
         try:
-            record = self.source[index]
+            return self.source[index]
         except RuntimeError as error:
             raise UnreadableImageError(f"cannot read {self.name(index)}: {error}") from error
-        image = decode(io.BytesIO(record["image"]), self.name(index), channels=self.channels)
-        return image, int(record["label"])
 
     def name(self, index: int) -> str:
         return f"record {index} of {self.title}"
@@ -93,19 +103,29 @@ def open_prepared(name: str, data_dir: str | None) -> Dataset:
         raise UserError(f"tfds:{name} has features {sorted(features)}, but not image and label")
     if not isinstance(features["label"], tfds.features.ClassLabel):
         raise UserError(f"tfds:{name} has no class labels: its label is {features['label']}")
-    test = next((split for split in ("test", "validation") if split in splits), None)
-    if "train" not in splits or test is None:
+    held_out = [_records(builder, split) for split in ("test", "validation") if split in splits]
+    if "train" not in splits or not held_out:
         raise UserError(f"tfds:{name} has splits {sorted(splits)}, but not train and test or validation")
-    return Dataset(_open_split(builder, "train"), _open_split(builder, test), tuple(features["label"].names))
+    test = next((records for records in held_out if records.has_labels()), None)
+    if test is None:
+        raise UserError(f"{held_out[0].title} has no labels, and there is no other to test on")
+    shape, names = features["image"].shape, tuple(features["label"].names)
+    return Dataset(_kept(_records(builder, "train"), shape), _kept(test, shape), names)
 
 
-def _open_split(builder: Any, split: str) -> Split:
+def _records(builder: Any, split: str) -> _Records:
     import tensorflow_datasets as tfds
 
-    shape = builder.info.features["image"].shape
+    features = builder.info.features
     source = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
-    records = _Records(source, shape[-1], f"tfds:{builder.info.full_name}, split {split}")
-    small = None not in shape and math.prod(shape) * len(records) < _KEPT_BYTES
+    title = f"tfds:{builder.info.full_name}, split {split}"
+    return _Records(source, features["image"].shape[-1], features["label"].num_classes, title)
+
+
+def _kept(records: _Records, shape: tuple[int | None, ...]) -> Split:
+    """Keeps the images of a small split in memory, once they are read."""
+    sizes = [size for size in shape if size is not None]
+    small = len(sizes) == len(shape) and math.prod(sizes) * len(records) < _KEPT_BYTES
     return _Kept(records) if small else records
 
 
