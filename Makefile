@@ -14,7 +14,7 @@ help:
 	@echo "make test       the tests, but for the long ones, WORKERS=$(WORKERS) at a time"
 	@echo "make test-slow  the long tests: whole runs, kills"
 	@echo "make faults     kill training runs at 60 random moments, saves included: each must end as the unbroken one"
-	@echo "make pod        compile three training steps for 256 TPU chips, without one: some minutes each (POD=...)"
+	@echo "make pod        compile three training steps for 256 TPU chips, without one: minutes each (POD=...)"
 	@echo "make pod-all    the same for all ImageNet configs, and the largest batches that fit: hours; goes on where it stopped"
 	@echo "make lint       style (ruff) and types (mypy)"
 	@echo "make clean      remove $(VENV)"

@@ -16,7 +16,7 @@ from train.cli import parse, program  # first: it checks the extra
 import tensorflow_datasets as tfds
 import tyro
 
-from train.data.archives import ARCHIVES, Archive, Contents, Examples
+from train.data.archives import ARCHIVES, Archive, Contents, Part, reason
 from train.data.prepared import nearest, tfds_folder
 from train.errors import UserError
 
@@ -41,9 +41,9 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         return {split: self._generate_examples(getattr(self._contents, split)) for split in ("train", "test")}
 
-    def _generate_examples(self, examples: Examples) -> Iterator[tuple[int, dict[str, Any]]]:
-        for index, (file, label) in enumerate(examples):
-            yield index, {"image": io.BytesIO(file), "label": label}
+    def _generate_examples(self, part: Part) -> Iterator[tuple[int, dict[str, Any]]]:
+        for index, label in enumerate(part.labels):
+            yield index, {"image": io.BytesIO(part.read(index)), "label": label}
 
 
 def prepare(name: str, source: str, data_dir: str | None = None) -> str:
@@ -64,7 +64,12 @@ def prepare(name: str, source: str, data_dir: str | None = None) -> str:
         raise UserError(f"NAME={name!r} must be one of {', '.join(ARCHIVES)}{nearest(name, list(ARCHIVES))}")
     archive, folder = ARCHIVES[name], tfds_folder(data_dir)
     builder = _Builder(name, archive, archive.open(source), folder)
-    builder.download_and_prepare()
+    if builder.is_prepared():
+        return f"tfds:{name} is prepared already in {builder.data_path}: delete it to prepare anew"
+    try:
+        builder.download_and_prepare()
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot prepare {name} from {source}: {reason(error)}") from error
     train, test = (builder.info.splits[split].num_examples for split in ("train", "test"))
     classes = builder.info.features["label"].num_classes
     return f"tfds:{name} in {folder}: {train} training images, {test} test images, {classes} classes"

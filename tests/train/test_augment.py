@@ -100,12 +100,19 @@ def test_random_resized_crop_cuts_the_box_it_drew():
     quarter = scripted(0.25, 0.0, 2, 3)  # a quarter of the area, aspect 1, from row 2, column 3
     np.testing.assert_array_equal(random_resized_crop(square, 4, 0.08, quarter), square[2:6, 3:7])
     wide = scripted(0.1875, math.log(4 / 3), 1, 0)  # 12 pixels, 4 wide and 3 high
-    np.testing.assert_array_equal(random_resized_crop(square, 4, 0.08, wide), resize(square, 4, 4, (0, 1, 4, 4)))
+    np.testing.assert_array_equal(random_resized_crop(square, 4, 0.08, wide), resize(square[1:4, :4], 4, 4))
 
 
 def test_random_resized_crop_takes_the_centre_after_ten_misses():
     long = np.arange(200, dtype=np.uint8).reshape(1, 200, 1)
     assert random_resized_crop(long, 1, 0.08, scripted(*[1.0, 0.0] * 10)).tolist() == [[[99]]]
+    # torchvision's largest box of aspect 3/4 to 4/3: 40 of 100 columns beside 30 rows, from 30 on; and upright
+    wide = np.random.default_rng(0).integers(0, 256, (30, 100, 3), np.uint8)
+    missed = random_resized_crop(wide, 12, 0.08, scripted(*[1.0, 0.0] * 10))
+    np.testing.assert_array_equal(missed, resize(wide[:, 30:70], 12, 12))
+    tall = wide.transpose(1, 0, 2)
+    missed = random_resized_crop(tall, 12, 0.08, scripted(*[1.0, 0.0] * 10))
+    np.testing.assert_array_equal(missed, resize(tall[30:70], 12, 12))
 
 
 @pytest.mark.parametrize("least", [0.08, 0.5])
@@ -176,7 +183,7 @@ def test_rand_augment_has_the_fourteen_operations_of_the_paper_and_draws_all():
     assert given == whole
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - {"autocontrast", "equalize"}))
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"autocontrast", "equalize", "solarize"}))
 def test_an_operation_of_no_strength_changes_nothing(name: str):
     for image in (PHOTO, RAMP):
         np.testing.assert_array_equal(apply(name, image, 0.0), image)
@@ -186,7 +193,11 @@ def test_operations_of_colour_do_what_their_names_say():
     values = np.asarray([[0, 85, 170, 255]], np.uint8)[..., None]
     assert apply("posterize", values, 1.0)[..., 0].tolist() == [[0, 80, 160, 240]]  # the upper 4 bits
     assert apply("posterize", values, -0.5)[..., 0].tolist() == [[0, 84, 168, 252]]
-    assert apply("solarize", values, 0.5)[..., 0].tolist() == [[0, 85, 85, 0]]  # from 128 on
+    assert apply("solarize", values, 0.5)[..., 0].tolist() == [[0, 85, 85, 0]]  # from 127.5 on
+    near = np.asarray([[178, 179, 203, 204, 254, 255]], np.uint8)[..., None]
+    for strength, inverted in ((0.0, 5), (0.2, 3), (0.3, 1)):  # from 255, 204 and 178.5 on
+        expected = [*near[0, :inverted, 0], *(255 - near[0, inverted:, 0])]
+        assert apply("solarize", near, strength)[0, :, 0].tolist() == expected
     assert apply("brightness", values, 1.0)[..., 0].tolist() == [[0, 161, 255, 255]]
     assert apply("brightness", values, -1.0)[..., 0].tolist() == [[0, 8, 17, 25]]
     np.testing.assert_allclose(apply("contrast", values, -1.0)[0, :, 0], [115, 123, 132, 140], atol=1)
@@ -202,10 +213,10 @@ def test_operations_of_colour_do_what_their_names_say():
 @pytest.mark.parametrize(
     ("name", "move"),
     [
-        ("shear_x", lambda rows, columns: (rows, columns + 0.3 * (rows - 49.5))),
-        ("shear_y", lambda rows, columns: (rows + 0.3 * (columns - 49.5), columns)),
-        ("translate_x", lambda rows, columns: (rows, columns - 150 / 331 * 100)),
-        ("translate_y", lambda rows, columns: (rows - 150 / 331 * 100, columns)),
+        ("shear_x", lambda rows, columns: (rows, columns + 0.3 * (rows + 0.5))),
+        ("shear_y", lambda rows, columns: (rows + 0.3 * (columns + 0.5), columns)),
+        ("translate_x", lambda rows, columns: (rows, columns - 45)),
+        ("translate_y", lambda rows, columns: (rows - 45, columns)),
     ],
 )
 def test_operations_of_place_move_pixels_as_far_as_they_should(name: str, move: Callable[..., Any]):

@@ -74,12 +74,12 @@ def evaluate(variables: Any, views: Views | None, config: Config = CONFIG, devic
 
 def resized(image: np.ndarray, shorter: int) -> np.ndarray:
     height, width = image.shape[:2]
-    new = (shorter, round(width * shorter / height)) if height < width else (round(height * shorter / width), shorter)
+    new = (shorter, int(width * shorter / height)) if height < width else (int(height * shorter / width), shorter)
     return np.asarray(Image.fromarray(image[..., 0]).resize(new[::-1], Image.Resampling.BILINEAR))[..., None]
 
 
 def centre(image: np.ndarray, size: int) -> np.ndarray:
-    top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
+    top, left = round((image.shape[0] - size) / 2), round((image.shape[1] - size) / 2)
     return image[top : top + size, left : left + size]
 
 

@@ -13,6 +13,8 @@ from PIL import Image
 
 from train.data.images import (
     UnreadableImageError,
+    centre_offset,
+    cover,
     fill,
     read_image,
     resize,
@@ -130,8 +132,29 @@ def test_resize_filters_when_it_shrinks():
     assert small[..., 0].tolist() == [[14, 86]] * 2
 
 
-def test_resize_of_a_box_takes_that_box():
-    np.testing.assert_array_equal(resize(RAMP, 2, 3, (4, 1, 7, 3)), RAMP[1:3, 4:7])
+@pytest.mark.parametrize(
+    ("shape", "sides", "covered"),
+    [
+        ((427, 640), (256, 256), (256, 383)),  # 383.70
+        ((640, 427), (256, 256), (383, 256)),
+        ((334, 500), (256, 256), (256, 383)),  # 383.23
+        ((500, 375), (256, 256), (341, 256)),  # 341.33
+        ((256, 300), (256, 256), (256, 300)),
+        ((30, 50), (8, 9), (8, 13)),
+        ((30, 50), (8, 20), (12, 20)),
+    ],
+)
+def test_cover_cuts_fractions_off_as_torchvision_does(
+    shape: tuple[int, int], sides: tuple[int, int], covered: tuple[int, int]
+):
+    assert cover(np.zeros((*shape, 3), np.uint8), *sides).shape == (*covered, 3)
+
+
+def test_the_centre_begins_where_it_does_in_torchvision():
+    # (383 - 224) / 2 = 79.5 goes to 80, (341 - 224) / 2 = 58.5 to 58, (256 - 224) / 2 is 16
+    assert [centre_offset(side, 224) for side in (383, 341, 256, 224)] == [80, 58, 16, 0]
+    wide = np.random.default_rng(0).integers(0, 256, (334, 500, 3), np.uint8)
+    np.testing.assert_array_equal(resize_and_crop(wide, 256, 224), resize(wide, 256, 383)[16:240, 80:304])
 
 
 def test_resize_and_crop_cuts_the_centre():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import re
 import sys
@@ -18,8 +19,33 @@ from train.data.archives import ARCHIVES
 from train.errors import UserError
 from train.prepare import main, prepare
 
+WHOLE = dict(ARCHIVES)
+COUNTS = {
+    "fashion_mnist": (20, 7),
+    "cifar10": (15, 3),
+    "cifar100": (3, 3),
+    "caltech_birds2011": (2, 1),
+    "cars196": (2, 1),
+    "fgvc_aircraft": (2, 1),
+}
+"""Training and test images of the small copies."""
 NOISE = np.random.default_rng(0)
 Expected = dict[str, list[tuple[np.ndarray, int]]]
+
+
+@pytest.fixture(autouse=True)
+def small_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, archive in WHOLE.items():
+        monkeypatch.setitem(ARCHIVES, name, dataclasses.replace(archive, counts=COUNTS[name]))
+
+
+def refuse(name: str, folder: Path, message: str) -> None:
+    """Preparing gives a message, and leaves no set behind."""
+    with pytest.raises(UserError, match=message) as error:
+        prepare(name, str(folder / "files"), str(folder / "sets"))
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="is not prepared"):
+        open_dataset(DataConfig(source=f"tfds:{name}", tfds_dir=str(folder / "sets")))
 
 
 def read_back(name: str, source: Path, data_dir: Path) -> Dataset:
@@ -141,10 +167,15 @@ def test_a_set_is_prepared_and_read_back_pixel_for_pixel(name: str, tmp_path: Pa
 def test_fashion_mnist_is_prepared_by_the_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     expected = fashion_mnist(tmp_path / "files")
     arguments = ["fashion_mnist", "--from", str(tmp_path / "files"), "--data_dir", str(tmp_path / "sets")]
+    said = []
     for _ in range(2):
         main(arguments)
-        last = capsys.readouterr().out.splitlines()[-1]
-        assert last == f"tfds:fashion_mnist in {tmp_path}/sets: 20 training images, 7 test images, 10 classes"
+        said.append(capsys.readouterr().out.splitlines()[-1])
+    there = f"{tmp_path}/sets/fashion_mnist/1.0.0: delete it to prepare anew"
+    assert said == [
+        f"tfds:fashion_mnist in {tmp_path}/sets: 20 training images, 7 test images, 10 classes",
+        f"tfds:fashion_mnist is prepared already in {there}",
+    ]
     data = open_dataset(DataConfig(source="tfds:fashion_mnist", tfds_dir=str(tmp_path / "sets")))
     assert (data.class_names[0], data.class_names[9]) == ("T-shirt/top", "Ankle boot")
     assert_holds(data.train, expected["train"])
@@ -176,7 +207,7 @@ def test_aircraft_lose_the_banner_at_the_bottom(tmp_path: Path):
 def test_a_missing_list_is_named(tmp_path: Path):
     caltech_birds2011(tmp_path)
     (tmp_path / "CUB_200_2011" / "classes.txt").unlink()
-    with pytest.raises(UserError, match=rf"No such file or directory: '{tmp_path}/CUB_200_2011/classes\.txt'"):
+    with pytest.raises(UserError, match=rf"{tmp_path}/CUB_200_2011/classes\.txt: No such file or directory"):
         prepare("caltech_birds2011", str(tmp_path), str(tmp_path / "sets"))
 
 
@@ -192,25 +223,121 @@ def test_a_file_cut_short_is_refused(tmp_path: Path):
     cifar10(tmp_path)
     batch = tmp_path / "cifar-10-batches-bin" / "data_batch_3.bin"
     batch.write_bytes(batch.read_bytes()[:-1])
-    with pytest.raises(UserError, match=rf"{tmp_path} does not hold cifar-10-.*, or damaged: ValueError"):
+    with pytest.raises(UserError, match=rf"{tmp_path} does not hold cifar-10-.*, or damaged: cannot reshape"):
         prepare("cifar10", str(tmp_path), str(tmp_path / "sets"))
 
 
 def test_images_without_labels_are_refused(tmp_path: Path):
     fashion_mnist(tmp_path / "files")
     write_idx(tmp_path / "files" / "t10k-labels-idx1-ubyte.gz", np.zeros(6, np.uint8))
-    with pytest.raises(UserError, match=r"or damaged: ValueError: 7 images and 6 labels"):
-        prepare("fashion_mnist", str(tmp_path / "files"), str(tmp_path / "sets"))
+    refuse("fashion_mnist", tmp_path, "or damaged: 7 images and 6 labels")
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "given", "whole"),
+    [
+        ("fashion_mnist", fashion_mnist, "20 training and 7", "60000 and 10000"),
+        ("cifar10", cifar10, "15 training and 3", "50000 and 10000"),
+        ("cifar100", cifar100, "3 training and 3", "50000 and 10000"),
+        ("caltech_birds2011", caltech_birds2011, "2 training and 1", "5994 and 5794"),
+        ("cars196", cars196, "2 training and 1", "8144 and 8041"),
+    ],
+)
+def test_a_set_that_is_not_whole_is_refused(
+    name: str,
+    make: Callable[[Path], Expected],
+    given: str,
+    whole: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    make(tmp_path / "files")
+    monkeypatch.setitem(ARCHIVES, name, WHOLE[name])
+    refuse(name, tmp_path, f"or damaged: {given} test images, not {whole}")
+
+
+def test_aircraft_have_6667_and_3333_photos():
+    assert WHOLE["fgvc_aircraft"].counts == (6667, 3333)
+
+
+def test_a_label_without_a_class_is_refused(tmp_path: Path):
+    cifar10(tmp_path / "files")
+    write_lines(tmp_path / "files" / "cifar-10-batches-bin" / "batches.meta.txt", "airplane", "automobile")
+    refuse("cifar10", tmp_path, "or damaged: an image of class 2, where classes are counted from 0 to 1")
+    caltech_birds2011(tmp_path / "files")
+    write_lines(tmp_path / "files" / "CUB_200_2011" / "image_class_labels.txt", "1 0", "2 1", "3 2")
+    refuse("caltech_birds2011", tmp_path, "or damaged: an image of class -1, where")
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((7, 28, 28), np.uint8)[..., :14], r"does not hold bytes of shape \(28, 28\)"),
+        (np.zeros(7, np.uint8), r"does not hold bytes of shape \(28, 28\)"),
+    ],
+)
+def test_a_file_of_another_shape_is_refused(array: np.ndarray, message: str, tmp_path: Path):
+    fashion_mnist(tmp_path / "files")
+    write_idx(tmp_path / "files" / "t10k-images-idx3-ubyte.gz", array)
+    refuse("fashion_mnist", tmp_path, rf"t10k-images-idx3-ubyte\.gz {message} in the format of MNIST")
+
+
+@pytest.mark.parametrize("place", [0, 2, 3])
+def test_a_file_of_another_type_is_refused(place: int, tmp_path: Path):
+    fashion_mnist(tmp_path / "files")
+    path = tmp_path / "files" / "train-labels-idx1-ubyte.gz"
+    data = bytearray(gzip.decompress(path.read_bytes()))
+    data[place] += 1
+    path.write_bytes(gzip.compress(bytes(data)))
+    refuse("fashion_mnist", tmp_path, r"train-labels-idx1-ubyte\.gz does not hold bytes of shape \(\)")
+
+
+def test_a_damaged_gzip_file_is_refused(tmp_path: Path):
+    fashion_mnist(tmp_path / "files")
+    path = tmp_path / "files" / "train-images-idx3-ubyte.gz"
+    data = bytearray(path.read_bytes())
+    for damaged in (data[:30] + bytes(50) + data[80:], data[:-100], b"no gzip at all"):
+        path.write_bytes(damaged)
+        refuse("fashion_mnist", tmp_path, "does not hold the four .gz files, .*, or damaged: .")
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../../../secret.jpg", "001.Albatross/../../../x.jpg"])
+def test_a_list_that_names_a_file_elsewhere_is_refused(name: str, tmp_path: Path):
+    caltech_birds2011(tmp_path / "files")
+    folder = tmp_path / "files" / "CUB_200_2011"
+    write_lines(folder / "images.txt", "1 001.Albatross/A_01.jpg", f"2 {name}", "3 002.Crow/C.jpg")
+    refuse("caltech_birds2011", tmp_path, f"a photo is named {re.escape(name)}, which is outside of {folder}/images")
+
+
+def test_an_annotation_that_names_a_file_elsewhere_is_refused(tmp_path: Path):
+    cars196(tmp_path / "files")
+    path = tmp_path / "files" / "cars_test_annos_withlabels.mat"
+    data = path.read_bytes()
+    assert data.count(b"00001.jpg") == 1
+    path.write_bytes(data.replace(b"00001.jpg", b"../00.jpg"))
+    refuse("cars196", tmp_path, r"a photo is named \.\./00\.jpg, which is outside of .*cars_test")
+
+
+def test_annotations_that_cannot_be_read_are_named(tmp_path: Path):
+    cars196(tmp_path / "files")
+    path = tmp_path / "files" / "devkit" / "cars_meta.mat"
+    for data in (b"", b"nothing", path.read_bytes()[:150]):
+        path.write_bytes(data)
+        refuse("cars196", tmp_path, r"or damaged: .*devkit/cars_meta\.mat cannot be read: .")
 
 
 def test_a_missing_photo_is_named_and_leaves_no_set_behind(tmp_path: Path):
     caltech_birds2011(tmp_path / "files")
     photo = tmp_path / "files" / "CUB_200_2011" / "images" / "002.Crow" / "C.jpg"
     photo.unlink()
-    with pytest.raises(FileNotFoundError, match=str(photo)):
-        prepare("caltech_birds2011", str(tmp_path / "files"), str(tmp_path / "sets"))
-    with pytest.raises(UserError, match="is not prepared"):
-        open_dataset(DataConfig(source="tfds:caltech_birds2011", tfds_dir=str(tmp_path / "sets")))
+    refuse("caltech_birds2011", tmp_path, f"cannot prepare .*files: {photo}: No such file or directory")
+
+
+def test_a_photo_that_is_no_image_is_named_and_leaves_no_set_behind(tmp_path: Path):
+    caltech_birds2011(tmp_path / "files")
+    photo = tmp_path / "files" / "CUB_200_2011" / "images" / "002.Crow" / "C.jpg"
+    photo.write_bytes(b"<html>404</html>")
+    refuse("caltech_birds2011", tmp_path, f"cannot prepare .*files: cannot identify image file '{photo}'")
 
 
 def test_an_unknown_set_is_refused_with_the_nearest_name(tmp_path: Path):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.train import tiny_digits
 from tests.train.runs import DIGITS, SMALL, small, write_images
 from train.__main__ import main
 from train.config import DataConfig
@@ -201,6 +204,69 @@ def test_a_damaged_record_is_named_and_others_can_be_read(tfds_dir: Path, tmp_pa
     with pytest.raises(UnreadableImageError, match=r"cannot read record 0 of tfds:tiny_digits/1\.0\.0, split train: "):
         split[0]
     assert split[1][0].shape == (8, 8, 1)
+
+
+Parts = dict[str, Iterator[tuple[int, dict[str, Any]]]]
+
+
+def open_digits(folder: Path, parts: Callable[[tiny_digits.TinyDigits], Parts]) -> Dataset:
+    """Prepares and opens digits in other splits than the usual ones."""
+
+    class TinyDigits(tiny_digits.TinyDigits, skip_registration=True):
+        def _split_generators(self, dl_manager: Any) -> Parts:
+            return parts(self)
+
+    TinyDigits(data_dir=str(folder), file_format="array_record").download_and_prepare()
+    return open_dataset(DataConfig(source="tfds:tiny_digits", tfds_dir=str(folder)))
+
+
+def unlabelled(part: Iterator[tuple[int, dict[str, Any]]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    return ((key, example | {"label": -1}) for key, example in part)
+
+
+def test_a_test_split_without_labels_gives_way_to_the_validation_split(tmp_path: Path):
+    data = open_digits(
+        tmp_path,
+        lambda digits: {
+            "train": digits._generate_examples(0, 10),
+            "validation": digits._generate_examples(10, 14),
+            "test": unlabelled(digits._generate_examples(14, 20)),
+        },
+    )
+    assert (len(data.train), len(data.test)) == (10, 4)
+    assert names(data.test)[0] == "record 0 of tfds:tiny_digits/1.0.0, split validation"
+    assert min(labels(data.test)) >= 0
+
+
+def test_a_labelled_test_split_goes_before_the_validation_split(tmp_path: Path):
+    splits = {"train": (0, 10), "validation": (10, 14), "test": (14, 20)}
+    data = open_digits(tmp_path, lambda digits: {key: digits._generate_examples(*at) for key, at in splits.items()})
+    assert len(data.test) == 6
+
+
+def test_a_set_without_labels_to_test_on_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match=r"tfds:tiny_digits/1\.0\.0, split test has no labels"):
+        open_digits(
+            tmp_path,
+            lambda digits: {
+                "train": digits._generate_examples(0, 10),
+                "test": unlabelled(digits._generate_examples(14, 20)),
+            },
+        )
+
+
+def test_a_record_without_a_label_is_named(tmp_path: Path):
+    data = open_digits(
+        tmp_path,
+        lambda digits: {
+            "train": unlabelled(digits._generate_examples(0, 10)),
+            "test": digits._generate_examples(10, 14),
+        },
+    )
+    with pytest.raises(
+        UserError, match=r"record 3 of tfds:tiny_digits/1\.0\.0, split train has label -1, not one from 0"
+    ):
+        data.train[3]
 
 
 @pytest.mark.parametrize("source", ["digit", "tfds:", "folder:", "folder", "http://x", ""])

@@ -6,7 +6,9 @@ import dataclasses
 import gzip
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,16 +17,20 @@ from PIL import Image
 from train.data.images import read_image
 from train.errors import UserError
 
-Examples = Iterator[tuple[bytes, int]]
-"""Image files, PNG where the archive holds bare pixels, and their labels."""
+
+class Part(NamedTuple):
+    """Labels of a split, and what reads the image file of each: PNG where the archive holds bare pixels."""
+
+    labels: Sequence[int]
+    read: Callable[[int], bytes]
 
 
 class Contents(NamedTuple):
     """Names of the classes by label, and the images, which are read as they are asked for."""
 
     class_names: list[str]
-    train: Examples
-    test: Examples
+    train: Part
+    test: Part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +41,14 @@ class Archive:
       source: what the folder must hold, and which page has it.
       files: paths in the folder that must be there.
       shape: height, width and channels of the images, None where they differ.
+      counts: numbers of training and test images.
       read: from the folder to its contents.
     """
 
     source: str
     files: tuple[str, ...]
     shape: tuple[int | None, int | None, int]
+    counts: tuple[int, int]
     read: Callable[[str], Contents]
 
     def open(self, folder: str) -> Contents:
@@ -54,11 +62,27 @@ class Archive:
         if missing:
             raise UserError(f"{folder} has no {', '.join(missing)}: it must hold {self.source}")
         try:
-            return self.read(folder)
-        except (EOFError, LookupError, OSError, ValueError) as error:
-            raise UserError(
-                f"{folder} does not hold {self.source}, or damaged: {type(error).__name__}: {error}"
-            ) from error
+            contents = self.read(folder)
+            self._check(contents)
+        except (EOFError, LookupError, OSError, ValueError, zlib.error) as error:
+            raise UserError(f"{folder} does not hold {self.source}, or damaged: {reason(error)}") from error
+        return contents
+
+    def _check(self, contents: Contents) -> None:
+        counts = (len(contents.train.labels), len(contents.test.labels))
+        if counts != self.counts:
+            raise ValueError("{} training and {} test images, not {} and {}".format(*counts, *self.counts))
+        last = len(contents.class_names) - 1
+        for label in (*contents.train.labels, *contents.test.labels):
+            if not 0 <= label <= last:
+                raise ValueError(f"an image of class {label}, where classes are counted from 0 to {last}")
+
+
+def reason(error: Exception) -> str:
+    """What is wrong with a file, in a line."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return f"nothing is known of {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
 
 
 def _lines(*path: str) -> list[str]:
@@ -71,16 +95,24 @@ def _table(*path: str) -> dict[str, str]:
     return dict(line.split(" ", 1) for line in _lines(*path))
 
 
-def _pixels(images: np.ndarray, labels: np.ndarray) -> Examples:
-    if len(images) != len(labels) or not len(labels):
+def _pixels(images: np.ndarray, labels: np.ndarray) -> Part:
+    if len(images) != len(labels):
         raise ValueError(f"{len(images)} images and {len(labels)} labels")
-    return ((_encode(image, "PNG"), int(label)) for image, label in zip(images, labels, strict=True))
+    return Part(labels.tolist(), lambda index: _encode(images[index], "PNG"))
 
 
-def _photos(folder: str, labels: Iterable[tuple[str, int]]) -> Examples:
-    for name, label in labels:
-        with open(os.path.join(folder, name), "rb") as file:
-            yield file.read(), label
+def _photos(folder: str, photos: list[tuple[str, int]], read: Callable[[str], bytes]) -> Part:
+    """Photos by name and label. They must lie in the folder: a list from elsewhere could name any file."""
+    for name, _ in photos:
+        if os.path.isabs(name) or ".." in PurePath(name).parts:
+            raise ValueError(f"a photo is named {name}, which is outside of {folder}")
+    return Part([label for _, label in photos], lambda index: read(os.path.join(folder, photos[index][0])))
+
+
+def _photo(path: str) -> bytes:
+    Image.open(path).close()  # refuses what is no image
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def _encode(image: np.ndarray, kind: str, **options: Any) -> bytes:
@@ -89,22 +121,22 @@ def _encode(image: np.ndarray, kind: str, **options: Any) -> bytes:
     return file.getvalue()
 
 
-def _idx(path: str) -> np.ndarray:
-    """An array of bytes in the format of MNIST: sizes of the axes as big-endian int32, then the bytes."""
+def _idx(path: str, *shape: int) -> np.ndarray:
+    """Arrays of bytes in the format of MNIST: type and number of axes, their sizes as big-endian int32, the bytes."""
     with gzip.open(path) as file:
         data = file.read()
-    sizes = np.frombuffer(data, ">i4", data[3], offset=4)
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(sizes)
+    start = 8 + 4 * len(shape)
+    if data[:4] != bytes([0, 0, 8, 1 + len(shape)]) or data[8:start] != np.asarray(shape, ">i4").tobytes():
+        raise ValueError(f"{path} does not hold bytes of shape {shape} in the format of MNIST")
+    return np.frombuffer(data, np.uint8, offset=start).reshape(int.from_bytes(data[4:8]), *shape)
 
 
 def _fashion_mnist(folder: str) -> Contents:
     names = "T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Ankle_boot"
 
-    def part(name: str) -> Examples:
-        images, labels = (
-            _idx(os.path.join(folder, f"{name}-{kind}-ubyte.gz")) for kind in ("images-idx3", "labels-idx1")
-        )
-        return _pixels(images, labels)
+    def part(name: str) -> Part:
+        images = _idx(os.path.join(folder, f"{name}-images-idx3-ubyte.gz"), 28, 28)
+        return _pixels(images, _idx(os.path.join(folder, f"{name}-labels-idx1-ubyte.gz")))
 
     return Contents([name.replace("_", " ") for name in names.split()], part("train"), part("t10k"))
 
@@ -112,7 +144,7 @@ def _fashion_mnist(folder: str) -> Contents:
 def _cifar(folder: str, names: str, label: int, train: Iterable[str], test: str) -> Contents:
     """Records of one or two labels, the last of which is meant, and of red, green and blue planes of 32x32 bytes."""
 
-    def part(files: Iterable[str]) -> Examples:
+    def part(files: Iterable[str]) -> Part:
         records = np.concatenate([np.fromfile(os.path.join(folder, file), np.uint8) for file in files])
         records = records.reshape(-1, label + 1 + 3 * 32 * 32)
         return _pixels(records[:, label + 1 :].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), records[:, label])
@@ -135,21 +167,29 @@ def _birds(folder: str) -> Contents:
         _table(folder, f"{name}.txt") for name in ("images", "image_class_labels", "train_test_split", "classes")
     )
 
-    def part(flag: str) -> Examples:
+    def part(flag: str) -> Part:
         chosen = [(paths[key], int(labels[key]) - 1) for key in paths if parts[key] == flag]
-        return _photos(os.path.join(folder, "images"), chosen)
+        return _photos(os.path.join(folder, "images"), chosen, _photo)
 
     return Contents(list(classes.values()), part("1"), part("0"))
 
 
 def _cars(folder: str) -> Contents:
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
-    def part(name: str, *annotations: str) -> Examples:
-        rows = np.atleast_1d(loadmat(os.path.join(folder, *annotations), squeeze_me=True)["annotations"])
-        return _photos(os.path.join(folder, name), [(str(row["fname"]), int(row["class"]) - 1) for row in rows])
+    def load(key: str, *path: str) -> np.ndarray:
+        file = os.path.join(folder, *path)
+        try:
+            return np.atleast_1d(loadmat(file, squeeze_me=True)[key])
+        except (LookupError, MatReadError, OSError, TypeError, ValueError) as error:
+            raise ValueError(f"{file} cannot be read: {error}") from error
 
-    names = loadmat(os.path.join(folder, "devkit", "cars_meta.mat"), squeeze_me=True)["class_names"]
+    def part(name: str, *annotations: str) -> Part:
+        chosen = [(str(row["fname"]), int(row["class"]) - 1) for row in load("annotations", *annotations)]
+        return _photos(os.path.join(folder, name), chosen, _photo)
+
+    names = load("class_names", "devkit", "cars_meta.mat")
     train = part("cars_train", "devkit", "cars_train_annos.mat")
     return Contents([str(name) for name in names], train, part("cars_test", "cars_test_annos_withlabels.mat"))
 
@@ -158,18 +198,17 @@ def _aircraft(folder: str) -> Contents:
     folder = os.path.join(folder, "fgvc-aircraft-2013b", "data")
     names = _lines(folder, "variants.txt")
 
-    def part(name: str) -> Examples:
-        chosen = [(key, names.index(variant)) for key, variant in _table(folder, f"images_variant_{name}.txt").items()]
-        return _without_banner(folder, chosen)
+    def part(name: str) -> Part:
+        table = _table(folder, f"images_variant_{name}.txt")
+        chosen = [(f"{key}.jpg", names.index(variant)) for key, variant in table.items()]
+        return _photos(os.path.join(folder, "images"), chosen, _without_banner)
 
     return Contents(names, part("trainval"), part("test"))
 
 
-def _without_banner(folder: str, labels: Iterable[tuple[str, int]]) -> Examples:
+def _without_banner(path: str) -> bytes:
     """The lowest 20 rows of each photo name its owner; without them it is encoded anew, at a high quality."""
-    for key, label in labels:
-        image = read_image(os.path.join(folder, "images", f"{key}.jpg"))
-        yield _encode(image[:-20], "JPEG", quality=95), label
+    return _encode(read_image(path)[:-20], "JPEG", quality=95)
 
 
 _CIFAR = "of https://www.cs.toronto.edu/~kriz/cifar.html, unpacked"
@@ -180,14 +219,28 @@ ARCHIVES = {
         "/usr/share/datasets/fashion-mnist of Debian's package dataset-fashion-mnist)",
         tuple(f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")),
         (28, 28, 1),
+        (60_000, 10_000),
         _fashion_mnist,
     ),
-    "cifar10": Archive(f"cifar-10-binary.tar.gz {_CIFAR}", ("cifar-10-batches-bin",), (32, 32, 3), _cifar10),
-    "cifar100": Archive(f"cifar-100-binary.tar.gz {_CIFAR}", ("cifar-100-binary",), (32, 32, 3), _cifar100),
+    "cifar10": Archive(
+        f"cifar-10-binary.tar.gz {_CIFAR}",
+        ("cifar-10-batches-bin",),
+        (32, 32, 3),
+        (50_000, 10_000),
+        _cifar10,
+    ),
+    "cifar100": Archive(
+        f"cifar-100-binary.tar.gz {_CIFAR}",
+        ("cifar-100-binary",),
+        (32, 32, 3),
+        (50_000, 10_000),
+        _cifar100,
+    ),
     "caltech_birds2011": Archive(
         "CUB_200_2011.tgz of https://www.vision.caltech.edu/datasets/cub_200_2011, unpacked",
         ("CUB_200_2011",),
         (None, None, 3),
+        (5994, 5794),
         _birds,
     ),
     "cars196": Archive(
@@ -195,12 +248,14 @@ ARCHIVES = {
         "https://ai.stanford.edu/~jkrause/cars/car_dataset.html (Stanford Cars) or a copy of it",
         ("cars_train", "cars_test", "devkit/cars_meta.mat", "cars_test_annos_withlabels.mat"),
         (None, None, 3),
+        (8144, 8041),
         _cars,
     ),
     "fgvc_aircraft": Archive(
         "fgvc-aircraft-2013b.tar.gz of https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft, unpacked",
         ("fgvc-aircraft-2013b",),
         (None, None, 3),
+        (6667, 3333),
         _aircraft,
     ),
 }
