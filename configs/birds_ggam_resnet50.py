@@ -5,9 +5,12 @@
     python -m train configs/birds_ggam_resnet50.py --workdir runs/birds_ggam_resnet50
 
 The recipe of the released code: 300 epochs along a cosine; 0.1 for head and attention, a tenth of it for the
-backbone; squeezed to 600x600 pixels, cropped to 448. It ran on 4 GPUs, so batch norm takes groups of 8 images. Two
-things differ. The loss is cross-entropy alone: GGAM's own is not in train/ yet. And the last state is what counts,
-where the code reports the best of all epochs on the test images.
+backbone; squeezed to 600x600 pixels, cropped to 448. It ran on 4 GPUs, so batch norm takes groups of 8 images.
+
+What differs: the loss is cross-entropy alone, GGAM's own is not in train/ yet. The cosine falls with each step, there
+with each epoch. No image is left out, where the code drops the images of an epoch that do not fill a batch, of the test
+images too, which it shuffles. And the last state is what counts, where the code reports the best of all epochs on the
+test images.
 
 The backbone starts from torchvision's weights of ResNet-50, head and attention start fresh.
 

@@ -4,7 +4,7 @@
 
 By the recipe of Attention-92, so that the nets can be compared; the figure's own recipe may differ.
 Time: 160,000 steps of 64 images; not measured.
-Result, error in % on CIFAR-100: 24.33 (RAN paper, as two independent repositories quote it).
+Result, error in % on CIFAR-100: 24.33 (RAN paper, as a third-party note quotes it).
 """
 
 import dataclasses

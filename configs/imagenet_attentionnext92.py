@@ -3,7 +3,7 @@
     python -m train configs/imagenet_attentionnext92.py --workdir runs/imagenet_attentionnext92
 
 Time: 530,000 steps of 256 images; not measured, train/aot_table.md bounds the images per second.
-Result: none was published.
+Result: none is known to the sources that were read.
 """
 
 import dataclasses

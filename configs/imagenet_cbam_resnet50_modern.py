@@ -8,7 +8,7 @@ cross-entropy with smoothing, RandAugment has the strength of its usual setting,
 and no dropped blocks, and an average of the weights is what is evaluated.
 
 Time: 187,671 steps of 2048 images; not measured, train/aot_table.md bounds the images per second.
-Result: none was published for this net, and none is measured yet.
+Result: none is known for this net, and none is measured yet.
 """
 
 import dataclasses

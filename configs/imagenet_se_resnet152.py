@@ -3,8 +3,8 @@
     python -m train configs/imagenet_se_resnet152.py --workdir runs/imagenet_se_resnet152
 
 Time: 500,456 steps of 256 images; not measured, train/aot_table.md bounds the images per second.
-Result, top-1 / top-5 error in % of one 224 crop: 21.34 / 5.54 (README of hujie-frank/SENet, read); 21.57 / 5.73 (SE
-paper; recalled, not read at its source).
+Result, top-1 / top-5 error in % of one 224 crop: 21.34 / 5.54 (README of hujie-frank/SENet, read, with more epochs);
+21.57 / 5.73 (SE paper; recalled, not read at its source).
 """
 
 import dataclasses

@@ -3,8 +3,8 @@
     python -m train configs/imagenet_se_resnext101_32x4d.py --workdir runs/imagenet_se_resnext101_32x4d
 
 Time: 500,456 steps of 256 images; not measured, train/aot_table.md bounds the images per second.
-Result, top-1 / top-5 error in % of one 224 crop: 19.81 / 4.96 (README of hujie-frank/SENet, read); 20.70 / 5.01 (SE
-paper; recalled, not read at its source); 21.17 / 5.66 (CBAM paper; recalled, not read at its source).
+Result, top-1 / top-5 error in % of one 224 crop: 19.81 / 4.96 (README of hujie-frank/SENet, read, with more epochs);
+20.70 / 5.01 (SE paper; recalled, not read at its source); 21.17 / 5.66 (CBAM paper; recalled, not read at its source).
 """
 
 import dataclasses

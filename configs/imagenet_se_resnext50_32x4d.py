@@ -3,8 +3,8 @@
     python -m train configs/imagenet_se_resnext50_32x4d.py --workdir runs/imagenet_se_resnext50_32x4d
 
 Time: 500,456 steps of 256 images; not measured, train/aot_table.md bounds the images per second.
-Result, top-1 / top-5 error in % of one 224 crop: 20.97 / 5.54 (README of hujie-frank/SENet, read); 21.10 / 5.49 (SE
-paper; recalled, not read at its source); 21.91 / 6.04 (CBAM paper; recalled, not read at its source).
+Result, top-1 / top-5 error in % of one 224 crop: 20.97 / 5.54 (README of hujie-frank/SENet, read, with more epochs);
+21.10 / 5.49 (SE paper; recalled, not read at its source); 21.91 / 6.04 (CBAM paper; recalled, not read at its source).
 """
 
 import dataclasses

@@ -22,6 +22,7 @@ EXAMPLES = {
     "digits": (10, 1437),
     "folder:images": (3, 100),
     "tfds:imagenet2012": (1000, 1_281_167),
+    "tfds:fashion_mnist": (10, 60_000),
     "tfds:cifar10": (10, 50_000),
     "tfds:cifar100": (100, 50_000),
     "tfds:caltech_birds2011": (200, 5994),
@@ -29,6 +30,8 @@ EXAMPLES = {
     "tfds:fgvc_aircraft": (100, 6667),
 }
 """Classes and training images of each source."""
+SMALL_AND_GRAY = {"digits": 8, "tfds:fashion_mnist": 28}
+"""Sides of images of one channel."""
 PUBLISHED_ON = {
     "tfds:imagenet2012": "ImageNet-1K",
     "tfds:cifar10": "CIFAR-10",
@@ -52,8 +55,8 @@ def named(name: str) -> Config:
 
 def run_of(config: Config) -> Run:
     classes, examples = EXAMPLES[config.data.source]
-    side = config.data.image_size or (8 if config.data.source == "digits" else 32)
-    channels = 1 if config.data.source == "digits" else 3
+    side = config.data.image_size or SMALL_AND_GRAY.get(config.data.source, 32)
+    channels = 1 if config.data.source in SMALL_AND_GRAY else 3
     return Run(config, tuple(map(str, range(classes))), (side, side, channels), examples)
 
 
@@ -127,7 +130,7 @@ EPOCH = 1_281_167 / 256
 @pytest.mark.parametrize(
     ("pattern", "epochs"),
     [
-        ("imagenet_resnet*", 100),
+        ("imagenet_[mrw]*", 100),
         ("imagenet_se*", 100),
         ("imagenet_cbam_*[!n].py", 100),
         ("imagenet_bam_*", 90),

@@ -44,7 +44,9 @@ class Arguments:
     """File to write all figures to."""
 
 
-def largest_batch(needed: Callable[[int], int], known: Mapping[int, int], limit: int, most: int, group: int) -> int:
+def largest_batch(
+    needed: Callable[[int], int], known: Mapping[int, int], limit: int, most: int, units: Sequence[int]
+) -> int:
     """The largest batch found to fit on a chip, by interpolation between what two others need.
 
     Args:
@@ -52,10 +54,10 @@ def largest_batch(needed: Callable[[int], int], known: Mapping[int, int], limit:
       known: bytes by batch, of a batch of 0 and another at least.
       limit: bytes that there are.
       most: no batch is larger.
-      group: images that belong on one chip.
+      units: of which a batch is a multiple: of the first that it can hold.
 
     Returns:
-      A batch that is known to fit, a multiple of 8 and of whole groups where it holds so many; 0 if none.
+      A batch that is known to fit; 0 if none.
     """
     known = dict(known)
     while True:
@@ -64,7 +66,7 @@ def largest_batch(needed: Callable[[int], int], known: Mapping[int, int], limit:
         a, b = sorted(known, key=lambda batch: abs(known[batch] - limit))[:2]
         slope = max(1.0, (known[b] - known[a]) / (b - a))
         guess = min(int(a + (limit - known[a]) / slope), fails - 1)
-        guess -= guess % next(unit for unit in (math.lcm(8, group), group, 1) if unit <= max(1, guess))
+        guess -= guess % next((unit for unit in units if unit <= guess), units[-1])
         if guess <= fits or (fits and known[fits] > _FULL * limit):
             return fits
         known[guess] = needed(guess)
@@ -87,9 +89,11 @@ def find_largest(pod: Pod, config: Config, step: Compiled | None, known: Mapping
         print(f"tried        {images} images a chip need {compiled[images].needed / GIB:.2f} GiB", flush=True)
         return compiled[images].needed
 
-    norm = config.parallel.batch_norm
-    group = config.parallel.accumulate * (norm if isinstance(norm, int) else 1)
-    images = largest_batch(needed, known, pod.chip.memory_bytes, _MOST_IMAGES // len(pod.devices), group)
+    chips, norm = len(pod.devices), config.parallel.batch_norm
+    group = norm if isinstance(norm, int) else 1
+    on_chip, spread = (config.parallel.accumulate * size for size in (group, group // math.gcd(group, chips)))
+    units = [math.lcm(8, on_chip), on_chip, math.lcm(8, spread), spread]
+    images = largest_batch(needed, known, pod.chip.memory_bytes, _MOST_IMAGES // chips, units)
     if not images:
         raise UserError(f"{config.model.name} does not fit on a chip of {pod.topology} with any batch")
     return compiled[images]
@@ -118,7 +122,8 @@ def describe(pod: Pod, config: Config, step: Compiled) -> list[str]:
         f"operations   {step.flops / 1e9:.4g} G a chip, {step.flops * chips / 1e12:.4g} T in all, "
         f"{step.flops / images / 1e9:.3g} G an image",
         f"moved        {step.moved / 1e9:.3g} GB from and to HBM a chip, {step.moved / images / 1e6:.3g} MB an image; "
-        f"XLA counts {step.accessed / images / 1e6:.3g} MB, what stays on the chip too",
+        f"XLA counts {step.accessed / images / 1e6:.3g} MB, what stays on the chip too, loops once",
+        *([f"loops        of unknown length: {step.unknown_loops}, counted once each"] * bool(step.unknown_loops)),
         f"roofline     at most {images * chips / max(times.values()):.0f} images/s, bound by "
         f"{max(times, key=lambda name: times[name])}: "
         + ", ".join(f"{name} {1000 * seconds:.3g} ms" for name, seconds in times.items()),

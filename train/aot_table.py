@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import subprocess
@@ -18,10 +17,9 @@ from train.cli import parse, program, read_config_file  # first: it checks the e
 import tyro
 
 from train.chips import chip_of
-from train.config import flatten
 from train.errors import UserError
 from train.run import replacing
-from train.tpu import GIB, require_libtpu, versions
+from train.tpu import GIB, Pod
 
 _COLUMNS = (
     "config",
@@ -33,7 +31,7 @@ _COLUMNS = (
     "MB in collectives",
     "GFLOP an image",
     "MB accessed an image",
-    "of it HBM",
+    "MB from and to HBM an image",
     "images/s at most",
     "bound by",
     "compiled in s",
@@ -44,7 +42,8 @@ _COLUMNS = (
 class Arguments:
     """Compiles configs for a TPU pod, one after the other, and puts their figures into a table.
 
-    What is done stays done: a config is compiled again only when it, the topology, the batch or a version has changed.
+    What is done stays done: a config is compiled again only when its traced step, which takes seconds, the topology or
+    the compiler has changed.
     """
 
     configs: tyro.conf.Positional[tuple[str, ...]]
@@ -64,11 +63,6 @@ class Arguments:
         """Where the figures of a config are kept."""
         name = os.path.splitext(os.path.basename(config_path))[0]
         return os.path.join(self.records, f"{name}-{self.topology.replace(':', '-')}.json")
-
-    def key(self, config_path: str) -> str:
-        """Changes with everything that the figures of a config depend on."""
-        parts = (flatten(read_config_file(config_path)), self.topology, self.batch_per_chip, versions())
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def read_record(arguments: Arguments, path: str, key: str) -> dict[str, Any] | None:
@@ -111,8 +105,8 @@ def table(records: Mapping[str, Mapping[str, Any]], arguments: Arguments) -> str
         f"{chip.flops / 1e12:.0f} Tflop/s, {chip.memory_bandwidth / 1e9:.0f} GB/s of HBM",
         f"and {chip.network_bandwidth / 1e9:.0f} GB/s over all links of a chip, as if all three went on at once: "
         "no step is faster, real ones are slower.",
-        "`MB accessed` is XLA's count of what operations take and give, on the chip too; `of it HBM` is read from the",
-        "compiled program.",
+        "`MB accessed` is XLA's count of what operations take and give, on the chip too; `MB from and to HBM` is read",
+        "from the compiled program. XLA counts what is in a loop once, the other columns as often as it runs.",
         "",
         *(f"{stack};" for stack in sorted(stacks)),
         *sorted(places),
@@ -149,15 +143,20 @@ def main(arguments: Sequence[str]) -> None:
     parsed = parse(Arguments, arguments, prog="python -m train.aot_table", switches=True)
     if not parsed.configs:
         raise UserError("name config files, such as configs/imagenet_*.py")
-    require_libtpu()
-    keys = {path: parsed.key(path) for path in parsed.configs}
+    pod = Pod.of(parsed.topology)
     os.makedirs(parsed.records, exist_ok=True)
     records, failed = {}, []
-    for number, (path, key) in enumerate(keys.items(), 1):
-        record = read_record(parsed, path, key)
-        print(f"== {path}, {number} of {len(keys)}{': done before' if record else ''}", flush=True)
+    for number, path in enumerate(parsed.configs, 1):
+        print(f"== {path}, {number} of {len(parsed.configs)}", flush=True)
         try:
+            key = pod.key(pod.with_images(read_config_file(path), parsed.batch_per_chip))
+            record = read_record(parsed, path, key)
+            print("done before" if record else "compiling", flush=True)
             records[path] = record or compile_config(parsed, path, key)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            failed.append(path)
+            continue
         except subprocess.CalledProcessError:
             failed.append(path)
             continue

@@ -43,7 +43,9 @@ _T = TypeVar("_T")
 
 def program(main: Callable[[Sequence[str]], None]) -> None:
     """Runs a program: what a user can mend ends in one line on standard error and exit code 2."""
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    for library in ("absl", "asyncio"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
+    sys.unraisablehook = _report_unraisable
     try:
         main(sys.argv[1:])
     except BrokenPipeError:
@@ -56,6 +58,12 @@ def program(main: Callable[[Sequence[str]], None]) -> None:
         message, code = explained
         print(f"error: {message}", file=sys.stderr)
         sys.exit(code)
+
+
+def _report_unraisable(unraisable: Any) -> None:
+    """Where a save fails, TensorStore ends its other writes after Orbax's event loop is closed: the save is told of."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def parse(

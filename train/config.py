@@ -278,6 +278,8 @@ MAY_CHANGE = {
     "checkpoint_every_steps",
     "evaluate_every_steps",
     "log_every_steps",
+    "keep_last_checkpoints",
+    "keep_best_checkpoints",
     "data.num_threads",
     "parallel.engine",
     "parallel.shard_parameters",

@@ -6,10 +6,10 @@ import dataclasses
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{$")
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)$")
+_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)$")
 _ARRAY = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\]")
 _CALLED = re.compile(r"\b(?:calls|body|to_apply|true_computation|false_computation)=%?([\w.-]+)")
 _BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
@@ -21,8 +21,6 @@ _SENT: Mapping[str, Callable[[int], float]] = {
     "collective-permute": lambda n: 1.0,
 }
 """Share of the whole array that each of n devices sends, around a ring."""
-_FREE = ("parameter", "tuple", "get-tuple-element", "bitcast", "constant", "while", "call", "conditional")
-"""What moves nothing by itself."""
 _CALLING = ("while", "call", "conditional", "fusion", "async-start")
 
 
@@ -36,6 +34,7 @@ class Instruction:
       opcode: what it does.
       operands: names of what it takes.
       rest: everything after the opening bracket.
+      root: whether its result is that of its computation.
     """
 
     name: str
@@ -43,6 +42,11 @@ class Instruction:
     opcode: str
     operands: tuple[str, ...]
     rest: str
+    root: bool
+
+
+Computation = Mapping[str, Instruction]
+"""By name, in the order of the text."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,26 +70,31 @@ class Program:
     Args:
       text: what `compiled.as_text()` gives.
       num_devices: how many devices it runs on.
+
+    Attributes:
+      computations: by name.
+      fused: names of those that are the inside of a fusion.
     """
 
     def __init__(self, text: str, num_devices: int) -> None:
         self._num_devices = num_devices
-        self.computations: dict[str, list[Instruction]] = {}
+        self.computations: dict[str, dict[str, Instruction]] = {}
         self._entry = ""
-        body: list[Instruction] = []
+        body: dict[str, Instruction] = {}
         for line in text.splitlines():
             if header := _COMPUTATION.match(line):
-                body = self.computations.setdefault(header[2], [])
+                body = self.computations.setdefault(header[2], {})
                 self._entry = header[2] if header[1] else self._entry
             elif match := _INSTRUCTION.match(line):
-                operands = tuple(re.findall(r"%([\w.-]+)", match[4].partition(")")[0]))
-                body.append(Instruction(match[1], match[2], match[3], operands, match[4]))
-        self._fused = {
+                root, name, kind, opcode, rest = match.groups()
+                operands = tuple(re.findall(r"%([\w.-]+)", rest.partition(")")[0]))
+                body[name] = Instruction(name, kind, opcode, operands, rest, root is not None)
+        self.fused = {
             name
             for body in self.computations.values()
-            for line in body
+            for line in body.values()
             if line.opcode == "fusion"
-            for name in _called(line)
+            for name in called_by(line)
         }
 
     def runs(self) -> dict[str, int]:
@@ -94,24 +103,29 @@ class Program:
 
         def visit(name: str, times: int) -> None:
             runs[name] += times
-            for instruction in self.computations.get(name, ()):
-                if instruction.opcode in _CALLING:
-                    for called in _called(instruction):
-                        visit(called, times * self._trips(instruction))
+            for line in self.computations.get(name, {}).values():
+                if line.opcode in _CALLING:
+                    for called in called_by(line):
+                        visit(called, times * (self._trips(line) or 1))
 
         visit(self._entry, 1)
         return dict(runs)
 
-    def _trips(self, instruction: Instruction) -> int:
-        """How often a loop runs: as the compiler says, or the bound that its condition counts to; 1 if unknown."""
-        if instruction.opcode != "while":
+    def unknown_loops(self) -> int:
+        """How many loops of the text are taken to run once, since it does not say how often they do."""
+        lines = [line for name in self.runs() for line in self.computations.get(name, {}).values()]
+        return sum(self._trips(line) is None for line in lines)
+
+    def _trips(self, line: Instruction) -> int | None:
+        """How often a loop runs: as the compiler says, or the bound that its condition counts to; None if unknown."""
+        if line.opcode != "while":
             return 1
-        if known := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', instruction.rest):
+        if known := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line.rest):
             return int(known[1])
-        condition = re.search(r"condition=%?([\w.-]+)", instruction.rest)
-        lines = self.computations.get(condition[1], []) if condition else []
+        condition = re.search(r"condition=%?([\w.-]+)", line.rest)
+        lines = self.computations.get(condition[1], {}).values() if condition else ()
         bounds = [re.match(r"(\d+)\)", line.rest) for line in lines if line.opcode == "constant"]
-        return max((int(bound[1]) for bound in bounds if bound), default=1)
+        return int(bounds[0][1]) if len(bounds) == 1 and bounds[0] else None
 
     def traffic(self) -> Mapping[str, Traffic]:
         """What the devices send each other, by kind.
@@ -121,19 +135,18 @@ class Program:
         found: dict[str, Traffic] = {}
         channels = set()
         for name, times in self.runs().items():
-            lines = self.computations.get(name, [])
-            types = {line.name: line.type for line in lines}
-            for line in lines:
+            body = self.computations.get(name, {})
+            for line in body.values():
                 kind = line.opcode.removesuffix("-start")
                 if kind not in _SENT:
                     continue
-                if name in self._fused:
+                if name in self.fused:
                     channel = re.search(r"channel_id=\d+", line.rest)
                     if channel and channel[0] in channels:
                         continue
                     channels.add(channel and channel[0])
                 size, old = self._group_size(line), found.get(kind, Traffic())
-                whole = sum(num_bytes(types[operand]) for operand in line.operands)
+                whole = sum(num_bytes(body[operand].type) for operand in line.operands)
                 whole *= size if kind == "all-gather" else 1
                 sent = whole * _SENT[kind](size)
                 found[kind] = Traffic(old.count + times, old.bytes + times * whole, old.sent + times * sent)
@@ -150,52 +163,22 @@ class Program:
             return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", match[2]))
         return self._num_devices
 
-    def memory_traffic(self, *, loops: bool = True) -> int:
-        """Bytes between a device and its main memory: what instructions outside of fusions take and give there.
-
-        Args:
-          loops: whether loops count as often as they run, or once.
-        """
-        total = 0
-        for name, times in self.runs().items():
-            lines = [] if name in self._fused else self.computations.get(name, [])
-            types = {line.name: line.type for line in lines}
-            for line in lines:
-                if line.opcode not in _FREE and not line.opcode.endswith("-done"):
-                    operands = [types.get(operand, "") for operand in line.operands]
-                    total += _moved(line, operands) * (times if loops else 1)
-        return total
-
     def repetition(self, opcode: str) -> float:
         """How often instructions of a kind run, over how often they stand in the text, weighed by their results."""
         found = [
             (num_bytes(line.type), times)
             for name, times in self.runs().items()
-            for line in self.computations.get(name, [])
+            for line in self.computations.get(name, {}).values()
             if line.opcode == opcode
         ]
         once = sum(size for size, _ in found)
         return sum(size * times for size, times in found) / once if once else 1.0
 
 
-def _called(line: Instruction) -> list[str]:
+def called_by(line: Instruction) -> list[str]:
+    """Names of the computations that an instruction runs."""
     branches = [name.strip(" %") for names in _BRANCHES.findall(line.rest) for name in names.split(",")]
     return [*_CALLED.findall(line.rest), *branches]
-
-
-def _moved(line: Instruction, operands: Sequence[str]) -> int:
-    """Bytes that an instruction moves from and to main memory."""
-    if line.opcode in ("copy-start", "slice-start"):  # source and destination, in this order or the other
-        ends = [(num_bytes(array), main) for array, main in _arrays(line.type)][:2]
-        return min(size for size, _ in ends) * sum(main for _, main in ends)
-    if line.opcode in ("slice", "dynamic-slice", "gather"):
-        return 2 * sum(num_bytes(array) for array, main in _arrays(line.type) if main)
-    return sum(num_bytes(array) for text in (line.type, *operands) for array, main in _arrays(text) if main)
-
-
-def _arrays(text: str) -> list[tuple[str, bool]]:
-    """The arrays of a type, and whether each lies in main memory: a layout names any other space."""
-    return [(array, "S(" not in layout) for array, layout in re.findall(r"(\w+\[[\d,]*\])(\{[^}]*\})?", text)]
 
 
 def num_bytes(text: str) -> int:

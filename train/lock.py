@@ -32,8 +32,7 @@ def locked(workdir: str) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
-            holder = file.read().decode().strip() or "another process"
+            holder = lock_holder(workdir) or "another process"
             raise UserError(f"{workdir} is in use by {holder}: wait for its end, or choose another --workdir") from None
         except OSError as error:  # a file system without locks
             print(f"note: {workdir} cannot be locked ({error.strerror}): let no other run use it", file=sys.stderr)
@@ -42,3 +41,10 @@ def locked(workdir: str) -> Iterator[None]:
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n".encode())
         yield
+
+
+def lock_holder(workdir: str) -> str:
+    """Who holds, or last held, a work directory; nothing where nobody has."""
+    with contextlib.suppress(OSError), open(os.path.join(workdir, "lock")) as file:
+        return file.read().strip()
+    return ""

@@ -15,13 +15,13 @@ import grain
 import jax
 
 from train.checkpoint import Checkpoints
-from train.config import Config
+from train.config import Config, flatten
 from train.data import Dataset, Reader, image_shape, open_dataset, training_iterator, with_label_noise
 from train.errors import UserError
 from train.evaluate import Evaluation, Evaluator
-from train.hosts import failing_together, gather, is_first, on_first, standing
+from train.hosts import SharedError, failing_together, gather, is_first, on_first, standing
 from train.layout import Layout
-from train.lock import locked
+from train.lock import lock_holder, locked
 from train.metrics import Metrics
 from train.parallel import training_step
 from train.preemption import preemption
@@ -47,19 +47,21 @@ def train(config: Config, workdir: str) -> Evaluation | None:
     layout = Layout.of(config)
     dataset = open_dataset(config.data)
     run = describe(config, dataset)
+    check_agreement(run, dataset)
     noisy = with_label_noise(dataset.train, config.data.label_noise, len(run.class_names), config.seed)
     training, test = (Reader(split, config.data, run.image_shape) for split in (noisy, dataset.test))
     with contextlib.ExitStack() as stack:
 
-        def take() -> bool:
-            check_claim(run, workdir)
+        def take() -> tuple[bool, str]:
+            check_claim(run, workdir)  # before anything is written there
             stack.enter_context(locked(workdir))
             finished = is_finished(workdir, run.total_steps)
             if not finished:
                 claim(run, workdir)
-            return finished
+            return finished, lock_holder(workdir)
 
-        finished = on_first("take the work directory", take)
+        finished, holder = on_first("take the work directory", take)
+        check_shared(workdir, holder)
         kept = (config.keep_last_checkpoints, config.keep_best_checkpoints)
         checkpoints = Checkpoints(checkpoint_folder(workdir), *kept)
         stack.enter_context(contextlib.closing(checkpoints))
@@ -88,6 +90,41 @@ def describe(config: Config, dataset: Dataset) -> Run:
         if len(getattr(config.data, name)) not in (1, shape[-1]):
             raise UserError(f"data.{name}={getattr(config.data, name)} does not fit {shape[-1]} channels")
     return Run(config, dataset.class_names, shape, len(dataset.train))
+
+
+def check_agreement(run: Run, dataset: Dataset) -> None:
+    """Checks that all processes are about to do the same.
+
+    Raises:
+      UserError: they are not; it names a process and what differs.
+    """
+    mine = flatten(run.config) | {
+        "class names": run.class_names,
+        "training images": len(dataset.train),
+        "test images": len(dataset.test),
+        "devices of a process": jax.local_device_count(),
+        "jax": jax.__version__,
+    }
+    first, *others = gather("settings", mine)
+    for process, other in enumerate(others, 1):
+        for name in first:
+            if other[name] != first[name]:
+                told = f"{name} is {first[name]!r} in process 0 and {other[name]!r} in process {process}"
+                raise SharedError(f"all processes need the same: {told}")
+
+
+def check_shared(workdir: str, holder: str) -> None:
+    """Checks that all processes see the lock that process 0 has taken.
+
+    Raises:
+      UserError: they do not; it names them.
+    """
+    seen = gather("work directory", lock_holder(workdir) == holder)
+    blind = [str(process) for process, sees in enumerate(seen) if not sees]
+    if blind:
+        raise SharedError(
+            f"work directory {workdir} of process 0 is not that of process {', '.join(blind)}: all need to share it"
+        )
 
 
 def _start(
@@ -138,7 +175,8 @@ class _Loop:
                     speed.restart(step)
                 if stop:
                     self.checkpoints.wait()
-                    report.say(f"SIGTERM: saved at step {step} of {total}; the same command goes on from there")
+                    kept = f"step {step} of {total} is saved" if step else "nothing is done yet"
+                    report.say(f"SIGTERM: {kept}; the same command goes on from there")
                     return None
                 state, metrics = take_step(state, metrics, next(images))
                 report.tick()

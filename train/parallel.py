@@ -64,15 +64,16 @@ def training_step(run: Run, layout: Layout) -> Step:
     """The training step of a run, by the engine that its settings name."""
     model = run.model(**norm_options(run.config, layout.num_devices))
     step = partial(train_step, model, run.optimizer(), run.config)
-    return (_Pmap if run.config.parallel.engine == "pmap" else _Jit)(step, layout, run)
+    if run.config.parallel.engine == "pmap":
+        return _Pmap(step, layout)
+    return _Jit(step, layout, layout.shardings(run.abstract_state()))
 
 
 class _Jit:
     """One program over the mesh; a batch is global."""
 
-    def __init__(self, step: Callable[..., Any], layout: Layout, run: Run) -> None:
+    def __init__(self, step: Callable[..., Any], layout: Layout, state: Any) -> None:
         self._layout = layout
-        state = layout.shardings(run.abstract_state())
         together = layout.replicated
         gather = partial(jax.lax.with_sharding_constraint, shardings=together)
         options: dict[str, Any] = {} if layout.mesh.shape["shard"] == 1 else {"gather": gather}
@@ -98,7 +99,7 @@ class _Jit:
 class _Pmap:
     """The same program on each device, with its own copy of the state and its rows of the batch."""
 
-    def __init__(self, step: Callable[..., Any], layout: Layout, run: Run) -> None:
+    def __init__(self, step: Callable[..., Any], layout: Layout) -> None:
         self._layout = layout
         devices = layout.mesh.devices.flatten()
         self._stacked = NamedSharding(Mesh(devices, (_AXIS,)), PartitionSpec(_AXIS))

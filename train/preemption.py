@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -31,8 +32,10 @@ def preemption() -> Iterator[Reached]:
     if jax.distributed.is_initialized():
         from jax.experimental.multihost_utils import reached_preemption_sync_point
 
+        calls = itertools.count()  # JAX counts from 0, and would wait for ever for a step before that of a resumed run
+
         def agreed(step: int) -> bool:
-            reached = reached_preemption_sync_point(step)
+            reached = reached_preemption_sync_point(next(calls))
             if reached and in_main_thread:
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
             return reached

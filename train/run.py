@@ -182,8 +182,9 @@ def claim(run: Run, workdir: str) -> None:
     """Writes config.json: the settings, and versions, commit and devices of the start and of every time it resumed.
 
     Raises:
-      UserError: the folder cannot be written to.
+      UserError: the folder belongs to another run, or cannot be written to.
     """
+    check_claim(run, workdir)
     now = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "git_commit": _git_commit(),

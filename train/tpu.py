@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import importlib.metadata
 import importlib.util
+import json
 import os
 import queue
 import re
@@ -24,6 +26,7 @@ from train.chips import Chip, chip_of, wrong_topology
 from train.config import Config
 from train.errors import UserError
 from train.hlo import Program, Traffic
+from train.hlo_memory import memory_traffic
 from train.layout import Layout
 from train.metrics import Metrics
 from train.parallel import training_step
@@ -61,10 +64,11 @@ class Compiled:
     Attributes:
       images: of a step, on each chip.
       memory: bytes of `arguments`, `outputs`, `temporaries` and `program`; `reused` of the outputs lie on arguments.
-      flops: operations, as XLA counts them.
-      accessed: bytes that the operations take and give, as XLA counts them, in the chip's fast memory too.
-      moved: bytes from and to HBM, see Program.memory_traffic.
+      flops: operations, as XLA counts them, times what loops repeat.
+      accessed: bytes that the operations take and give, in the chip's fast memory too, as XLA counts them: loops once.
+      moved: bytes from and to HBM, see memory_traffic.
       traffic: collectives by kind.
+      unknown_loops: how many loops count once in all this, since the program does not say how often they run.
       seconds: that the compilation took.
     """
 
@@ -74,6 +78,7 @@ class Compiled:
     accessed: float
     moved: int
     traffic: Mapping[str, Traffic]
+    unknown_loops: int
     seconds: float
 
     @property
@@ -83,7 +88,7 @@ class Compiled:
 
     @property
     def fixed(self) -> int:
-        """Bytes of memory that do not grow with the batch."""
+        """Bytes of memory that do not grow with the batch, but for the images and labels: all but the temporaries."""
         return self.needed - self.memory["temporaries"]
 
     def times(self, chip: Chip) -> dict[str, float]:
@@ -133,6 +138,12 @@ class Pod:
         data = dataclasses.replace(config.data, batch_size=images * len(self.devices))
         return dataclasses.replace(config, data=data)
 
+    def key(self, config: Config) -> str:
+        """Changes with everything that `compile` depends on: the traced step, the topology, the compiler."""
+        compiler = {name: version for name, version in versions().items() if name != "attnjax"}
+        parts = (_lower(config, self.devices).as_text(), self.topology, compiler)
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
     def compile(self, config: Config) -> Compiled:
         """Compiles the training step of a config.
 
@@ -146,7 +157,6 @@ class Pod:
         except jax.errors.JaxRuntimeError as error:
             raise explain(error, images) from error
         text, seconds = Program(compiled.as_text(), len(self.devices)), time.monotonic() - start
-        moved = text.memory_traffic()
         cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
         return Compiled(
             images,
@@ -158,9 +168,10 @@ class Pod:
                 "program": memory.generated_code_size_in_bytes,
             },
             cost["flops"] * text.repetition("convolution"),  # XLA counts a loop once
-            cost["bytes accessed"] * moved / text.memory_traffic(loops=False),
-            moved,
+            cost["bytes accessed"],
+            memory_traffic(text),
             text.traffic(),
+            text.unknown_loops(),
             seconds,
         )
 

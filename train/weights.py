@@ -14,6 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from attnjax.convert import load_variables
 from train.errors import UserError
+from train.hosts import is_first
 
 
 def start_from(path: str, variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def start_from(path: str, variables: Mapping[str, Any]) -> dict[str, Any]:
             del given[name], wanted[name]
     if problems := _problems(given, wanted):
         raise UserError(f"model.weights={path!r} does not fit the net: {'; '.join(problems)}")
-    for note in notes:
+    for note in notes if is_first() else ():
         print(f"note: {note} starts fresh, it is not in {path}", file=sys.stderr)
     return unflatten_dict(
         fresh | {name: jnp.asarray(given[name], leaf.dtype) for name, leaf in wanted.items()}, sep="/"

@@ -55,6 +55,7 @@ def fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 
     def run(main: Callable[..., None], *arguments: object) -> str:
         monkeypatch.setattr(sys, "argv", ["program", *map(str, arguments)])
+        monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # put back what `program` replaces
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
             program(main)

@@ -15,12 +15,13 @@ import jax
 import pytest
 
 from tests.train.runs import ROOT, replace
-from train import aot, aot_table
+from train import aot, aot_table, tpu
 from train.aot import describe, largest_batch, record
 from train.chips import CHIPS, Chip, chip_of
 from train.config import Config, DataConfig, ModelConfig, ParallelConfig
 from train.errors import UserError
 from train.hlo import Traffic
+from train.parallel import norm_options
 from train.run import Run
 from train.tpu import GIB, Compiled, NotEnoughMemoryError, Pod, explain
 
@@ -32,6 +33,7 @@ _STEP = Compiled(
     accessed=8e8,
     moved=4 * 10**8,
     traffic={"all-reduce": Traffic(3, 10_000_000, 20e6)},
+    unknown_loops=0,
     seconds=7.0,
 )
 _CONFIG = Config(
@@ -74,6 +76,9 @@ def test_the_report_names_what_binds(pod: Pod) -> None:
     assert "0.5 G an image" in text
     assert "at most 8000 images/s, bound by memory: compute 2 ms, memory 4 ms, collectives 2 ms" in text
     crowded = dataclasses.replace(_STEP, memory={**_STEP.memory, "temporaries": 12 * GIB})
+    assert "loops" not in text.replace("loops once", "")
+    unknown = dataclasses.replace(_STEP, unknown_loops=2)
+    assert "loops        of unknown length: 2, counted once each" in describe(pod, _CONFIG, unknown)
     assert "17.00 of 16.00 GiB a chip, does not fit" in "\n".join(describe(pod, _CONFIG, crowded))
 
 
@@ -99,7 +104,7 @@ def test_the_largest_batch_is_interpolated_and_confirmed(
         calls.append(images)
         return needs(images)
 
-    assert largest_batch(needed, known, limit=5000, most=1024, group=1) == expected
+    assert largest_batch(needed, known, limit=5000, most=1024, units=(8, 1)) == expected
     assert calls == asked
 
 
@@ -111,6 +116,15 @@ def test_batches_keep_the_groups_of_batch_norm_on_a_chip(
     aot.main([config_file, *flags, "12"])
     aot.main([config_file, *flags, "6"])
     assert asked == [3, 12, 3, 12]
+
+
+@pytest.mark.parametrize(("flags", "found"), [(["32"], 8), (["20"], 10), (["12", "--parallel.accumulate", "2"], 12)])
+def test_batches_hold_whole_groups_where_one_chip_does_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], config_file: str, flags: list[str], found: int
+) -> None:
+    asked = _without_compiling(monkeypatch, limit=15, chips=4)
+    aot.main([config_file, "--batch_per_chip", "120", "--find_batch", "--parallel.batch_norm", *flags])
+    assert asked == [120, found]
 
 
 def test_want_of_memory_is_told_in_a_line() -> None:
@@ -145,6 +159,18 @@ def test_the_real_step_is_compiled_for_the_devices_of_a_pod(pod: Pod) -> None:
 
 def _bytes(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def test_the_key_changes_with_what_is_compiled(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = pod.key(_CONFIG)
+    assert pod.key(replace(_CONFIG, {"log_every_steps": 7, "data.source": "folder:elsewhere"})) == key
+    others = [
+        pod.key(replace(_CONFIG, {"optimizer.weight_decay": 0.5})),
+        pod.key(pod.with_images(_CONFIG, 8)),
+        dataclasses.replace(pod, topology="another").key(_CONFIG),
+    ]
+    monkeypatch.setattr(tpu, "versions", lambda: {"jax": "0"})
+    assert len({key, *others, pod.key(_CONFIG)}) == 5
 
 
 def test_a_record_holds_all_figures(pod: Pod) -> None:
@@ -193,19 +219,20 @@ def test_without_libtpu_the_extra_is_named(
     assert fails(aot_table.main, config_file) == needed
 
 
-def _without_compiling(monkeypatch: pytest.MonkeyPatch, limit: int) -> list[int]:
+def _without_compiling(monkeypatch: pytest.MonkeyPatch, limit: int, chips: int = 8) -> list[int]:
     """Every image of a step takes 1 GiB beside 1 GiB for the program; returns the batches that are asked for."""
     asked = []
 
     def compile_step(self: Pod, config: Config) -> Compiled:
         images = config.data.batch_size // len(self.devices)
         asked.append(images)
+        norm_options(config, len(self.devices))
         if images > limit:
             raise NotEnoughMemoryError(f"{images} images a chip do not fit", (images + 1) * GIB)
         memory = {"arguments": 0, "outputs": 0, "reused": 0, "temporaries": images * GIB, "program": GIB}
         return dataclasses.replace(_STEP, images=images, memory=memory)
 
-    monkeypatch.setattr(Pod, "of", lambda topology: Pod(topology, _CHIP, jax.devices()))
+    monkeypatch.setattr(Pod, "of", lambda topology: Pod(topology, _CHIP, jax.devices()[:chips]))
     monkeypatch.setattr(Pod, "compile", compile_step)
     return asked
 
@@ -237,7 +264,8 @@ def test_a_batch_that_does_not_fit_is_an_error_or_where_the_search_begins(
 def test_the_table_goes_on_where_it_stopped(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, pod: Pod
 ) -> None:
-    monkeypatch.setattr(aot_table, "require_libtpu", lambda: None)
+    monkeypatch.setattr(Pod, "of", lambda topology: pod)
+    monkeypatch.setattr(Pod, "key", lambda self, config: f"{config.total_steps} steps, {config.data.batch_size} images")
     figures = {found: json.dumps(record(pod, _CONFIG, _STEP, _STEP if found else None)) for found in (False, True)}
     compiled, broken = [], {"b"}
 

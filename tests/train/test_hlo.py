@@ -10,7 +10,8 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from train.hlo import Program, Traffic, num_bytes
+from train.hlo import Instruction, Program, Traffic, num_bytes
+from train.hlo_memory import memory_traffic
 
 # As the compiler for TPUs writes it: a collective that runs beside other work stands in several fusions.
 _BESIDE = """HloModule step, is_scheduled=true
@@ -138,8 +139,83 @@ def test_loops_run_as_often_as_their_condition_counts() -> None:
 def test_memory_traffic_leaves_out_what_stays_on_the_chip() -> None:
     outside = 4000 + 4000  # a slice is read, a copy is written
     body = 3 * 4000  # the fusion reads and writes, the all-reduce reads
-    assert Program(_MOVES, 8).memory_traffic() == outside + 5 * body
-    assert Program(_MOVES, 8).memory_traffic(loops=False) == outside + body
+    assert memory_traffic(Program(_MOVES, 8)) == outside + 5 * body
+
+
+def test_rows_of_an_array_that_a_loop_changes_in_place_count_as_rows() -> None:
+    def change(x: jax.Array) -> jax.Array:
+        def body(x: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
+            row = jax.lax.dynamic_slice(x, (i, 0), (1, 1000))
+            return jax.lax.dynamic_update_slice(x, 2 * row + 1, (i, 0)), None
+
+        return jax.lax.scan(body, x, jnp.arange(1024))[0]
+
+    def stack(x: jax.Array) -> jax.Array:
+        return jax.lax.scan(lambda carry, row: (carry, 2 * row + 1), None, x)[1]
+
+    array = 1024 * 1000 * 4
+    beside = 1024 * 64  # the counter
+    for function, arrays in ((change, 2), (stack, 3)):  # the other fills the stack with 0 first
+        program = Program(jax.jit(function, donate_argnums=0).lower(jnp.zeros((1024, 1000))).compile().as_text(), 1)
+        copies = sum(line.opcode == "copy" and "1000" in line.type for line in _entry(program))
+        moved = memory_traffic(program)
+        assert program.unknown_loops() == 0
+        assert 0 <= moved - (arrays + 2 * copies) * array < beside
+
+
+def _entry(program: Program) -> list[Instruction]:
+    return [line for name, body in program.computations.items() if name.startswith("main") for line in body.values()]
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("%r = f32[64,8] dynamic-update-slice(%x, %row, %i, %i)", 2 * 32 + 8),
+        ("%r = f32[64,8]{1,0:S(1)} dynamic-update-slice(%x, %row, %i, %i)", 32 + 8),
+        ("%r = f32[1,8] dynamic-slice(%x, %i, %i), dynamic_slice_sizes={1,8}", 2 * 32 + 8),
+        ("%r = f32[1,8]{1,0:S(1)} slice(%x), slice={[0:1], [0:8]}", 32),
+        ("%r = (f32[64,8], f32[1,8]) fusion(%x, %row, %i), kind=kLoop, calls=%inside", 32 + 32 + 4 + 32 + 32),
+        ("%r = (f32[1,8], f32[4,8]) all-gather-start(%row), dimensions={0}", 32 + 128),
+        ("%r = f32[1,8] all-reduce-start(%row), to_apply=%add", 2 * 32),
+        ("%r = ((f32[64,8]), f32[32,8], u32[]) async-start(%x), calls=%scatter", 2048 + 1024),
+    ],
+)
+def test_slices_and_what_begins_are_counted_once(lines: str, expected: int) -> None:
+    text = f"""HloModule step
+
+%inside (p: f32[64,8], q: f32[1,8], at: s32[]) -> (f32[64,8], f32[1,8]) {{
+  %p = f32[64,8] parameter(0)
+  %b = f32[64,8] bitcast(%p)
+  %q = f32[1,8] parameter(1)
+  %at = s32[] parameter(2)
+  %old = f32[1,8] dynamic-slice(%b, %at, %at), dynamic_slice_sizes={{1,8}}
+  %new = f32[1,8] add(%old, %q)
+  %changed = f32[64,8] dynamic-update-slice(%b, %new, %at, %at)
+  ROOT %both = (f32[64,8], f32[1,8]) tuple(%changed, %old)
+}}
+
+%scatter (s: f32[64,8]) -> f32[32,8] {{
+  %s = f32[64,8] parameter(0)
+  ROOT %scattered = f32[32,8] reduce-scatter(%s), replica_groups={{{{0,1}}}}, dimensions={{0}}, to_apply=%add
+}}
+
+ENTRY %main (x: f32[64,8], row: f32[1,8], i: s32[]) -> f32[] {{
+  %x = f32[64,8] parameter(0)
+  %row = f32[1,8] parameter(1)
+  %i = s32[] parameter(2)
+  {lines}
+  ROOT %end = () tuple()
+}}
+"""
+    assert memory_traffic(Program(text, 2)) == expected
+
+
+def test_loops_of_unknown_length_are_told() -> None:
+    def halve(x: jax.Array) -> jax.Array:
+        return jax.lax.while_loop(lambda x: x > 1, lambda x: x / 2, x)
+
+    assert Program(jax.jit(halve).lower(jnp.float32(9)).compile().as_text(), 1).unknown_loops() == 1
+    assert Program(_MOVES, 8).unknown_loops() == 0
 
 
 def test_repetition_weighs_by_size() -> None:

@@ -22,6 +22,7 @@ from train.metrics import Metrics
 from train.parallel import norm_options, training_step
 from train.run import Run
 from train.state import TrainState
+from train.step import train_step
 
 STEPS = 20
 CONFIG: Config = replace(
@@ -72,8 +73,10 @@ def x64() -> Iterator[None]:
         yield
 
 
-def run_steps(devices: int, changes: dict[str, Any], count: int = STEPS) -> tuple[np.ndarray, TrainState]:
-    """The losses of some steps on random images, and the state after them."""
+def run_steps(
+    devices: int, changes: dict[str, Any], count: int = STEPS, order: Any = slice(None)
+) -> tuple[np.ndarray, TrainState]:
+    """The losses of some steps on random images, each batch in an order, and the state after them."""
     config = replace(CONFIG, changes)
     layout = Layout.of(config, jax.devices()[:devices])
     run = tiny_run(config)
@@ -81,6 +84,7 @@ def run_steps(devices: int, changes: dict[str, Any], count: int = STEPS) -> tupl
     state, rng, losses = step.enter(layout.put_state(run.fresh_state())), np.random.default_rng(0), []
     for _ in range(count):
         batch = {"image": rng.integers(0, 256, (32, 8, 8, 1), np.uint8), "label": rng.integers(0, 10, 32, np.int32)}
+        batch = {name: rows[order] for name, rows in batch.items()}
         state, metrics = step(state, step.enter(layout.put(Metrics.zero())), batch)
         losses.append(jax.device_get(step.leave(metrics)).figures()["loss"])
     return np.asarray(losses), jax.device_get(step.leave(state))
@@ -116,6 +120,27 @@ def test_eight_devices_take_the_steps_of_one(reference: dict[str, Any], changes:
     assert jax.tree.structure(many[1]) == jax.tree.structure(one[1])
     for a, b in zip(jax.tree.leaves(many[1]), jax.tree.leaves(one[1]), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_parts_of_a_batch_add_up_to_the_step_of_the_whole():
+    evens_then_odds = [*range(0, 32, 2), *range(1, 32, 2)]
+    whole = run_steps(1, {"parallel.batch_norm": 16}, order=evens_then_odds)
+    losses, state = alone(*PARTS.items())
+    np.testing.assert_allclose(losses, whole[0], rtol=1e-9)
+    params = [jax.tree.leaves(state.variables["params"]) for state in (state, whole[1])]
+    for a, b in zip(*params, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(("kept", "convolutions"), [("none", 11), ("block", 15), ("stage", 15)])
+def test_rematerialisation_computes_convolutions_again(kept: str, convolutions: int):
+    config = replace(CONFIG, {"parallel.rematerialize": kept})
+    run = tiny_run(config)
+    batch = {"image": np.zeros((32, 8, 8, 1), np.uint8), "label": np.zeros(32, np.int32)}
+    step = functools.partial(train_step, run.model(), run.optimizer(), config)
+    text = str(jax.make_jaxpr(step)(run.abstract_state(), Metrics.zero(), batch))
+    assert text.count("conv_general_dilated[") == convolutions
 
 
 @pytest.mark.parametrize("changes", [{}, PMAP])

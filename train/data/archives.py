@@ -8,7 +8,7 @@ import io
 import os
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import PurePath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -104,15 +104,14 @@ def _pixels(images: np.ndarray, labels: np.ndarray) -> Part:
 def _photos(folder: str, photos: list[tuple[str, int]], read: Callable[[str], bytes]) -> Part:
     """Photos by name and label. They must lie in the folder: a list from elsewhere could name any file."""
     for name, _ in photos:
-        if os.path.isabs(name) or ".." in PurePath(name).parts:
+        if os.path.isabs(name) or ".." in Path(name).parts:
             raise ValueError(f"a photo is named {name}, which is outside of {folder}")
     return Part([label for _, label in photos], lambda index: read(os.path.join(folder, photos[index][0])))
 
 
 def _photo(path: str) -> bytes:
     Image.open(path).close()  # refuses what is no image
-    with open(path, "rb") as file:
-        return file.read()
+    return Path(path).read_bytes()
 
 
 def _encode(image: np.ndarray, kind: str, **options: Any) -> bytes:
@@ -189,9 +188,9 @@ def _cars(folder: str) -> Contents:
         chosen = [(str(row["fname"]), int(row["class"]) - 1) for row in load("annotations", *annotations)]
         return _photos(os.path.join(folder, name), chosen, _photo)
 
-    names = load("class_names", "devkit", "cars_meta.mat")
+    names = [str(name) for name in load("class_names", "devkit", "cars_meta.mat")]
     train = part("cars_train", "devkit", "cars_train_annos.mat")
-    return Contents([str(name) for name in names], train, part("cars_test", "cars_test_annos_withlabels.mat"))
+    return Contents(names, train, part("cars_test", "cars_test_annos_withlabels.mat"))
 
 
 def _aircraft(folder: str) -> Contents:
@@ -212,6 +211,7 @@ def _without_banner(path: str) -> bytes:
 
 
 _CIFAR = "of https://www.cs.toronto.edu/~kriz/cifar.html, unpacked"
+_SIZES = ((32, 32, 3), (50_000, 10_000))
 
 ARCHIVES = {
     "fashion_mnist": Archive(
@@ -222,20 +222,8 @@ ARCHIVES = {
         (60_000, 10_000),
         _fashion_mnist,
     ),
-    "cifar10": Archive(
-        f"cifar-10-binary.tar.gz {_CIFAR}",
-        ("cifar-10-batches-bin",),
-        (32, 32, 3),
-        (50_000, 10_000),
-        _cifar10,
-    ),
-    "cifar100": Archive(
-        f"cifar-100-binary.tar.gz {_CIFAR}",
-        ("cifar-100-binary",),
-        (32, 32, 3),
-        (50_000, 10_000),
-        _cifar100,
-    ),
+    "cifar10": Archive(f"cifar-10-binary.tar.gz {_CIFAR}", ("cifar-10-batches-bin",), *_SIZES, _cifar10),
+    "cifar100": Archive(f"cifar-100-binary.tar.gz {_CIFAR}", ("cifar-100-binary",), *_SIZES, _cifar100),
     "caltech_birds2011": Archive(
         "CUB_200_2011.tgz of https://www.vision.caltech.edu/datasets/cub_200_2011, unpacked",
         ("CUB_200_2011",),
