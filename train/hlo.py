@@ -124,8 +124,9 @@ class Program:
             return int(known[1])
         condition = re.search(r"condition=%?([\w.-]+)", line.rest)
         lines = self.computations.get(condition[1], {}).values() if condition else ()
-        bounds = [re.match(r"(\d+)\)", line.rest) for line in lines if line.opcode == "constant"]
-        return int(bounds[0][1]) if len(bounds) == 1 and bounds[0] else None
+        constants = [at for at in lines if at.opcode == "constant"]
+        bound = constants[0].rest.partition(")")[0] if len(constants) == 1 and constants[0].type[0] in "su" else ""
+        return int(bound) if bound.isdecimal() else None
 
     def traffic(self) -> Mapping[str, Traffic]:
         """What the devices send each other, by kind.

@@ -50,9 +50,12 @@ def _read(program: Program, body: Computation, line: Instruction, position: int)
     """Bytes that an instruction reads of an operand."""
     if position == 0 and line.opcode in _SLICING:
         return num_bytes(line.type)
-    if line.opcode in ("bitcast", "tuple") or (position == 0 and line.opcode == _IN_PLACE):
+    if position == 0 and line.opcode == _IN_PLACE:
         return 0
-    whole = num_bytes(body[line.operands[position]].type)
+    operand = body[line.operands[position]]
+    whole = num_bytes(operand.type)
+    if line.opcode in ("bitcast", "tuple"):
+        return whole if line.root and operand.opcode != _IN_PLACE else 0
     if line.opcode != "fusion":
         return whole
     inner = program.computations[called_by(line)[0]]

@@ -209,6 +209,7 @@ def _check_finite(metrics: Metrics, checkpoints: Checkpoints) -> None:
     bad_step = int(metrics.bad_step)
     if bad_step < 0:
         return
+    checkpoints.wait()
     steps = checkpoints.steps()
     kept = f"the last good checkpoint is step {steps[-1]}" if steps else "there is no checkpoint yet"
     raise UserError(

@@ -118,7 +118,7 @@ def test_batches_keep_the_groups_of_batch_norm_on_a_chip(
     assert asked == [3, 12, 3, 12]
 
 
-@pytest.mark.parametrize(("flags", "found"), [(["32"], 8), (["20"], 10), (["12", "--parallel.accumulate", "2"], 12)])
+@pytest.mark.parametrize(("flags", "found"), [(["32"], 8), (["20"], 15), (["12", "--parallel.accumulate", "2"], 12)])
 def test_batches_hold_whole_groups_where_one_chip_does_not(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], config_file: str, flags: list[str], found: int
 ) -> None:

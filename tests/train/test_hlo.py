@@ -168,19 +168,20 @@ def _entry(program: Program) -> list[Instruction]:
 
 
 @pytest.mark.parametrize(
-    ("lines", "expected"),
+    ("line", "expected"),
     [
         ("%r = f32[64,8] dynamic-update-slice(%x, %row, %i, %i)", 2 * 32 + 8),
         ("%r = f32[64,8]{1,0:S(1)} dynamic-update-slice(%x, %row, %i, %i)", 32 + 8),
         ("%r = f32[1,8] dynamic-slice(%x, %i, %i), dynamic_slice_sizes={1,8}", 2 * 32 + 8),
         ("%r = f32[1,8]{1,0:S(1)} slice(%x), slice={[0:1], [0:8]}", 32),
         ("%r = (f32[64,8], f32[1,8]) fusion(%x, %row, %i), kind=kLoop, calls=%inside", 32 + 32 + 4 + 32 + 32),
+        ("%r = f32[64,8] fusion(%x), kind=kLoop, calls=%outside", 2 * 2048),
         ("%r = (f32[1,8], f32[4,8]) all-gather-start(%row), dimensions={0}", 32 + 128),
         ("%r = f32[1,8] all-reduce-start(%row), to_apply=%add", 2 * 32),
         ("%r = ((f32[64,8]), f32[32,8], u32[]) async-start(%x), calls=%scatter", 2048 + 1024),
     ],
 )
-def test_slices_and_what_begins_are_counted_once(lines: str, expected: int) -> None:
+def test_slices_and_what_begins_are_counted_once(line: str, expected: int) -> None:
     text = f"""HloModule step
 
 %inside (p: f32[64,8], q: f32[1,8], at: s32[]) -> (f32[64,8], f32[1,8]) {{
@@ -194,6 +195,17 @@ def test_slices_and_what_begins_are_counted_once(lines: str, expected: int) -> N
   ROOT %both = (f32[64,8], f32[1,8]) tuple(%changed, %old)
 }}
 
+%same (n: f32[64,8]) -> f32[64,8] {{
+  %n = f32[64,8] parameter(0)
+  ROOT %as_it_was = f32[64,8] bitcast(%n)
+}}
+
+%outside (o: f32[64,8]) -> f32[64,8] {{
+  %o = f32[64,8] parameter(0)
+  %nested = f32[64,8] fusion(%o), kind=kLoop, calls=%same
+  ROOT %twice = f32[64,8] add(%nested, %nested)
+}}
+
 %scatter (s: f32[64,8]) -> f32[32,8] {{
   %s = f32[64,8] parameter(0)
   ROOT %scattered = f32[32,8] reduce-scatter(%s), replica_groups={{{{0,1}}}}, dimensions={{0}}, to_apply=%add
@@ -203,7 +215,7 @@ ENTRY %main (x: f32[64,8], row: f32[1,8], i: s32[]) -> f32[] {{
   %x = f32[64,8] parameter(0)
   %row = f32[1,8] parameter(1)
   %i = s32[] parameter(2)
-  {lines}
+  {line}
   ROOT %end = () tuple()
 }}
 """
