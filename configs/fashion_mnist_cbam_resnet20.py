@@ -3,8 +3,8 @@
     python -m train.prepare fashion_mnist --from FOLDER_OF_THE_DOWNLOAD
     python -m train configs/fashion_mnist_cbam_resnet20.py --workdir runs/fashion_mnist_cbam_resnet20
 
-Time: TIME
-Result: RESULT
+Time: 4,688 steps of 64 images take 32 minutes of CPU time; 76 minutes beside other jobs on two cores (2026-11-21).
+Result, error in % on Fashion-MNIST: 8.61, seed 0, one run (measured here on two cores, 2026-11-21).
 """
 
 import dataclasses

@@ -29,7 +29,7 @@ class Arguments:
     config: Annotated[Config, tyro.conf.arg(name="")]
     workdir: str
     """Folder of the run; it is made where there is none. Processes share it."""
-    hosts: Annotated[Hosts, tyro.conf.arg(name="")]
+    hosts: Annotated[Hosts, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Hosts)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> None:
         path = flags.pop(0)
     config = with_duration_of(read_config_file(path), flags)
     name = os.path.splitext(os.path.basename(path))[0]
-    default = Arguments(config, os.path.join("runs", name), Hosts())
+    default = Arguments(config, os.path.join("runs", name))
     parsed = parse(Arguments, flags, default=default, prog="python -m train CONFIG")
 
     with connected(parsed.hosts):

@@ -35,7 +35,10 @@ def straight(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Straight:
 def test_training_prints_the_test_accuracy_last(straight: Straight):
     workdir, said = straight
     assert re.fullmatch(ACCURACY, said[-1])
-    assert said[0] == "resnet20_cifar on digits: 1437 training images of 8x8x1, 10 classes, 16 steps of 64"
+    assert said[:2] == [
+        "1 device (cpu), 64 images a step",
+        "resnet20_cifar on digits: 1437 training images of 8x8x1, 10 classes, 16 steps of 64",
+    ]
     summary = json.loads((workdir / "summary.json").read_text())
     assert said[-1] == f"test_accuracy={summary['test_accuracy']:.4f}"
 

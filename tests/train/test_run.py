@@ -133,7 +133,9 @@ def test_metrics_have_a_line_for_each_log_and_each_evaluation(trained: Trained):
     assert [(line["step"], line["split"]) for line in lines] == [
         (step, split) for step in (2, 4, 6) for split in ("train", "test")
     ]
-    assert lines[-1] == {"step": 6, "split": "test", "loss": result.loss, "accuracy": result.accuracy}
+    figures = {"loss": result.loss, "accuracy": result.accuracy, "top5_accuracy": result.top5_accuracy}
+    assert lines[-1] == {"step": 6, "split": "test", **figures}
+    assert result.accuracy < result.top5_accuracy <= 1
     for line in lines[::2]:
         assert (line["accuracy"] * 32) % 1 == 0
         assert 1 < line["loss"] < 10
@@ -177,7 +179,8 @@ def test_evaluate_says_again_what_training_said(trained: Trained, which: str, ca
     evaluate.main(["--workdir", str(trained[0]), "--checkpoint", which])
     said = capsys.readouterr().out.splitlines()
     assert said[-1] == f"test_accuracy={accuracy:.4f}"
-    assert said[-2].endswith("on 360 images")
+    assert said[-2].startswith("test_top5_accuracy=0.")
+    assert said[-3].endswith("on 360 images")
 
 
 def test_evaluate_prints_the_digest_of_what_load_run_gives(trained: Trained, capsys: pytest.CaptureFixture[str]):
