@@ -154,7 +154,6 @@ class OptimizerConfig(Checked):
         self._require(self.learning_rate > 0, "learning_rate", "positive")
         self._require(0 <= self.momentum < 1, "momentum", "at least 0 and below 1")
         self._require(0 <= self.second_moment < 1, "second_moment", "at least 0 and below 1")
-        self._require(not self.nesterov or self.kind == "sgd", "nesterov", "False unless optimizer.kind is 'sgd'")
         self._require(self.weight_decay >= 0, "weight_decay", "at least 0")
         self._require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", "positive or None")
         self._require(self.scaled_by >= 0, "scaled_by", "at least 0")
@@ -190,7 +189,7 @@ class ParallelConfig(Checked):
     _prefix: ClassVar[str] = "parallel."
 
     engine: Literal["jit", "pmap"] = "jit"
-    """`jit` over a mesh of all devices, or `pmap`. Both compute the same."""
+    """`jit` over a mesh of all devices, or `pmap`. Both take the same steps, but for dropout's random numbers."""
     batch_norm: Literal["global", "device"] | int = "global"
     """Images whose statistics batch norm takes together: the whole batch, those of a device, or groups of so many."""
     accumulate: int = 1

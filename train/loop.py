@@ -23,7 +23,7 @@ from train.hosts import SharedError, failing_together, gather, is_first, on_firs
 from train.layout import Layout
 from train.lock import lock_holder, locked
 from train.metrics import Metrics
-from train.parallel import training_step
+from train.parallel import Step, training_step
 from train.preemption import preemption
 from train.report import Report, Silence, is_finished
 from train.run import Run, check_claim, checkpoint_folder, claim
@@ -48,6 +48,7 @@ def train(config: Config, workdir: str) -> Evaluation | None:
     dataset = open_dataset(config.data)
     run = describe(config, dataset)
     check_agreement(run, dataset)
+    take_step = training_step(run, layout)
     noisy = with_label_noise(dataset.train, config.data.label_noise, len(run.class_names), config.seed)
     training, test = (Reader(split, config.data, run.image_shape) for split in (noisy, dataset.test))
     with contextlib.ExitStack() as stack:
@@ -77,7 +78,7 @@ def train(config: Config, workdir: str) -> Evaluation | None:
         print(standing(config.data.batch_size), flush=True)
         for note in notes:
             report.say(note)
-        return _Loop(run, layout, checkpoints, evaluator, report, (training, test)).train(state, images)
+        return _Loop(run, layout, take_step, checkpoints, evaluator, report, (training, test)).train(state, images)
 
 
 def describe(config: Config, dataset: Dataset) -> Run:
@@ -144,16 +145,16 @@ def _start(
 class _Loop:
     run: Run
     layout: Layout
+    take_step: Step
     checkpoints: Checkpoints
     evaluator: Evaluator
     report: Report | Silence
     readers: tuple[Reader, Reader]
 
     def train(self, state: TrainState, images: grain.DatasetIterator) -> Evaluation | None:
-        config, report = self.run.config, self.report
+        config, report, take_step = self.run.config, self.report, self.take_step
         start, total = int(state.step), self.run.total_steps
         report.start(self.run)
-        take_step = training_step(self.run, self.layout)
 
         def zero() -> Any:
             return take_step.enter(self.layout.put(Metrics.zero()))

@@ -38,8 +38,9 @@ def norm_options(config: Config, num_devices: int) -> dict[str, Any]:
     whole, where = (on_device, "of a device") if parallel.engine == "pmap" else (images, "of a batch")
     if whole % together:
         where += " part" if parallel.accumulate > 1 else ""
+        instead = "or parallel.engine='jit'" if parallel.engine == "pmap" else "or 'global'"
         raise UserError(
-            f"parallel.batch_norm={together} does not divide the {whole} images {where}: take a divisor, or 'global'"
+            f"parallel.batch_norm={together} does not divide the {whole} images {where}: take a divisor, {instead}"
         )
     return {"groups": whole // together}
 
