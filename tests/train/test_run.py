@@ -18,7 +18,7 @@ from PIL import Image
 
 import train
 from tests.train.runs import ROOT, reader_of_split, small
-from train import evaluate, predict, report
+from train import evaluate, loop, predict, report
 from train import run as run_module
 from train.checkpoint import Checkpoints, digest
 from train.config import Config
@@ -402,3 +402,19 @@ def test_config_json_remembers_the_start_and_every_resume(tmp_path: Path):
     assert len(stored["resumed"]) == 1
     assert stored["resumed"][0]["date"] >= stored["date"]
     assert stored["config"]["total_steps"] == 4
+
+
+@pytest.mark.parametrize(("name", "value"), [("seed", 1), ("training images", 3), ("jax", "0.0")])
+def test_processes_that_differ_do_not_train(monkeypatch: pytest.MonkeyPatch, name: str, value: object):
+    config = small()
+    dataset = open_dataset(config.data)
+    run = loop.describe(config, dataset)
+    monkeypatch.setattr(loop, "gather", lambda about, mine: [mine, mine, mine | {name: value}])
+    with pytest.raises(UserError, match=rf"all processes need the same: {name} is .* and {value!r} in process 2"):
+        loop.check_agreement(run, dataset)
+
+
+def test_a_work_directory_that_is_not_shared_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(loop, "gather", lambda about, mine: [mine, False, mine, False])
+    with pytest.raises(UserError, match="of process 0 is not that of process 1, 3: all need to share it"):
+        loop.check_shared(str(tmp_path), "")
