@@ -176,7 +176,7 @@ class _Loop:
                     speed.restart(step)
                 if stop:
                     self.checkpoints.wait()
-                    kept = f"step {step} of {total} is saved" if step else "nothing is done yet"
+                    kept = f"saved at step {step} of {total}" if step else "nothing to save yet"
                     report.say(f"SIGTERM: {kept}; the same command goes on from there")
                     return None
                 state, metrics = take_step(state, metrics, next(images))
