@@ -18,7 +18,7 @@ SETTINGS = {
     "model.name": "resnet20_cifar",
     "data.batch_size": 16,
     "data.channels": 1,
-    "optimizer.learning_rate": 1e-3,
+    "optimizer.learning_rate": 1e-4,
     "schedule.kind": "constant",
     "schedule.warmup": 0.0,
     "checkpoint_every_steps": 2,
