@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -35,7 +37,12 @@ class Metrics(flax.struct.PyTreeNode):
         return {"loss": float(self.loss) / int(self.count), "accuracy": int(self.correct) / int(self.count)}
 
 
+def class_targets(labels: jax.Array, num_classes: int, smoothing: float, dtype: Any = jnp.float32) -> jax.Array:
+    """Targets of labels (b,), (1 - smoothing) onehot + smoothing / n, (b, n)."""
+    return optax.smooth_labels(jax.nn.one_hot(labels, num_classes, dtype=dtype), smoothing)
+
+
 def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
-    """Cross-entropy of each example, (b, n) and (b,) -> (b,), with targets (1 - smoothing) onehot + smoothing / n."""
-    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), smoothing)
+    """Cross-entropy of each example, (b, n) and (b,) -> (b,), see `class_targets`."""
+    targets = class_targets(labels, logits.shape[-1], smoothing, logits.dtype)
     return optax.softmax_cross_entropy(logits, targets)

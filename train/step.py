@@ -12,7 +12,7 @@ import optax
 from flax import linen as nn
 
 from train.config import Config, DataConfig
-from train.metrics import Metrics, cross_entropy
+from train.metrics import Metrics, class_targets, cross_entropy
 from train.mix import mix
 from train.state import TrainState, Variables
 
@@ -94,8 +94,7 @@ def _loss(
         kept = jax.checkpoint_policies.save_only_these_names(*_KEPT[config.parallel.rematerialize])
         apply = jax.checkpoint(apply, policy=kept)
     images = normalize(config.data, batch["image"])
-    targets = jax.nn.one_hot(batch["label"], model.num_classes, dtype=jnp.float32)
-    targets = optax.smooth_labels(targets, config.label_smoothing)
+    targets = class_targets(batch["label"], model.num_classes, config.label_smoothing)
     images, targets = mix(config.data, keys["mix"], images, targets)
     logits, updates = apply(params, images)
     losses = optax.softmax_cross_entropy(logits, targets.astype(logits.dtype))

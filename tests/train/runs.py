@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,22 @@ def kill_at(step: int, *arguments: object, cache: Path | None = None) -> None:
         assert process.stderr is not None
         assert any(line.startswith(f"step {step}/") for line in process.stdout), process.stderr.read()
     assert process.returncode == -signal.SIGKILL
+
+
+class Arrays:
+    """A split of images and labels in memory."""
+
+    def __init__(self, images: Sequence[np.ndarray] | np.ndarray, labels: np.ndarray) -> None:
+        self.images, self.labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        return self.images[index], int(self.labels[index])
+
+    def name(self, index: int) -> str:
+        return str(index)
 
 
 def reader_of_split(split: Split, config: DataConfig) -> Reader:

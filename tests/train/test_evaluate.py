@@ -13,7 +13,7 @@ import pytest
 from flax import linen as nn
 from PIL import Image
 
-from tests.train.runs import replace, small
+from tests.train.runs import Arrays, replace, small
 from train.config import Config
 from train.data import Reader
 from train.errors import UserError
@@ -36,23 +36,14 @@ class Net(nn.Module):
         return nn.Dense(CLASSES, name="fc")(nn.relu(x)[:, :3, :3].reshape(len(x), -1))
 
 
-class Photos:
+class Photos(Arrays):
     """Photos of different sizes."""
 
     def __init__(self, count: int) -> None:
         rng = np.random.default_rng(0)
         shapes = [(12, 17), (23, 14), (11, 11)]
-        self.images = [rng.integers(0, 256, (*shapes[i % 3], 1), np.uint8) for i in range(count)]
-        self.labels = rng.integers(0, CLASSES, count)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        return self.images[index], int(self.labels[index])
-
-    def name(self, index: int) -> str:
-        return str(index)
+        images = [rng.integers(0, 256, (*shapes[i % 3], 1), np.uint8) for i in range(count)]
+        super().__init__(images, rng.integers(0, CLASSES, count))
 
 
 PHOTOS = Photos(11)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from tests.train.runs import reader_of_split, replace, small
+from tests.train.runs import Arrays, reader_of_split, replace, small
 from train.config import Config, DataConfig
 from train.evaluate import Evaluation, Evaluator
 from train.layout import Layout
@@ -40,22 +40,12 @@ class Net(nn.Module):
         return nn.Dense(CLASSES, name="fc")(x.mean((1, 2)))
 
 
-class Images:
+class Images(Arrays):
     """Images and labels at random, each always the same."""
 
     def __init__(self, count: int) -> None:
         rng = np.random.default_rng(0)
-        self.images = rng.integers(0, 256, (count, 8, 8, 1), np.uint8)
-        self.labels = rng.integers(0, CLASSES, count)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        return self.images[index], int(self.labels[index])
-
-    def name(self, index: int) -> str:
-        return str(index)
+        super().__init__(rng.integers(0, 256, (count, 8, 8, 1), np.uint8), rng.integers(0, CLASSES, count))
 
 
 def batch(start: int = 0, size: int = 8) -> dict[str, np.ndarray]:
