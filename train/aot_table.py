@@ -18,7 +18,7 @@ import tyro
 
 from train.chips import chip_of
 from train.errors import UserError
-from train.run import replacing
+from train.files import replacing
 from train.tpu import GIB, Pod
 
 _COLUMNS = (

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import NamedTuple
 
-import jax
-import numpy as np
 import orbax.checkpoint as ocp
-from flax.traverse_util import flatten_dict
 
 from train import checksums
 from train.errors import UserError
 from train.hosts import is_first, on_first
-from train.state import TrainState, Variables
+from train.state import TrainState
 
 _UNFINISHED = ocp.utils.TMP_DIR_SUFFIX
 _REMOVED = ".removed"
@@ -30,6 +27,22 @@ def checkpoint_steps(folder: str) -> list[int]:
     if not os.path.isdir(folder):
         return []
     return sorted(int(name) for name in os.listdir(folder) if re.fullmatch(r"0|[1-9][0-9]*", name))
+
+
+class Restored(NamedTuple):
+    """What a checkpoint gives back.
+
+    Attributes:
+      state: parameters, statistics, the optimiser's state and the step, which is the position of the images too.
+      sums: of the metrics since the last log line, by name.
+      accuracy: on the test images; None where it was not measured.
+      told: a line for each damaged checkpoint that was set aside.
+    """
+
+    state: TrainState
+    sums: dict[str, float]
+    accuracy: float | None
+    told: list[str]
 
 
 class Checkpoints:
@@ -62,19 +75,26 @@ class Checkpoints:
         """Steps that have a checkpoint, in order; damaged ones are among them."""
         return checkpoint_steps(self._folder)
 
-    def save(self, state: TrainState, position: dict[str, int], accuracy: float | None) -> None:
-        """Begins to save the state and the position of the training images, unless that step is saved already.
+    def save(self, step: int, state: TrainState, sums: dict[str, float], accuracy: float | None) -> None:
+        """Begins to save the state of a step, see `Restored`. Where that is saved already, only the accuracy is new.
 
         Raises:
           UserError: this save cannot begin, or the one before could not be written.
         """
         self.wait()
-        step = int(state.step)
         if step > self._newest:
             self._begun = (step, accuracy)
-            items = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(position))
+            items = ocp.args.Composite(state=ocp.args.StandardSave(state), metrics=ocp.args.JsonSave(sums))
             with self._told_of(step):
                 self._orbax.save(self._path(step), args=items)
+        elif accuracy is not None and is_first():
+            checksums.add_facts(self._path(step), {"accuracy": accuracy})
+
+    def check(self) -> None:
+        """Raises UserError where what was begun has failed by now."""
+        if self._begun is not None:
+            with self._told_of(self._begun[0]):
+                self._orbax.check_for_errors()
 
     def wait(self) -> None:
         """Waits until what was begun is written, and removes what is no longer kept.
@@ -112,53 +132,58 @@ class Checkpoints:
             raise UserError(f"checkpoint={which!r} is not best, last or one of the kept steps {steps}")
         return int(which)
 
-    def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, int]]:
-        """Reads state and position; `like` gives shapes, types and shardings.
+    def restore(self, step: int, like: TrainState) -> Restored:
+        """Reads a checkpoint; `like` gives shapes, types and shardings.
 
         Raises:
           UserError: the checkpoint is damaged, or was written by a program that is too different.
         """
-        if damage := checksums.damage(self._path(step)):
-            whole, _ = self._newest_whole()
-            other = "none is whole" if whole is None else f"the newest whole one is step {whole}"
-            raise UserError(f"checkpoint {self._path(step)} is damaged ({damage}): {other}")
-        return self._read(step, like)
 
-    def restore_newest(self, like: TrainState) -> tuple[TrainState, dict[str, int], list[str]] | None:
+        def check() -> float | None:
+            if damage := checksums.damage(self._path(step)):
+                whole, _ = self._newest_whole()
+                other = "none is whole" if whole is None else f"the newest whole one is step {whole}"
+                raise UserError(f"checkpoint {self._path(step)} is damaged ({damage}): {other}")
+            return self._accuracy(step)
+
+        accuracy = on_first("check the checkpoint", check)
+        return Restored(*self._read(step, like), accuracy, [])
+
+    def restore_newest(self, like: TrainState) -> Restored | None:
         """Reads the newest whole checkpoint, which process 0 finds; damaged newer ones get another name.
 
         Returns:
-          State, position and a line for each damaged checkpoint; None where there is no checkpoint.
+          What it holds; None where there is no checkpoint.
 
         Raises:
           UserError: there are checkpoints, but none is whole, or it was written by a program that is too different.
         """
 
-        def find() -> tuple[int | None, list[tuple[int, str]]]:
+        def find() -> tuple[int | None, float | None, list[tuple[int, str]]]:
             step, damaged = self._newest_whole()
             if step is None and damaged:
                 all_of_them = ", ".join(f"{bad} ({damage})" for bad, damage in damaged)
                 raise UserError(
                     f"all checkpoints in {self._folder} are damaged: {all_of_them}; remove them to begin anew"
                 )
-            return step, damaged
+            return step, None if step is None else self._accuracy(step), damaged
 
-        step, damaged = on_first("find the newest whole checkpoint", find)
+        step, accuracy, damaged = on_first("find the newest whole checkpoint", find)
         if step is None:
             return None
-        state, position = self._read(step, like)
+        state, sums = self._read(step, like)
         if is_first():
             for bad, _ in damaged:
                 os.rename(self._path(bad), self._free_name(bad))
         self._newest = step
         told = [f"checkpoint {bad} is damaged ({damage}) and set aside: step {step} is used" for bad, damage in damaged]
-        return state, position, told
+        return Restored(state, sums, accuracy, told)
 
-    def _read(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, int]]:
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore())
+    def _read(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, float]]:
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(like), metrics=ocp.args.JsonRestore())
         try:
             restored = self._orbax.restore(self._path(step), args=items)
-            return restored["state"], restored["data"]
+            return restored["state"], restored["metrics"]
         except Exception as error:  # Orbax raises many kinds
             raise UserError(f"checkpoint {self._path(step)} cannot be read here: {error}") from error
 
@@ -176,6 +201,7 @@ class Checkpoints:
             yield
         except Exception as error:  # Orbax raises many kinds
             self._begun = None
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)  # Orbax leaves them
             whole, _ = self._newest_whole()
             kept = "there is no whole checkpoint yet" if whole is None else f"the last whole checkpoint is step {whole}"
             raise UserError(
@@ -186,7 +212,7 @@ class Checkpoints:
         """Writes the checksums of a checkpoint that is complete but for its name; Orbax calls it in its thread."""
         assert self._begun is not None
         step, accuracy = self._begun
-        checksums.seal(self._path(step) + _UNFINISHED, ("state", "data"), {"accuracy": accuracy})
+        checksums.seal(self._path(step) + _UNFINISHED, ("state", "metrics"), {"accuracy": accuracy})
 
     def _newest_whole(self) -> tuple[int | None, list[tuple[int, str]]]:
         """The newest whole step, and what is wrong with those after it."""
@@ -198,9 +224,12 @@ class Checkpoints:
             damaged.append((step, damage))
         return None, damaged
 
+    def _accuracy(self, step: int) -> float | None:
+        return checksums.facts(self._path(step)).get("accuracy")
+
     def _best_first(self, steps: list[int]) -> list[int]:
-        accuracy = {step: checksums.facts(self._path(step)).get("accuracy") for step in steps}
-        return sorted((s for s in steps if accuracy[s] is not None), key=lambda s: (accuracy[s], s), reverse=True)
+        measured = [(accuracy, step) for step in steps if (accuracy := self._accuracy(step)) is not None]
+        return [step for _, step in sorted(measured, reverse=True)]
 
     def _remove_old(self) -> None:
         """A folder loses its name before its files, so that a kill leaves no checkpoint in parts."""
@@ -216,14 +245,3 @@ def _reason(error: Exception) -> str:
     if code:
         return os.strerror(int(code[1]))
     return getattr(error, "strerror", None) or str(error).partition("\n")[0]
-
-
-def digest(variables: Variables) -> str:
-    """SHA-256 over parameters and batch statistics: path, type, shape and bytes of each, by sorted path."""
-    sha = hashlib.sha256()
-    flat: dict[str, Any] = flatten_dict(variables, sep="/")
-    for path in sorted(flat):
-        value = np.ascontiguousarray(jax.device_get(flat[path]))
-        sha.update(f"{path} {value.dtype} {value.shape}\n".encode())
-        sha.update(value.tobytes())
-    return sha.hexdigest()

@@ -7,6 +7,8 @@ import json
 import os
 from typing import Any
 
+from train.files import replacing
+
 _NAME = "checksums.json"
 
 
@@ -21,6 +23,13 @@ def seal(folder: str, subfolders: tuple[str, ...], facts: dict[str, Any]) -> Non
     sums = {name: _sha256(os.path.join(folder, name)) for name in sorted(names)}
     with open(os.path.join(folder, _NAME), "w") as file:
         json.dump({**facts, "sha256": sums}, file, indent=1)
+
+
+def add_facts(folder: str, new: dict[str, Any]) -> None:
+    """Adds facts to those of a sealed folder."""
+    path = os.path.join(folder, _NAME)
+    with replacing(path) as written, open(written, "w") as file:
+        json.dump(facts(folder) | new, file, indent=1)
 
 
 def facts(folder: str) -> dict[str, Any]:

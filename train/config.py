@@ -191,7 +191,8 @@ class ParallelConfig(Checked):
     engine: Literal["jit", "pmap"] = "jit"
     """`jit` over a mesh of all devices, or `pmap`. Both take the same steps, but for dropout's random numbers."""
     batch_norm: Literal["global", "device"] | int = "global"
-    """Images whose statistics batch norm takes together: the whole batch, those of a device, or groups of so many."""
+    """Images whose statistics batch norm takes together: the whole batch, those of a device (a run keeps to the number
+    that this was when it began), or groups of so many."""
     accumulate: int = 1
     """Parts that a batch is computed in, one after the other; batch norm sees each part alone."""
     shard_parameters: int = 1

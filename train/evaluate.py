@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated
 
@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from flax import linen as nn
+from tqdm import tqdm
 
-from train.checkpoint import digest
 from train.config import Config
 from train.data import Reader, evaluation_batches, open_dataset
 from train.errors import UserError
@@ -25,7 +25,7 @@ from train.hosts import Hosts, connected, gather, is_first
 from train.layout import Layout
 from train.metrics import Metrics
 from train.run import load_state, read_run
-from train.state import Variables
+from train.state import Variables, digest
 from train.step import eval_step
 from train.views import Crops, Views, views_step
 
@@ -75,11 +75,17 @@ class Evaluator:
         step = partial(eval_step if views is None else views_step, model, config)
         self._step = jax.jit(step, out_shardings=layout.replicated, donate_argnums=(1, 2))
 
-    def __call__(self, variables: Variables) -> Evaluation:
-        """Every image counts once, on any number of devices."""
+    def __call__(self, variables: Variables, before_batch: Callable[[], object] = lambda: None) -> Evaluation:
+        """Every image counts once, on any number of devices.
+
+        Args:
+          variables: parameters and batch statistics.
+          before_batch: is called before each batch, and ends the evaluation by an exception.
+        """
         matrix = jnp.zeros((self._num_classes, self._num_classes), jnp.int32)
         sums = self._layout.put((Metrics.zero(), matrix))
         for batch in self._batches(self._reader, (jax.process_index(), jax.process_count())):
+            before_batch()
             sums = self._step(variables, *sums, self._layout.put_batch(batch))
         metrics, confusion = jax.device_get(sums)
         count = int(metrics.count)
@@ -133,7 +139,10 @@ def _evaluate(parsed: Arguments) -> None:
         views.check(run.model(), state.evaluated, reader)
     batch_size = layout.round_up(-(-reader.config.batch_size // (10 if parsed.crops == "ten" else 1)))
     reader = dataclasses.replace(reader, config=dataclasses.replace(reader.config, batch_size=batch_size))
-    result = Evaluator(run.model(), run.config, reader, layout, len(run.class_names), views)(state.evaluated)
+    evaluator = Evaluator(run.model(), run.config, reader, layout, len(run.class_names), views)
+    silent = None if is_first() else True  # None: unless standard error is a terminal
+    with tqdm(total=-(-len(reader) // batch_size), unit="batch", leave=False, disable=silent) as bar:
+        result = evaluator(state.evaluated, bar.update)
     unreadable = set().union(*gather("unreadable images", sorted(reader.unreadable)))
     if not is_first():
         return

@@ -1,7 +1,8 @@
 """The training loop. Its order is a contract.
 
-evaluate(old state) -> save(state, position of the images) -> next(batch) -> step -> log. The images move on only after
-the save, so that a resumed run is the run. Every process runs it; process 0 alone writes reports and speaks.
+evaluate(old state) -> save(state) -> next(batch) -> step -> log. The step says where the images stand, and the sums of
+metrics are saved beside it, so that a resumed run is the run. Every process runs it; process 0 alone writes reports and
+speaks.
 """
 
 from __future__ import annotations
@@ -14,17 +15,18 @@ from typing import Any
 import grain
 import jax
 
-from train.checkpoint import Checkpoints
-from train.config import Config, flatten
+from train.agreement import check_agreement, check_shared
+from train.checkpoint import Checkpoints, Restored
+from train.config import Config
 from train.data import Dataset, Reader, image_shape, open_dataset, training_iterator, with_label_noise
 from train.errors import UserError
 from train.evaluate import Evaluation, Evaluator
-from train.hosts import SharedError, failing_together, gather, is_first, on_first, standing
+from train.hosts import failing_together, gather, is_first, on_first, standing
 from train.layout import Layout
 from train.lock import lock_holder, locked
 from train.metrics import Metrics
-from train.parallel import Step, training_step
-from train.preemption import preemption
+from train.parallel import Step, norm_images, training_step
+from train.preemption import Reached, preemption
 from train.report import Report, Silence, is_finished
 from train.run import Run, check_claim, checkpoint_folder, claim
 from train.state import TrainState
@@ -45,6 +47,9 @@ def train(config: Config, workdir: str) -> Evaluation | None:
       UserError: settings, data or folder do not allow it, or the loss is no longer finite.
     """
     layout = Layout.of(config)
+    if config.parallel.batch_norm == "device":  # on other devices it would be another run
+        parallel = dataclasses.replace(config.parallel, batch_norm=norm_images(config, layout.num_devices))
+        config = dataclasses.replace(config, parallel=parallel)
     dataset = open_dataset(config.data)
     run = describe(config, dataset)
     check_agreement(run, dataset)
@@ -58,7 +63,7 @@ def train(config: Config, workdir: str) -> Evaluation | None:
             stack.enter_context(locked(workdir))
             finished = is_finished(workdir, run.total_steps)
             if not finished:
-                claim(run, workdir)
+                claim(run, workdir, dataset.origin)
             return finished, lock_holder(workdir)
 
         finished, holder = on_first("take the work directory", take)
@@ -67,18 +72,20 @@ def train(config: Config, workdir: str) -> Evaluation | None:
         checkpoints = Checkpoints(checkpoint_folder(workdir), *kept)
         stack.enter_context(contextlib.closing(checkpoints))
         stack.enter_context(failing_together())
-        state, images, notes = _start(run, layout, checkpoints, training)
+        begin, images = _start(run, layout, checkpoints, training)
+        step = int(begin.state.step)
         evaluator = Evaluator(run.model(), config, test, layout, len(run.class_names))
-        if finished and int(state.step) == run.total_steps:
+        if finished and step == run.total_steps:
             if is_first():
                 print(f"{workdir} is finished at step {run.total_steps}")
-            return evaluator(state.evaluated)
-        report = Report(workdir, int(state.step), run.total_steps) if is_first() else Silence()
+            return evaluator(begin.state.evaluated)
+        evaluated = begin.accuracy is not None and step < run.total_steps
+        report = Report(workdir, step, run.total_steps, evaluated) if is_first() else Silence()
         stack.enter_context(contextlib.closing(report))
         print(standing(config.data.batch_size), flush=True)
-        for note in notes:
-            report.say(note)
-        return _Loop(run, layout, take_step, checkpoints, evaluator, report, (training, test)).train(state, images)
+        for line in begin.told:
+            report.say(line)
+        return _Loop(run, layout, take_step, checkpoints, evaluator, report, (training, test)).train(begin, images)
 
 
 def describe(config: Config, dataset: Dataset) -> Run:
@@ -93,52 +100,20 @@ def describe(config: Config, dataset: Dataset) -> Run:
     return Run(config, dataset.class_names, shape, len(dataset.train))
 
 
-def check_agreement(run: Run, dataset: Dataset) -> None:
-    """Checks that all processes are about to do the same.
-
-    Raises:
-      UserError: they are not; it names a process and what differs.
-    """
-    mine = flatten(run.config) | {
-        "class names": run.class_names,
-        "training images": len(dataset.train),
-        "test images": len(dataset.test),
-        "devices of a process": jax.local_device_count(),
-        "jax": jax.__version__,
-    }
-    first, *others = gather("settings", mine)
-    for process, other in enumerate(others, 1):
-        for name in first:
-            if other[name] != first[name]:
-                told = f"{name} is {first[name]!r} in process 0 and {other[name]!r} in process {process}"
-                raise SharedError(f"all processes need the same: {told}")
-
-
-def check_shared(workdir: str, holder: str) -> None:
-    """Checks that all processes see the lock that process 0 has taken.
-
-    Raises:
-      UserError: they do not; it names them.
-    """
-    seen = gather("work directory", lock_holder(workdir) == holder)
-    blind = [str(process) for process, sees in enumerate(seen) if not sees]
-    if blind:
-        raise SharedError(
-            f"work directory {workdir} of process 0 is not that of process {', '.join(blind)}: all need to share it"
-        )
-
-
 def _start(
     run: Run, layout: Layout, checkpoints: Checkpoints, training: Reader
-) -> tuple[TrainState, grain.DatasetIterator, list[str]]:
-    """State and training images at the newest whole checkpoint or at the beginning, and what is to be told of it."""
+) -> tuple[Restored, grain.DatasetIterator]:
+    """What the newest whole checkpoint holds, or the beginning; and the training images from there on."""
     images = training_iterator(training, run.config.seed, (jax.process_index(), jax.process_count()))
     restored = checkpoints.restore_newest(layout.abstract(run.abstract_state()))
     if restored is None:
-        return layout.put_state(run.fresh_state()), images, []
-    state, position, notes = restored
-    images.set_state(position)
-    return state, images, notes
+        return Restored(layout.put_state(run.fresh_state()), Metrics.zero().sums(), None, []), images
+    images.set_state({"next_index": int(restored.state.step)})
+    return restored, images
+
+
+class _PreemptedError(Exception):
+    """SIGTERM came during an evaluation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,72 +126,89 @@ class _Loop:
     report: Report | Silence
     readers: tuple[Reader, Reader]
 
-    def train(self, state: TrainState, images: grain.DatasetIterator) -> Evaluation | None:
+    def train(self, begin: Restored, images: grain.DatasetIterator) -> Evaluation | None:
         config, report, take_step = self.run.config, self.report, self.take_step
-        start, total = int(state.step), self.run.total_steps
+        start, total = int(begin.state.step), self.run.total_steps
+        schedule, speed = self.run.schedule(), _Speed(config.data.batch_size, start)
         report.start(self.run)
 
-        def zero() -> Any:
-            return take_step.enter(self.layout.put(Metrics.zero()))
+        def enter(sums: Metrics) -> Any:
+            return take_step.enter(self.layout.put(sums))
 
-        def checked_sums() -> Metrics:
-            sums = jax.device_get(take_step.leave(metrics))
-            _check_finite(sums, self.checkpoints)
-            return sums
-
-        state, metrics = take_step.enter(state), zero()
-        speed, schedule = _Speed(config.data.batch_size, start), self.run.schedule()
+        state, metrics = take_step.enter(begin.state), enter(Metrics.of(begin.sums))
         with preemption() as reached:
-            for step in range(start, total):
-                stop = reached(step)
-                due = (config.evaluate_every_steps, config.checkpoint_every_steps)
-                if step > start and (stop or any(step % every == 0 for every in due)):
-                    checked_sums()
-                    self._evaluate_and_save(take_step.leave(state), step, images)
+            for step in range(start, total + 1):
+                stop, result = reached(), None
+                due = self._evaluates_at(step) and (step > start or begin.accuracy is None or step == total)
+                if step and (stop or due or step % config.checkpoint_every_steps == 0):
+                    sums, old = self._checked(take_step.leave(metrics)), take_step.leave(state)
+                    if due and not stop:
+                        result = self._evaluate(step, old, reached)
+                        stop = result is None
+                    self.checkpoints.save(step, old, sums.sums(), result.accuracy if result else None)
                     speed.restart(step)
                 if stop:
                     self.checkpoints.wait()
                     kept = f"saved at step {step} of {total}" if step else "nothing to save yet"
                     report.say(f"SIGTERM: {kept}; the same command goes on from there")
                     return None
+                if step == total:
+                    break
                 state, metrics = take_step(state, metrics, next(images))
                 report.tick()
-                if (step + 1) % config.log_every_steps == 0 or step + 1 == total:
-                    figures = checked_sums().figures() | {"learning_rate": float(jax.device_get(schedule(step)))}
-                    report.training(step + 1, figures | {"images_per_second": speed(step + 1)})
-                    metrics = zero()
-                elif step == start:
+                if step == start:
                     jax.block_until_ready(metrics)
                     report.compiled()
+                if (step + 1) % config.log_every_steps == 0 or step + 1 == total:
+                    self.checkpoints.check()
+                    sums = self._checked(take_step.leave(metrics))
+                    figures = sums.figures() | {"learning_rate": float(jax.device_get(schedule(step)))}
+                    report.training(step + 1, figures | {"images_per_second": speed(step + 1)})
+                    metrics = enter(Metrics.zero())
+                elif step == start:
                     speed.restart(step + 1)
-
-        result = self._evaluate_and_save(take_step.leave(state), total, images)
-        assert result is not None
-        self.checkpoints.wait()
-        unreadable = gather("unreadable images", sorted(set.union(*(reader.unreadable for reader in self.readers))))
-        report.finish(result, self.run.class_names, sorted(set().union(*unreadable)))
+            assert result is not None
+            self._finish(result)
         return result
 
-    def _evaluate_and_save(self, state: TrainState, step: int, images: grain.DatasetIterator) -> Evaluation | None:
-        evaluation = None
-        if step == self.run.total_steps or step % self.run.config.evaluate_every_steps == 0:
-            evaluation = self.evaluator(state.evaluated)
-            self.report.evaluation(step, evaluation)
-        self.checkpoints.save(state, images.get_state(), evaluation.accuracy if evaluation else None)
-        return evaluation
+    def _evaluates_at(self, step: int) -> bool:
+        return step == self.run.total_steps or (step > 0 and step % self.run.config.evaluate_every_steps == 0)
 
+    def _evaluate(self, step: int, state: TrainState, reached: Reached) -> Evaluation | None:
+        """Evaluates and reports; None where SIGTERM comes before the end."""
 
-def _check_finite(metrics: Metrics, checkpoints: Checkpoints) -> None:
-    bad_step = int(metrics.bad_step)
-    if bad_step < 0:
-        return
-    checkpoints.wait()
-    steps = checkpoints.steps()
-    kept = f"the last good checkpoint is step {steps[-1]}" if steps else "there is no checkpoint yet"
-    raise UserError(
-        f"loss, gradient or parameters are not finite at step {bad_step + 1} ({kept}): lower optimizer.learning_rate, "
-        "or set schedule.warmup or optimizer.clip_norm, with another --workdir"
-    )
+        def check() -> None:
+            if reached():
+                raise _PreemptedError
+
+        try:
+            result = self.evaluator(state.evaluated, check)
+        except _PreemptedError:
+            return None
+        self.report.evaluation(step, result)
+        return result
+
+    def _checked(self, metrics: Metrics) -> Metrics:
+        """Fetches the sums.
+
+        Raises:
+          UserError: something was not finite.
+        """
+        sums: Metrics = jax.device_get(metrics)
+        if sums.bad_step < 0:
+            return sums
+        self.checkpoints.wait()
+        steps = self.checkpoints.steps()
+        kept = f"the last good checkpoint is step {steps[-1]}" if steps else "there is no checkpoint yet"
+        raise UserError(
+            f"loss, gradient or parameters are not finite at step {int(sums.bad_step) + 1} ({kept}): lower "
+            "optimizer.learning_rate, or set schedule.warmup or optimizer.clip_norm, with another --workdir"
+        )
+
+    def _finish(self, result: Evaluation) -> None:
+        self.checkpoints.wait()
+        unreadable = gather("unreadable images", sorted(set.union(*(reader.unreadable for reader in self.readers))))
+        self.report.finish(result, self.run.class_names, sorted(set().union(*unreadable)))
 
 
 class _Speed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
@@ -31,6 +32,15 @@ class Metrics(flax.struct.PyTreeNode):
     def zero(cls) -> Metrics:
         """No examples."""
         return cls(jnp.zeros(()), *(jnp.asarray(value, jnp.int32) for value in (0, 0, 0, -1)))
+
+    @classmethod
+    def of(cls, sums: Mapping[str, float]) -> Metrics:
+        """What `sums` gave."""
+        return cls(**{name: jnp.asarray(sums[name], zero.dtype) for name, zero in vars(cls.zero()).items()})
+
+    def sums(self) -> dict[str, float]:
+        """The values by name, on the host."""
+        return {name: value.item() for name, value in vars(jax.device_get(self)).items()}
 
     def figures(self) -> dict[str, float]:
         """Loss and accuracy of what was counted, on the host."""

@@ -22,6 +22,16 @@ _AXIS = "device"
 """Name of the `pmap` axis."""
 
 
+def norm_images(config: Config, num_devices: int) -> int:
+    """Images that a batch norm takes its statistics over, as `parallel.batch_norm` says."""
+    images = config.data.batch_size // config.parallel.accumulate
+    together = {"global": images, "device": images // num_devices}.get(
+        str(config.parallel.batch_norm), config.parallel.batch_norm
+    )
+    assert isinstance(together, int)
+    return together
+
+
 def norm_options(config: Config, num_devices: int) -> dict[str, Any]:
     """The arguments of batch norm that `parallel.batch_norm` asks for.
 
@@ -31,8 +41,7 @@ def norm_options(config: Config, num_devices: int) -> dict[str, Any]:
     parallel = config.parallel
     images = config.data.batch_size // parallel.accumulate
     on_device = images // num_devices
-    together = {"global": images, "device": on_device}.get(str(parallel.batch_norm), parallel.batch_norm)
-    assert isinstance(together, int)
+    together = norm_images(config, num_devices)
     if parallel.engine == "pmap" and together == images:
         return {"axis_name": _AXIS}
     whole, where = (on_device, "of a device") if parallel.engine == "pmap" else (images, "of a batch")

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-Reached = Callable[[int], bool]
+Reached = Callable[[], bool]
 
 
 @contextlib.contextmanager
@@ -19,12 +19,12 @@ def preemption() -> Iterator[Reached]:
     Example:
       >>> with preemption() as reached:
       ...     for step in range(3):
-      ...         if reached(step):
+      ...         if reached():
       ...             break  # save before this step, and end
 
     Yields:
-      A function to call before every step; it says whether to save and end now. Of several processes it says so to all
-      at the same step, whichever of them has the notice; up to there it is JAX that takes the signals.
+      A function to call again and again; it says whether to save and end now. Several processes call it at the same
+      places, and it says so to all at the same call, whichever of them has the notice; JAX takes the signals then.
     """
     import jax
 
@@ -32,9 +32,9 @@ def preemption() -> Iterator[Reached]:
     if jax.distributed.is_initialized():
         from jax.experimental.multihost_utils import reached_preemption_sync_point
 
-        calls = itertools.count()  # JAX counts from 0, and would wait for ever for a step before that of a resumed run
+        calls = itertools.count()
 
-        def agreed(step: int) -> bool:
+        def agreed() -> bool:
             reached = reached_preemption_sync_point(next(calls))
             if reached and in_main_thread:
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -42,7 +42,7 @@ def preemption() -> Iterator[Reached]:
 
         yield agreed
     elif not in_main_thread:
-        yield lambda step: False  # Python gives signals to the main thread alone
+        yield lambda: False  # Python gives signals to the main thread alone
     else:
         noticed = threading.Event()
 
@@ -52,6 +52,6 @@ def preemption() -> Iterator[Reached]:
 
         usual = signal.signal(signal.SIGTERM, notice) or signal.SIG_DFL
         try:
-            yield lambda step: noticed.is_set()
+            yield noticed.is_set
         finally:
             signal.signal(signal.SIGTERM, usual)

@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from train.checkpoint import checkpoint_steps
 from train.evaluate import Evaluation
-from train.run import Run, checkpoint_folder, replacing
+from train.files import replacing
+from train.run import Run, checkpoint_folder
 
 matplotlib.use("Agg")
 
@@ -31,12 +32,13 @@ class Report:
       workdir: the run's folder.
       step: the step that the run starts or resumes at; what the files tell of later steps is taken back.
       total_steps: the step it ends at.
+      evaluated: whether what they tell of the test images at this very step stands.
     """
 
-    def __init__(self, workdir: str, step: int, total_steps: int) -> None:
+    def __init__(self, workdir: str, step: int, total_steps: int, evaluated: bool = False) -> None:
         self._workdir, self._total = workdir, total_steps
         self._jsonl_path = os.path.join(workdir, "metrics.jsonl")
-        self._rewind(step, total_steps)
+        self._rewind(step, evaluated)
         self._jsonl = open(self._jsonl_path, "a", buffering=1)  # noqa: SIM115 - closed by close()
         self._events = EventFileWriter(os.path.join(workdir, "tensorboard"))
         restart = SessionLog(status=SessionLog.START)
@@ -45,9 +47,9 @@ class Report:
         self._opened = self._started = time.perf_counter()
         self._resumed_at = self._first_step = step
 
-    def _rewind(self, step: int, total_steps: int) -> None:
+    def _rewind(self, step: int, evaluated: bool) -> None:
         records = [record for record in read_metrics(self._workdir) if record["step"] <= step]
-        if step == total_steps:
+        if not evaluated:
             records = [record for record in records if (record["step"], record["split"]) != (step, "test")]
         with replacing(self._jsonl_path) as path, open(path, "w") as file:
             file.writelines(json.dumps(record) + "\n" for record in records)
@@ -92,7 +94,7 @@ class Report:
             f"loss {figures['loss']:.4f}, top-1 {figures['accuracy']:.4f}, {figures['images_per_second']:.0f} images/s"
         )
         if self._bar is None:
-            print(f"step {step}/{self._total}: {text}, {self._remaining(step)} left", flush=True)
+            print(f"step {step}/{self._total}: {text}{self._remaining(step)}", flush=True)
         else:
             self._bar.set_postfix_str(text)
 
@@ -109,9 +111,11 @@ class Report:
         self._events.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
 
     def _remaining(self, step: int) -> str:
-        done = max(1, step - self._first_step)
+        done = step - self._first_step
+        if done == 0:
+            return ""
         seconds = (time.perf_counter() - self._started) / done * (self._total - step)
-        return tqdm.format_interval(seconds)
+        return f", {tqdm.format_interval(seconds)} left"
 
     def finish(self, result: Evaluation, class_names: tuple[str, ...], unreadable: list[str]) -> None:
         """Ends the progress bar, writes summary.json, curves.png, confusion.csv and confusion.png, and says where."""

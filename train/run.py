@@ -24,6 +24,7 @@ from attnjax.layers import BatchNorm
 from train.checkpoint import Checkpoints, checkpoint_steps
 from train.config import MAY_CHANGE, Config, flatten, from_dict
 from train.errors import UserError
+from train.files import replacing
 from train.layout import Layout
 from train.optimizer import make_optimizer, make_schedule
 from train.state import TrainState, Variables, create_state
@@ -128,7 +129,7 @@ def load_state(run: Run, workdir: str, checkpoint: str, layout: Layout) -> Train
     if not checkpoint_steps(checkpoint_folder(workdir)):
         raise UserError(f"{workdir} has no checkpoint yet")
     with contextlib.closing(Checkpoints(checkpoint_folder(workdir), read_only=True)) as checkpoints:
-        return checkpoints.restore(checkpoints.find(checkpoint), layout.abstract(run.abstract_state()))[0]
+        return checkpoints.restore(checkpoints.find(checkpoint), layout.abstract(run.abstract_state())).state
 
 
 def read_run(workdir: str) -> Run:
@@ -178,8 +179,8 @@ def check_claim(run: Run, workdir: str) -> None:
                 raise UserError(f"{workdir} is at step {steps[-1]} already, beyond the end at step {run.total_steps}")
 
 
-def claim(run: Run, workdir: str) -> None:
-    """Writes config.json: the settings, and versions, commit and devices of the start and of every time it resumed.
+def claim(run: Run, workdir: str, data: str) -> None:
+    """Writes config.json: the settings, and versions, commit, devices and data of the start and of every resumption.
 
     Raises:
       UserError: the folder belongs to another run, or cannot be written to.
@@ -190,6 +191,7 @@ def claim(run: Run, workdir: str) -> None:
         "git_commit": _git_commit(),
         "versions": _versions(),
         "devices": [device.device_kind for device in jax.local_devices()],
+        "data": data,
     }
     record = {**dataclasses.asdict(run), **now, "resumed": []}
     if checkpoint_steps(checkpoint_folder(workdir)):
@@ -217,18 +219,6 @@ def _check_same(stored: Run, run: Run, workdir: str) -> None:
 def checkpoint_folder(workdir: str) -> str:
     """Where a run keeps its checkpoints."""
     return os.path.join(workdir, "checkpoints")
-
-
-@contextlib.contextmanager
-def replacing(path: str) -> Iterator[str]:
-    """Gives a temporary name to write to, and renames it to the path when all went well."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
 
 
 def _versions() -> dict[str, str]:

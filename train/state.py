@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
+from flax.traverse_util import flatten_dict
 
 import attnjax
 from train.errors import UserError
@@ -60,3 +63,14 @@ def create_state(
         variables = start_from(weights, variables)
     ema = jax.tree.map(jnp.copy, variables) if average else None
     return TrainState(jnp.zeros((), jnp.int32), variables, optimizer.init(variables["params"]), ema)
+
+
+def digest(variables: Variables) -> str:
+    """SHA-256 over parameters and batch statistics: path, type, shape and bytes of each, by sorted path."""
+    sha = hashlib.sha256()
+    flat: dict[str, Any] = flatten_dict(variables, sep="/")
+    for path in sorted(flat):
+        value = np.ascontiguousarray(jax.device_get(flat[path]))
+        sha.update(f"{path} {value.dtype} {value.shape}\n".encode())
+        sha.update(value.tobytes())
+    return sha.hexdigest()

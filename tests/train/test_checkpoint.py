@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 
 from tests.train.runs import state_at
-from train.checkpoint import Checkpoints, digest
+from train.checkpoint import Checkpoints
 from train.errors import UserError
+from train.state import digest
+
+SUMS = {"loss": 1.5, "count": 8}
 
 
 @pytest.fixture
@@ -22,7 +25,7 @@ def kept(tmp_path: Path) -> Iterator[Checkpoints]:
     """Six steps, of which the third is the best: the last two and the best one are kept."""
     checkpoints = Checkpoints(str(tmp_path), keep_last=2, keep_best=1)
     for step, accuracy in enumerate([0.5, 0.6, 0.9, None, 0.7, None], start=1):
-        checkpoints.save(state_at(step), {"next_index": step}, accuracy)
+        checkpoints.save(step, state_at(step), SUMS, accuracy)
     checkpoints.close()
     reopened = Checkpoints(str(tmp_path), read_only=True)
     yield reopened
@@ -40,7 +43,7 @@ def test_the_last_ones_and_the_best_are_kept(kept: Checkpoints):
 def test_as_many_are_kept_as_the_settings_say(tmp_path: Path, keep_last: int, keep_best: int, steps: list[int]):
     checkpoints = Checkpoints(str(tmp_path), keep_last, keep_best)
     for step, accuracy in enumerate([0.5, 0.6, 0.9, None, 0.7, None], start=1):
-        checkpoints.save(state_at(step), {"next_index": step}, accuracy)
+        checkpoints.save(step, state_at(step), SUMS, accuracy)
     checkpoints.close()
     reopened = Checkpoints(str(tmp_path), read_only=True)
     assert reopened.steps() == steps
@@ -62,16 +65,16 @@ def test_what_is_not_kept_names_what_is(kept: Checkpoints, which: str):
 def test_without_an_accuracy_the_last_is_the_best(tmp_path: Path):
     checkpoints = Checkpoints(str(tmp_path), keep_last=2)
     for step in (1, 2):
-        checkpoints.save(state_at(step), {"next_index": step}, None)
+        checkpoints.save(step, state_at(step), SUMS, None)
     checkpoints.wait()
     assert checkpoints.find("best") == 2
     checkpoints.close()
 
 
-def test_state_and_position_come_back_bit_for_bit(kept: Checkpoints):
+def test_state_and_sums_come_back_bit_for_bit(kept: Checkpoints):
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state_at(0))
-    state, position = kept.restore(5, like)
-    assert position == {"next_index": 5}
+    state, sums, accuracy, _ = kept.restore(5, like)
+    assert (sums, accuracy) == (SUMS, 0.7)
     assert jax.tree.structure(state) == jax.tree.structure(state_at(5))
     for one, two in zip(jax.tree.leaves(state), jax.tree.leaves(state_at(5)), strict=True):
         assert one.dtype == two.dtype
@@ -81,17 +84,27 @@ def test_state_and_position_come_back_bit_for_bit(kept: Checkpoints):
 
 def test_a_step_saved_before_is_not_saved_again(tmp_path: Path):
     checkpoints = Checkpoints(str(tmp_path))
-    checkpoints.save(state_at(1), {"next_index": 1}, 0.5)
-    checkpoints.save(state_at(1).replace(opt_state=()), {"next_index": 9}, 0.1)
+    checkpoints.save(1, state_at(1), SUMS, 0.5)
+    checkpoints.save(1, state_at(1).replace(opt_state=()), {"loss": 9.0}, None)
     checkpoints.close()
     reopened = Checkpoints(str(tmp_path), read_only=True)
-    assert reopened.restore(1, state_at(0))[1] == {"next_index": 1}
+    assert reopened.restore(1, state_at(0))[1:3] == (SUMS, 0.5)
     reopened.close()
+
+
+def test_an_accuracy_can_come_after_the_checkpoint(tmp_path: Path):
+    checkpoints = Checkpoints(str(tmp_path), keep_last=3)
+    for step in (1, 2, 3):
+        checkpoints.save(step, state_at(step), SUMS, 0.5 if step == 1 else None)
+    checkpoints.save(3, state_at(3), SUMS, 0.8)
+    assert checkpoints.find("best") == 3
+    assert checkpoints.restore(3, state_at(0)).accuracy == 0.8
+    checkpoints.close()
 
 
 def test_reading_leaves_the_folder_of_a_running_process_alone(tmp_path: Path):
     checkpoints = Checkpoints(str(tmp_path))
-    checkpoints.save(state_at(1), {"next_index": 1}, None)
+    checkpoints.save(1, state_at(1), SUMS, None)
     checkpoints.close()
     begun = tmp_path / "2.orbax-checkpoint-tmp"
     begun.mkdir()
@@ -103,12 +116,12 @@ def test_reading_leaves_the_folder_of_a_running_process_alone(tmp_path: Path):
 
 def test_what_a_killed_process_left_half_written_is_passed_over(tmp_path: Path):
     checkpoints = Checkpoints(str(tmp_path))
-    checkpoints.save(state_at(1), {"next_index": 1}, None)
+    checkpoints.save(1, state_at(1), SUMS, None)
     checkpoints.close()
     (tmp_path / "2.orbax-checkpoint-tmp").mkdir()
     again = Checkpoints(str(tmp_path))
     assert again.find("last") == 1
-    again.save(state_at(2), {"next_index": 2}, None)
+    again.save(2, state_at(2), SUMS, None)
     again.close()
     assert Checkpoints(str(tmp_path), read_only=True).find("last") == 2
 

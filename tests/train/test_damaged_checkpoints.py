@@ -19,6 +19,8 @@ from train.checkpoint import Checkpoints
 from train.errors import UserError
 from train.state import TrainState
 
+SUMS = {"loss": 1.5, "count": 8}
+
 
 def largest(checkpoint: Path) -> Path:
     """The file of a checkpoint that holds the values."""
@@ -54,7 +56,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "no file of values": lambda checkpoint: largest(checkpoint).unlink(),
     "no metadata": lambda checkpoint: (checkpoint / "state" / "_METADATA").unlink(),
     "garbled metadata": lambda checkpoint: (checkpoint / "state" / "_METADATA").write_text("{"),
-    "no position": lambda checkpoint: shutil.rmtree(checkpoint / "data"),
+    "no metrics": lambda checkpoint: shutil.rmtree(checkpoint / "metrics"),
     "no checksums": lambda checkpoint: (checkpoint / "checksums.json").unlink(),
     "empty checksums": lambda checkpoint: (checkpoint / "checksums.json").write_text(""),
     "checksums of another kind": lambda checkpoint: (checkpoint / "checksums.json").write_text("[1]"),
@@ -68,7 +70,7 @@ def three(tmp_path: Path) -> Path:
     """A folder with the checkpoints 1, 2 and 3."""
     checkpoints = Checkpoints(str(tmp_path), keep_last=3)
     for step in (1, 2, 3):
-        checkpoints.save(state_at(step), {"next_index": step}, step / 10)
+        checkpoints.save(step, state_at(step), SUMS, step / 10)
     checkpoints.close()
     return tmp_path
 
@@ -83,18 +85,17 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(three: Path, how: str)
     checkpoints = Checkpoints(str(three), keep_last=3)
     found = checkpoints.restore_newest(state_at(0))
     assert found is not None
-    state, position, told = found
-    assert same(state, state_at(2))
-    assert position == {"next_index": 2}
-    (line,) = told
+    assert same(found.state, state_at(2))
+    assert (found.sums, found.accuracy) == (SUMS, 0.2)
+    (line,) = found.told
     assert re.fullmatch(r"checkpoint 3 is damaged \(.+\) and set aside: step 2 is used", line)
     assert {path.name for path in three.iterdir()} == {"1", "2", "3.damaged1"}
 
-    checkpoints.save(state_at(3), {"next_index": 3}, None)
+    checkpoints.save(3, state_at(3), SUMS, None)
     checkpoints.close()
     again = Checkpoints(str(three), read_only=True)
     assert again.steps() == [1, 2, 3]
-    assert same(again.restore(3, state_at(0))[0], state_at(3))
+    assert same(again.restore(3, state_at(0)).state, state_at(3))
     again.close()
 
 
@@ -105,8 +106,8 @@ def test_several_damaged_checkpoints_are_all_told_of_and_set_aside(three: Path):
     checkpoints = Checkpoints(str(three), keep_last=3)
     found = checkpoints.restore_newest(state_at(0))
     assert found is not None
-    assert same(found[0], state_at(1))
-    assert [line.split()[1] for line in found[2]] == ["3", "2"]
+    assert same(found.state, state_at(1))
+    assert [line.split()[1] for line in found.told] == ["3", "2"]
     assert {path.name for path in three.iterdir()} == {"1", "2.damaged1", "3.damaged1", "3.damaged2"}
     checkpoints.close()
 
@@ -132,8 +133,8 @@ def test_whole_checkpoints_are_restored_without_a_word(three: Path):
     checkpoints = Checkpoints(str(three), keep_last=3)
     found = checkpoints.restore_newest(state_at(0))
     assert found is not None
-    assert same(found[0], state_at(3))
-    assert found[1:] == ({"next_index": 3}, [])
+    assert same(found.state, state_at(3))
+    assert found[1:] == (SUMS, 0.3, [])
     checkpoints.close()
 
 
@@ -164,11 +165,11 @@ def test_a_save_that_fails_names_its_step_and_the_last_whole_one(three: Path, mo
     message = f"cannot save the checkpoint of step 4 in {three}: No space left on device; the last whole .* is step 3$"
     with monkeypatch.context() as patched:
         patched.setattr(checksums, "seal", full)
-        checkpoints.save(state_at(4), {"next_index": 4}, None)
+        checkpoints.save(4, state_at(4), SUMS, None)
         with pytest.raises(UserError, match=message):
-            checkpoints.save(state_at(5), {"next_index": 5}, None)
+            checkpoints.save(5, state_at(5), SUMS, None)
     assert checkpoints.steps() == [1, 2, 3]
-    checkpoints.save(state_at(4), {"next_index": 4}, None)
+    checkpoints.save(4, state_at(4), SUMS, None)
     checkpoints.close()
     assert checkpoints.steps() == [2, 3, 4]
 

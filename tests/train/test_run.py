@@ -18,15 +18,16 @@ from PIL import Image
 
 import train
 from tests.train.runs import ROOT, reader_of_split, small
-from train import evaluate, loop, predict, report
+from train import agreement, evaluate, loop, predict, report
 from train import run as run_module
-from train.checkpoint import Checkpoints, digest
+from train.checkpoint import Checkpoints
 from train.config import Config
 from train.data import evaluation_batches, open_dataset
 from train.errors import UserError
 from train.evaluate import Evaluation
 from train.loop import train as train_run
 from train.run import load_run
+from train.state import digest
 from train.step import normalize
 
 Trained = tuple[Path, Evaluation]
@@ -409,12 +410,21 @@ def test_processes_that_differ_do_not_train(monkeypatch: pytest.MonkeyPatch, nam
     config = small()
     dataset = open_dataset(config.data)
     run = loop.describe(config, dataset)
-    monkeypatch.setattr(loop, "gather", lambda about, mine: [mine, mine, mine | {name: value}])
+    monkeypatch.setattr(agreement, "gather", lambda about, mine: [mine, mine, mine | {name: value}])
     with pytest.raises(UserError, match=rf"all processes need the same: {name} is .* and {value!r} in process 2"):
-        loop.check_agreement(run, dataset)
+        agreement.check_agreement(run, dataset)
 
 
 def test_a_work_directory_that_is_not_shared_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr(loop, "gather", lambda about, mine: [mine, False, mine, False])
+    monkeypatch.setattr(agreement, "gather", lambda about, mine: [mine, False, mine, False])
     with pytest.raises(UserError, match="of process 0 is not that of process 1, 3: all need to share it"):
-        loop.check_shared(str(tmp_path), "")
+        agreement.check_shared(str(tmp_path), "")
+
+
+def test_the_images_of_a_device_are_recorded_as_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def claim(run: run_module.Run, *_: str) -> None:
+        raise UserError(f"batch norm over {run.config.parallel.batch_norm} images")
+
+    monkeypatch.setattr(loop, "claim", claim)
+    with pytest.raises(UserError, match="batch norm over 4 images"):
+        train_run(small({"parallel.batch_norm": "device", "data.batch_size": 32}), str(tmp_path))

@@ -24,8 +24,16 @@ class Split(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """What a source gives: two splits and the names of the classes, by label."""
+    """What a source gives.
+
+    Attributes:
+      train: the images to train on.
+      test: those to test on.
+      class_names: names of the classes, by label.
+      origin: which copy this is, for the record: name, version, and what has prepared it; or the folder.
+    """
 
     train: Split
     test: Split
     class_names: tuple[str, ...]
+    origin: str

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import difflib
 import io
 import math
 import os
@@ -14,7 +14,7 @@ import numpy as np
 from train.data.archives import ARCHIVES
 from train.data.dataset import Dataset, Split
 from train.data.images import UnreadableImageError, decode
-from train.errors import UserError
+from train.errors import UserError, nearest
 
 _KEPT_BYTES = 2**28
 """Splits of fewer bytes stay in memory: a record costs 0.1 ms to find, as long as a small image to decode."""
@@ -79,17 +79,12 @@ def open_prepared(name: str, data_dir: str | None) -> Dataset:
     import tensorflow_datasets as tfds
 
     folder = tfds_folder(data_dir)
-    command = f"pip install -e '.[prepare]' && tfds build {name} --file_format=array_record"
-    if name in ARCHIVES:
-        command = f"python -m train.prepare {name} --from DIR"
-    if data_dir:
-        command += f" --data_dir={data_dir}"
     try:
         builder = tfds.core.read_only_builder.builder_from_files(name, data_dir=folder)
     except tfds.core.DatasetNotFoundError:
         known = [*tfds.list_builders(with_community_datasets=False), *ARCHIVES]
-        if name.partition("/")[0].partition(":")[0] in known:
-            raise UserError(f"tfds:{name} is not prepared in {folder}: {command}") from None
+        if _bare(name) in known:
+            raise UserError(f"tfds:{name} is not prepared in {folder}: {_how_to_prepare(name, data_dir)}") from None
         raise UserError(
             f"TFDS knows no data set {name!r}, and none is prepared in {folder}{nearest(name, known)}"
         ) from None
@@ -98,7 +93,8 @@ def open_prepared(name: str, data_dir: str | None) -> Dataset:
     features, splits = builder.info.features, builder.info.splits
     if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
         stored = builder.info.file_format.value
-        raise UserError(f"tfds:{name} is stored as {stored}, which has no random access: {command}")
+        how = _how_to_prepare(name, data_dir)
+        raise UserError(f"tfds:{name} is stored as {stored}, which has no random access: {how}")
     if not {"image", "label"} <= set(features):
         raise UserError(f"tfds:{name} has features {sorted(features)}, but not image and label")
     if not isinstance(features["label"], tfds.features.ClassLabel):
@@ -110,7 +106,30 @@ def open_prepared(name: str, data_dir: str | None) -> Dataset:
     if test is None:
         raise UserError(f"{held_out[0].title} has no labels, and there is no other to test on")
     shape, names = features["image"].shape, tuple(features["label"].names)
-    return Dataset(_kept(_records(builder, "train"), shape), _kept(test, shape), names)
+    origin = f"{builder.info.full_name} by {builder.info.module_name}"
+    return Dataset(_kept(_records(builder, "train"), shape), _kept(test, shape), names, origin)
+
+
+def _how_to_prepare(name: str, data_dir: str | None) -> str:
+    """The command, and what must be fetched by hand before."""
+    import tensorflow_datasets as tfds
+
+    where = f" --data_dir={data_dir}" if data_dir else ""
+    if name in ARCHIVES:
+        return f"python -m train.prepare {name} --from DIR{where} (without --from it tells what DIR must hold)"
+    command = f"pip install -e '.[prepare]' && tfds build {name} --file_format=array_record{where}"
+    by_hand = None
+    with contextlib.suppress(ImportError, tfds.core.DatasetNotFoundError):
+        by_hand = tfds.builder_cls(_bare(name)).MANUAL_DOWNLOAD_INSTRUCTIONS
+    if not by_hand:
+        return command
+    wanted = " ".join(by_hand.split()).rstrip(".")
+    return f"{command} --manual_dir=DIR ({wanted}); or take folder:PATH, with a folder for each class"
+
+
+def _bare(name: str) -> str:
+    """Name of a data set without its configuration and version."""
+    return name.partition("/")[0].partition(":")[0]
 
 
 def _records(builder: Any, split: str) -> _Records:
@@ -132,9 +151,3 @@ def _kept(records: _Records, shape: tuple[int | None, ...]) -> Split:
 def tfds_folder(data_dir: str | None) -> str:
     """Folder of the prepared data sets."""
     return os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
-
-
-def nearest(name: str, names: list[str]) -> str:
-    """Ends a message with the nearest of some names, where one is near."""
-    near = difflib.get_close_matches(name, names, n=1)
-    return f": did you mean {near[0]}?" if near else ""

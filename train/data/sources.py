@@ -48,13 +48,14 @@ def _digits() -> Dataset:
 
     Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998, as scikit-learn ships it.
     """
+    import sklearn
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
     images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
     kept, held_out = _stratified_split(bunch.target, 360)
     train, test = (_Arrays(images[part], bunch.target[part]) for part in (kept, held_out))
-    return Dataset(train, test, tuple(str(digit) for digit in range(10)))
+    return Dataset(train, test, tuple(map(str, range(10))), f"digits of scikit-learn {sklearn.__version__}")
 
 
 def _stratified_split(labels: np.ndarray, test_size: int | float) -> tuple[np.ndarray, np.ndarray]:
@@ -110,7 +111,7 @@ def _folder(path: str, config: DataConfig) -> Dataset:
             raise UserError(f"{path} cannot be split with test_fraction={config.test_fraction}: {error}") from error
         parts = [(tuple(paths[i] for i in part), tuple(labels[i] for i in part)) for part in split]
     train, test = (_Files(*part, config.apply_exif_orientation) for part in parts)
-    return Dataset(train, test, tuple(class_names))
+    return Dataset(train, test, tuple(class_names), f"folder {os.path.abspath(path)}")
 
 
 def _subfolders(path: str) -> list[str]:

@@ -1,0 +1,46 @@
+"""What processes have to agree on before they train together."""
+
+from __future__ import annotations
+
+import jax
+
+from train.config import flatten
+from train.data import Dataset
+from train.hosts import SharedError, gather
+from train.lock import lock_holder
+from train.run import Run
+
+
+def check_agreement(run: Run, dataset: Dataset) -> None:
+    """Checks that all processes are about to do the same.
+
+    Raises:
+      UserError: they are not; it names a process and what differs.
+    """
+    mine = flatten(run.config) | {
+        "class names": run.class_names,
+        "training images": len(dataset.train),
+        "test images": len(dataset.test),
+        "devices of a process": jax.local_device_count(),
+        "jax": jax.__version__,
+    }
+    first, *others = gather("settings", mine)
+    for process, other in enumerate(others, 1):
+        for name in first:
+            if other[name] != first[name]:
+                told = f"{name} is {first[name]!r} in process 0 and {other[name]!r} in process {process}"
+                raise SharedError(f"all processes need the same: {told}")
+
+
+def check_shared(workdir: str, holder: str) -> None:
+    """Checks that all processes see the lock that process 0 has taken.
+
+    Raises:
+      UserError: they do not; it names them.
+    """
+    seen = gather("work directory", lock_holder(workdir) == holder)
+    blind = [str(process) for process, sees in enumerate(seen) if not sees]
+    if blind:
+        raise SharedError(
+            f"work directory {workdir} of process 0 is not that of process {', '.join(blind)}: all need to share it"
+        )
