@@ -2,7 +2,7 @@
 
     python -m train configs/aircraft_resnet50.py --workdir runs/aircraft_resnet50
 
-Time: 20,835 steps of 32 images; not measured.
+Time: 20,835 steps of 32 images, 666,720 in all; not measured.
 Result, error in %: 8.33 (README history of PRIS-CV/CAM-Guided-Attention, read; before the paper).
 """
 

@@ -14,7 +14,7 @@ test images.
 
 The backbone starts from torchvision's weights of ResNet-50, head and attention start fresh.
 
-Time: 56,194 steps of 32 images; not measured.
+Time: 56,194 steps of 32 images, 1,798,208 in all; not measured.
 Result, error in %: 12.39 with that loss (README history of PRIS-CV/CAM-Guided-Attention, read; before the paper).
 """
 

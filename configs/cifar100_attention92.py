@@ -3,7 +3,7 @@
     python -m train.prepare cifar100 --from FOLDER_OF_THE_DOWNLOAD
     python -m train configs/cifar100_attention92.py --workdir runs/cifar100_attention92
 
-Time: 160,000 steps of 64 images; not measured.
+Time: 160,000 steps of 64 images, 10,240,000 in all; not measured.
 Result, error in % on CIFAR-100: 21.71 (RAN paper, as two independent repositories quote it).
 """
 

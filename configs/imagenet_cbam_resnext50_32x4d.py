@@ -4,7 +4,8 @@
 
 No code of this net was released; the recipe is that of the released ResNets.
 Time: 500,456 steps of 256 images; not measured, train/aot_table.md bounds the images per second.
-Result, top-1 / top-5 error in % of one 224 crop: 21.92 / 5.91 (CBAM paper; recalled, not read at its source).
+Result, top-1 / top-5 error in % of one 224 crop: 21.92 / 5.91 (CBAM paper; recalled, not read at its source); 21.40
+top-1 (README of implus/SKNet, read).
 """
 
 import dataclasses

@@ -4,7 +4,8 @@
 
 The CBAM paper trained it, and its code was not released; the recipe is that of the released ResNets.
 Time: 500,456 steps of 256 images; not measured, train/aot_table.md bounds the images per second.
-Result, top-1 / top-5 error in % of one 224 crop: 31.39 / 11.51 (CBAM paper; recalled, not read at its source).
+Result, top-1 / top-5 error in % of one 224 crop: 31.39 / 11.51 (CBAM paper; recalled, not read at its source); 28.40 /
+9.40 (SE paper; recalled, not read at its source).
 """
 
 import dataclasses

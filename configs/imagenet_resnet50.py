@@ -16,7 +16,7 @@ folder:PATH`.
 
 Time: 500,456 steps of 256 images; not measured, train/aot_table.md bounds the images per second.
 Result, top-1 / top-5 error in % of one 224 crop: 24.56 / 7.50 (CBAM paper; recalled, not read at its source); 23.62 /
-7.09 (README of implus/PytorchInsight, read).
+7.09 (README of implus/PytorchInsight, read); 24.80 / 7.48 (SE paper; recalled, not read at its source).
 """
 
 from train.config import Config, DataConfig, ModelConfig, OptimizerConfig, ParallelConfig, ScheduleConfig

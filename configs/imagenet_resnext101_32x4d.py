@@ -4,7 +4,9 @@
 
 The CBAM paper trained it, and its code was not released; the recipe is that of the released ResNets.
 Time: 500,456 steps of 256 images; not measured, train/aot_table.md bounds the images per second.
-Result, top-1 / top-5 error in % of one 224 crop: 21.54 / 5.75 (CBAM paper; recalled, not read at its source).
+Result, top-1 / top-5 error in % of one 224 crop: 21.54 / 5.75 (CBAM paper; recalled, not read at its source); 21.18 /
+5.57 (SE paper; recalled, not read at its source); 21.20 / 5.60 (RAN paper; recalled, not read at its source); 21.11
+top-1 (README of implus/SKNet, read).
 """
 
 import dataclasses

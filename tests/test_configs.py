@@ -74,8 +74,10 @@ def test_it_tells_its_command_time_and_result(path: Path):
     assert re.search(r"^Time: .*\d", text, re.M)
     assert re.search(r"^Result(, [^:]+)?: \S", text, re.M)
     if "steps of" in text:
-        steps = f"{run_of(config).config.steps(EXAMPLES[config.data.source][1]):,}"
-        assert f"Time: {steps} steps of {config.data.batch_size} images" in text
+        steps = config.steps(EXAMPLES[config.data.source][1])
+        assert f"Time: {steps:,} steps of {config.data.batch_size} images" in text
+        if path.stem.startswith(("cifar", "birds", "cars", "aircraft")):
+            assert f" images, {steps * config.data.batch_size:,} in all; not measured." in text
 
 
 @every_config
@@ -112,13 +114,14 @@ def test_its_net_takes_its_images_and_its_optimizer_the_net(path: Path):
 def test_imagenet_configs_share_images_and_batch_norm(path: Path):
     config = load(path)
     data = config.data
-    assert (data.image_size, data.augmentation, data.flip) == (224, "random_resized_crop", True)
+    size, resize = (299, 342) if "inception" in path.stem else (224, 256)
+    assert (data.image_size, data.augmentation, data.flip) == (size, "random_resized_crop", True)
     assert (data.mean, data.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert config.parallel.batch_norm == 32
     assert config.model.dtype == "bfloat16"
     assert config.model.name == path.stem.removeprefix("imagenet_").removesuffix("_modern")
     if not path.stem.endswith("_modern"):
-        assert (data.batch_size, data.resize) == (256, 256)
+        assert (data.batch_size, data.resize) == (256, resize)
         optimizer = config.optimizer
         assert (optimizer.kind, optimizer.learning_rate, optimizer.momentum) == ("sgd", 0.1, 0.9)
         assert (optimizer.nesterov, optimizer.weight_decay, optimizer.decay_norm_and_bias) == (False, 1e-4, True)
@@ -150,7 +153,7 @@ def test_rates_drop_every_thirty_epochs(pattern: str, epochs: int):
 
 
 def test_residual_attention_networks_on_imagenet_take_530_000_steps():
-    for name in ("attention56", "attention92", "attentionnext56", "attentionnext92"):
+    for name in ("attention56", "attention92", "attentionnext56", "attentionnext92", "attentioninception56"):
         config = named(f"imagenet_{name}")
         assert config.steps(1_281_167) == 530_000
         at = (0, 199_999, 200_000, 399_999, 400_000, 499_999, 500_000, 529_999)
@@ -180,18 +183,20 @@ def test_label_noise_has_the_table_of_the_paper():
 
 @pytest.mark.parametrize("data", ["birds", "cars", "aircraft"])
 def test_fine_grained_sets_have_the_recipe_of_the_released_code(data: str):
-    for net, epochs in (("ggam_resnet50", 300), ("ggam_vgg16", 300), ("resnet50", 100)):
-        config = named(f"{data}_{net}")
+    for net in ("ggam_resnet50", "ggam_vgg16", "resnet50", "se_resnet50", "cbam_resnet50"):
+        config, of_ggam = named(f"{data}_{net}"), net.startswith("ggam_")
+        epochs = 300 if of_ggam else 100
         assert (config.data.image_size, config.data.resize, config.data.augmentation) == (448, 600, "resize_crop")
         assert (config.data.batch_size, config.parallel.batch_norm, config.total_epochs) == (32, 8, epochs)
         assert (config.data.mean, config.data.std) == ((0.5,), (0.5,))
-        assert config.model.weights is not None
+        backbone = net.removeprefix("ggam_")
+        assert (config.model.name, config.model.weights) == (net, f"{backbone}.safetensors")
         optimizer = config.optimizer
         inside = optimizer.learning_rate * optimizer.scaled_by
         slow, fast = sorted((inside, optimizer.learning_rate))
         assert (slow, fast) == pytest.approx((0.01, 0.1))
-        assert optimizer.scaled_module == ("fc" if net == "resnet50" else "backbone")
-        assert (inside == fast) == (net == "resnet50")
+        assert optimizer.scaled_module == ("backbone" if of_ggam else "fc")
+        assert (inside == slow) == of_ggam
         total = config.steps(run_of(config).num_examples)
         peak = optimizer.learning_rate
         assert rates(f"{data}_{net}", 0, total // 2, total) == pytest.approx([peak, peak / 2, 0], rel=1e-3, abs=1e-9)

@@ -49,6 +49,8 @@ def _fits(value: Any, annotation: Any) -> bool:
 def _spell(annotation: Any) -> str:
     if typing.get_origin(annotation) is Literal:
         return " or ".join(repr(option) for option in typing.get_args(annotation))
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return " or ".join(map(_spell, typing.get_args(annotation)))
     if annotation is float:
         return "float, and finite"
     return annotation.__name__ if isinstance(annotation, type) else str(annotation)

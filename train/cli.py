@@ -11,7 +11,9 @@ import logging
 import os
 import re
 import runpy
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -36,7 +38,7 @@ if _missing := [name for name in _NEEDED if importlib.util.find_spec(name) is No
 import tyro  # noqa: E402
 
 from train.config import DURATIONS, Config, flatten  # noqa: E402
-from train.errors import UserError, explain  # noqa: E402
+from train.errors import UserError, explain, nearest  # noqa: E402
 
 _T = TypeVar("_T")
 
@@ -61,8 +63,13 @@ def program(main: Callable[[Sequence[str]], None]) -> None:
 
 
 def _report_unraisable(unraisable: Any) -> None:
-    """Where a save fails, TensorStore ends its other writes after Orbax's event loop is closed: the save is told of."""
-    if str(unraisable.exc_value) != "Event loop is closed":
+    """Passes over what is no fault, and lets an interrupt through that fell into a callback of the garbage collector.
+
+    Where a save fails, TensorStore ends its other writes after Orbax's event loop is closed: the save is told of.
+    """
+    if isinstance(unraisable.exc_value, KeyboardInterrupt):
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()  # now it would be lost again
+    elif str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
 
 
@@ -97,10 +104,33 @@ def parse(
 def _first_sentence(box: str) -> str:
     """The message of one of tyro's error boxes, framed or not, without title, rules and pointers to the help."""
     stripped = (line.strip("│ ") for line in box.splitlines())
-    lines = [line for line in stripped if not set(line) <= set("╰╯─-")]
-    text = re.split(r"Argument helptext:|For full helptext", " ".join(lines[1:]))[0]
+    lines = [line for line in stripped if not set(line) <= set("╰╯─-")][1:]
+    text = re.split(r"Argument helptext:|For full helptext", " ".join(lines))[0].strip()
+    if misfit := _misfit(text, lines):
+        return misfit
     text = text.replace(" Perhaps you meant:", "; perhaps you meant")
-    return re.sub(r"^Error parsing [\w.]*config(\.\w+)?: ", "", text).strip()
+    return re.sub(r"^Error parsing [\w.]*config(\.\w+)?: ", "", text)
+
+
+_KINDS = {"INT": "an integer", "FLOAT": "a number", "[INT [INT ...]]": "integers", "[FLOAT [FLOAT ...]]": "numbers"}
+"""What tyro calls them in the help."""
+
+
+def _misfit(text: str, lines: Sequence[str]) -> str | None:
+    """Says of a value that does not fit its flag what would; None for other messages."""
+    if choice := re.match(r"invalid choice '(.*)' for argument '(\S+)'\. Expected one of \((.*)\)", text):
+        value, flag, listed = choice.groups()
+        options = sorted(re.findall(r"'([^']*)'", listed))  # tyro has those of some types in random order
+    elif parsing := re.match(r"Error parsing (--\S+): (.*)", text):
+        flag, reason = parsing.groups()
+        value = " ".join(re.findall(r"'([^']*)'", reason.partition(" Got errors:")[0]))
+        kinds = next((line.removeprefix(f"{flag} ") for line in lines if line.startswith(f"{flag} ")), "")
+        options = [_KINDS.get(one, one) for kind in kinds.split("|") for one in kind.strip("{}").split(",")]
+    else:
+        return None
+    *others, last = options
+    allowed = f"{', '.join(others)} or {last}" if others else last
+    return f"{flag}={value} must be {allowed}{nearest(value, options)}" if value and allowed else None
 
 
 def read_config_file(path: str) -> Config:

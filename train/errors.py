@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(ValueError):
     """Says in one line what is wrong with the user's input and how to mend it.
@@ -19,7 +22,13 @@ def explain(error: BaseException) -> tuple[str, int] | None:
     elif isinstance(error, MemoryError):
         said, code = "out of memory: lower data.batch_size or data.image_size", 2
     elif isinstance(error, KeyboardInterrupt):
-        said, code = "interrupted; the same command goes on from the last checkpoint", 130
+        said, code = "; ".join(("interrupted", *map(str, error.args))), 130
     else:
         return None
     return " ".join(said.split()), code
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Ends a message with the nearest of some names, where one is near."""
+    near = difflib.get_close_matches(name, list(names), n=1)
+    return f": did you mean {near[0]}?" if near else ""

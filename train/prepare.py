@@ -1,4 +1,4 @@
-"""python -m train.prepare NAME --from DIR [--data_dir DIR]
+"""python -m train.prepare [NAME] [--from DIR] [--data_dir DIR]
 
 ImageNet needs none of this: unpack it into train and val with a folder for each class, and use `folder:DIR`.
 """
@@ -17,13 +17,14 @@ import tensorflow_datasets as tfds
 import tyro
 
 from train.data.archives import ARCHIVES, Archive, Contents, Part, reason
-from train.data.prepared import nearest, tfds_folder
-from train.errors import UserError
+from train.data.prepared import tfds_folder
+from train.errors import UserError, nearest
 
 
 class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Writes the contents of any archive as a TFDS set. It needs no TensorFlow, because images come encoded."""
 
+    __module__ = "train.prepare"  # which TFDS writes down as the maker; the program's own is __main__
     VERSION = tfds.core.Version("1.0.0")
 
     def __init__(self, name: str, archive: Archive, contents: Contents, folder: str) -> None:
@@ -60,9 +61,7 @@ def prepare(name: str, source: str, data_dir: str | None = None) -> str:
     Raises:
       UserError: there is no such set, or files are missing or damaged.
     """
-    if name not in ARCHIVES:
-        raise UserError(f"NAME={name!r} must be one of {', '.join(ARCHIVES)}{nearest(name, list(ARCHIVES))}")
-    archive, folder = ARCHIVES[name], tfds_folder(data_dir)
+    archive, folder = _archive(name), tfds_folder(data_dir)
     builder = _Builder(name, archive, archive.open(source), folder)
     if builder.is_prepared():
         return f"tfds:{name} is prepared already in {builder.data_path}: delete it to prepare anew"
@@ -75,22 +74,52 @@ def prepare(name: str, source: str, data_dir: str | None = None) -> str:
     return f"tfds:{name} in {folder}: {train} training images, {test} test images, {classes} classes"
 
 
+def wanted(name: str) -> str:
+    """Says what `prepare` needs for a data set: which files, from where, and how many bytes they are.
+
+    Raises:
+      UserError: there is no such set.
+    """
+    archive = _archive(name)
+    train, test = archive.counts
+    return "\n".join(
+        (
+            f"{name}: {train:,} training and {test:,} test images",
+            f"  take {archive.source}",
+            f"  DIR must hold {', '.join(archive.files)}",
+            f"  python -m train.prepare {name} --from DIR",
+        )
+    )
+
+
+def _archive(name: str) -> Archive:
+    if name not in ARCHIVES:
+        raise UserError(f"NAME={name!r} must be one of {', '.join(ARCHIVES)}{nearest(name, ARCHIVES)}")
+    return ARCHIVES[name]
+
+
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Prepares a data set for `--data.source tfds:NAME` from the files of its makers, without TensorFlow."""
+    """Prepares a data set for `--data.source tfds:NAME` from the files of its makers, without TensorFlow.
 
-    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+    Without --from it tells which files that takes, and where they are to be had; without NAME it does for all sets.
+    """
+
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = ""
     """fashion_mnist, cifar10, cifar100, caltech_birds2011, cars196 or fgvc_aircraft."""
-    source: Annotated[str, tyro.conf.arg(name="from", metavar="DIR")]
+    source: Annotated[str | None, tyro.conf.arg(name="from", metavar="DIR")] = None
     """Folder in which the files lie, unpacked."""
     data_dir: str | None = None
     """Folder of the prepared data sets; None is $TFDS_DATA_DIR or ~/tensorflow_datasets."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Reads the flags and says what is there now."""
+    """Reads the flags and says what is there now, or what is wanted."""
     parsed = parse(Arguments, arguments, prog="python -m train.prepare")
-    print(prepare(parsed.name, parsed.source, parsed.data_dir))
+    if parsed.source is not None:
+        print(prepare(parsed.name, parsed.source, parsed.data_dir))
+    else:
+        print("\n\n".join(wanted(name) for name in ([parsed.name] if parsed.name else ARCHIVES)))
 
 
 if __name__ == "__main__":

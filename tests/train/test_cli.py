@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+import sys
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -112,6 +115,25 @@ def test_a_wrong_value_on_the_command_line_is_named(fails: Fails, flag: str, val
     line = fails(main, DIGITS, flag, value)
     assert flag.rpartition(".")[2] in line
     assert value in line
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--parallel.batch_norm globe", "=globe must be global, device or an integer: did you mean global?"),
+        ("--parallel.batch_norm=1.5", "=1.5 must be global, device or an integer"),
+        ("--parallel.engine pjit", "=pjit must be jit or pmap: did you mean jit?"),
+        ("--data.augmentation x", "=x must be none, pad_crop, random_resized_crop or resize_crop"),
+        ("--data.channels 2", "=2 must be 1, 3 or None"),
+        ("--model.num_classes abc", "=abc must be None or an integer"),
+        ("--data.batch_size 1.5", "=1.5 must be an integer"),
+        ("--optimizer.learning_rate fast", "=fast must be a number"),
+        ("--data.mean 0.1 a", "=0.1 a must be numbers"),
+        ("--num_processes two", "=two must be None or an integer"),
+    ],
+)
+def test_a_wrong_value_on_the_command_line_tells_what_is_allowed(fails: Fails, flags: str, message: str):
+    assert fails(main, DIGITS, *flags.split()) == f"error: {re.split('[ =]', flags)[0]}{message}"
 
 
 def test_a_wrong_type_in_a_config_file_is_named(fails: Fails, config_file: Callable[[str], str]):
@@ -233,6 +255,14 @@ def test_a_tfds_set_that_is_not_prepared_says_how_to_prepare_it(fails: Fails, tm
     assert f"tfds build mnist --file_format=array_record --data_dir={tmp_path}" in line
 
 
+def test_a_tfds_set_whose_files_are_fetched_by_hand_names_them(fails: Fails, tmp_path: Path):
+    source = ("--data.source", "tfds:imagenet2012", "--data.tfds_dir", tmp_path)
+    line = fails(main, DIGITS, *source, "--workdir", tmp_path / "run")
+    assert f"tfds build imagenet2012 --file_format=array_record --data_dir={tmp_path} --manual_dir=DIR" in line
+    assert "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar" in line
+    assert line.endswith("or take folder:PATH, with a folder for each class")
+
+
 def test_an_unknown_tfds_set_names_the_nearest(fails: Fails, tmp_path: Path):
     source = ("--data.source", "tfds:cifar1", "--data.tfds_dir", tmp_path)
     line = fails(main, DIGITS, *source, "--workdir", tmp_path / "run")
@@ -293,18 +323,49 @@ def test_help_is_no_error(capsys: pytest.CaptureFixture[str]):
     assert "--optimizer.learning_rate" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("called", "main_of", "arguments", "said"),
+    [
+        ((loop, "train"), main, (DIGITS,), "interrupted; the same command goes on from the last checkpoint"),
+        ((evaluate, "read_run"), evaluate.main, (), "interrupted"),
+        ((predict, "predict"), predict.main, ("0.png",), "interrupted"),
+    ],
+)
 def test_an_interrupt_is_said_in_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    called: tuple[Any, str],
+    main_of: Callable[..., None],
+    arguments: tuple[str, ...],
+    said: str,
 ):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "train", interrupted)
-    monkeypatch.setattr("sys.argv", ["train", DIGITS, "--workdir", str(tmp_path)])
+    monkeypatch.setattr(*called, interrupted)
+    monkeypatch.setattr("sys.argv", ["program", *arguments, "--workdir", str(tmp_path)])
     with pytest.raises(SystemExit) as stop:
-        program(main)
+        program(main_of)
     assert stop.value.code == 130
-    assert capsys.readouterr().err.startswith("error: interrupted; the same command goes on")
+    assert capsys.readouterr().err == f"error: {said}\n"
+
+
+def test_an_interrupt_that_falls_into_a_destructor_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    class Interrupted:
+        def __del__(self) -> None:
+            raise KeyboardInterrupt
+
+    def main_of(_: Sequence[str]) -> None:
+        Interrupted()
+        threading.Event().wait(60)
+
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    with pytest.raises(SystemExit) as stop:
+        program(main_of)
+    assert (stop.value.code, capsys.readouterr().err) == (130, "error: interrupted\n")
 
 
 def test_a_user_error_is_a_value_error_for_those_who_call_from_python(tmp_path: Path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import re
+import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from train.config import DataConfig
 from train.data import Dataset, Split, open_dataset
 from train.data.archives import ARCHIVES
 from train.errors import UserError
-from train.prepare import main, prepare
+from train.prepare import main, prepare, wanted
 
 WHOLE = dict(ARCHIVES)
 COUNTS = {
@@ -158,18 +159,21 @@ def test_a_set_is_prepared_and_read_back_pixel_for_pixel(name: str, tmp_path: Pa
     make, class_names = MADE[name]
     expected = make(tmp_path / "files")
     data = read_back(name, tmp_path / "files", tmp_path / "sets")
-    assert data.class_names == class_names
+    assert (data.class_names, data.origin) == (class_names, f"{name}/1.0.0 by train.prepare")
     assert_holds(data.train, expected["train"])
     assert_holds(data.test, expected["test"])
     assert "tensorflow" not in sys.modules
 
 
-def test_fashion_mnist_is_prepared_by_the_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_fashion_mnist_is_prepared_by_the_program(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
     expected = fashion_mnist(tmp_path / "files")
     arguments = ["fashion_mnist", "--from", str(tmp_path / "files"), "--data_dir", str(tmp_path / "sets")]
+    monkeypatch.setattr("sys.argv", ["train.prepare", *arguments])
     said = []
     for _ in range(2):
-        main(arguments)
+        runpy.run_path(prepare.__code__.co_filename, run_name="__main__")
         said.append(capsys.readouterr().out.splitlines()[-1])
     there = f"{tmp_path}/sets/fashion_mnist/1.0.0: delete it to prepare anew"
     assert said == [
@@ -177,6 +181,7 @@ def test_fashion_mnist_is_prepared_by_the_program(tmp_path: Path, capsys: pytest
         f"tfds:fashion_mnist is prepared already in {there}",
     ]
     data = open_dataset(DataConfig(source="tfds:fashion_mnist", tfds_dir=str(tmp_path / "sets")))
+    assert data.origin == "fashion_mnist/1.0.0 by train.prepare"
     assert (data.class_names[0], data.class_names[9]) == ("T-shirt/top", "Ankle boot")
     assert_holds(data.train, expected["train"])
     assert_holds(data.test, expected["test"])
@@ -256,6 +261,22 @@ def test_a_set_that_is_not_whole_is_refused(
     refuse(name, tmp_path, f"or damaged: {given} test images, not {whole}")
 
 
+@pytest.mark.parametrize("name", ARCHIVES)
+def test_it_tells_what_it_wants(name: str, capsys: pytest.CaptureFixture[str]):
+    main([name])
+    said = capsys.readouterr().out
+    assert said == f"{wanted(name)}\n"
+    assert said.startswith(f"{name}: {COUNTS[name][0]} training and {COUNTS[name][1]} test images\n")
+    assert re.search(r"\b\d[\d.]* [MG]B\b.* https://", said)
+    assert all(path in said for path in ARCHIVES[name].files)
+    assert said.endswith(f"python -m train.prepare {name} --from DIR\n")
+
+
+def test_without_a_name_it_tells_what_it_wants_for_all_sets(capsys: pytest.CaptureFixture[str]):
+    main([])
+    assert capsys.readouterr().out == "\n\n".join(map(wanted, ARCHIVES)) + "\n"
+
+
 def test_aircraft_have_6667_and_3333_photos():
     assert WHOLE["fgvc_aircraft"].counts == (6667, 3333)
 
@@ -298,7 +319,7 @@ def test_a_damaged_gzip_file_is_refused(tmp_path: Path):
     data = bytearray(path.read_bytes())
     for damaged in (data[:30] + bytes(50) + data[80:], data[:-100], b"no gzip at all"):
         path.write_bytes(damaged)
-        refuse("fashion_mnist", tmp_path, "does not hold the four .gz files, .*, or damaged: .")
+        refuse("fashion_mnist", tmp_path, "does not hold the four .gz files .*, or damaged: .")
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../../../secret.jpg", "001.Albatross/../../../x.jpg"])
@@ -343,3 +364,5 @@ def test_a_photo_that_is_no_image_is_named_and_leaves_no_set_behind(tmp_path: Pa
 def test_an_unknown_set_is_refused_with_the_nearest_name(tmp_path: Path):
     with pytest.raises(UserError, match=r"NAME='cifar_10' must be one of fashion_mnist, .*: did you mean cifar10\?"):
         prepare("cifar_10", str(tmp_path))
+    with pytest.raises(UserError, match=r"did you mean cifar10\?"):
+        wanted("cifar_10")

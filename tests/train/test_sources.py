@@ -42,6 +42,7 @@ def refuse_folder(path: Path, message: str, **settings: object) -> None:
 def test_digits_are_1437_and_360_images_of_8x8_gray_bytes():
     data = open_dataset(DataConfig())
     assert (len(data.train), len(data.test), data.class_names) == (1437, 360, tuple("0123456789"))
+    assert re.fullmatch(r"digits of scikit-learn \d[\d.]+", data.origin)
     for split in (data.train, data.test):
         images = np.stack([split[index][0] for index in range(len(split))])
         assert (images.dtype, images.shape[1:], images.min(), images.max()) == (np.uint8, (8, 8, 1), 0, 255)
@@ -102,7 +103,7 @@ def test_images_lie_at_any_depth_with_any_known_suffix_and_hidden_files_are_pass
     shutil.copy(tmp_path / "a" / "01.png", tmp_path / "a" / "._01.png")
     (tmp_path / "a" / "notes.txt").write_text("")
     data = open_folder(tmp_path, test_fraction=0.5)
-    assert data.class_names == ("a", "b")
+    assert (data.class_names, data.origin) == (("a", "b"), f"folder {tmp_path}")
     every = {str(tmp_path / name) for name in ("a/01.png", "a/deep/00.PNG", "b/00.png", "b/01.png")}
     assert {*names(data.train), *names(data.test)} == every
 
@@ -155,6 +156,7 @@ def test_a_tfds_set_gives_images_labels_and_names_without_tensorflow(tfds_dir: P
 
     data = open_dataset(DataConfig(source="tfds:tiny_digits", tfds_dir=str(tfds_dir)))
     assert (len(data.train), len(data.test), data.class_names) == (40, 20, tuple("0123456789"))
+    assert data.origin == "tiny_digits/1.0.0 by tests.train.tiny_digits"
     bunch = load_digits()
     rows = {(image.tobytes(), label) for image, label in (data.train[index] for index in range(40))}
     stored = (bunch.images[:40] * 15).astype(np.uint8)

@@ -1,0 +1,13 @@
+"""CBAM-ResNet-50 on FGVC-Aircraft, otherwise as birds_cbam_resnet50.
+
+    python -m train configs/aircraft_cbam_resnet50.py --workdir runs/aircraft_cbam_resnet50
+
+Time: 20,835 steps of 32 images, 666,720 in all; not measured.
+Result, error in %: 8.09 (README history of PRIS-CV/CAM-Guided-Attention, read; before the paper).
+"""
+
+import dataclasses
+
+from configs.birds_cbam_resnet50 import config as base
+
+config = dataclasses.replace(base, data=dataclasses.replace(base.data, source="tfds:fgvc_aircraft"))
