@@ -38,9 +38,9 @@ def check_shared(workdir: str, holder: str) -> None:
     Raises:
       UserError: they do not; it names them.
     """
-    seen = gather("work directory", lock_holder(workdir) == holder)
-    blind = [str(process) for process, sees in enumerate(seen) if not sees]
+    seen = gather("work directory", [workdir, lock_holder(workdir) == holder])
+    blind = [f"{folder} of process {process}" for process, (folder, sees) in enumerate(seen) if not sees]
     if blind:
         raise SharedError(
-            f"work directory {workdir} of process 0 is not that of process {', '.join(blind)}: all need to share it"
+            f"work directory {seen[0][0]} of process 0 is not {', nor '.join(blind)}: all processes need to share it"
         )

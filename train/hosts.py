@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
-import itertools
 import json
+import signal
 import time
 import traceback
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
+from train.arrival import meet
 from train.checked import Checked
 from train.errors import UserError, explain
-from train.launcher import launched_place
-from train.meeting import Meeting, Place, meet, numbers
+from train.launcher import Place, is_address, launched_place
+from train.meeting import Meeting
 
 _meeting: Meeting | None = None
-_uses: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Hosts(Checked):
             given = [f"--{name}" for name, value in flags.items() if value is not None]
             raise UserError(f"{' and '.join(given)} must come with {' and '.join(missing)}")
         if self.coordinator is not None and self.num_processes is not None and self.process_id is not None:
-            self._require(self.coordinator.rpartition(":")[2].isdecimal(), "coordinator", "HOST:PORT")
+            self._require(is_address(self.coordinator), "coordinator", "HOST:PORT")
             inside = 0 <= self.process_id < self.num_processes
             self._require(inside, "process_id", f"at least 0 and below --num_processes={self.num_processes}")
 
@@ -89,6 +89,7 @@ def connected(hosts: Hosts) -> Iterator[None]:
         yield
         return
     _meeting = meet(place, hosts.start_timeout, hosts.heartbeat_timeout)
+    _delay_abort()
     with failing_together():
         import jax
 
@@ -99,12 +100,21 @@ def connected(hosts: Hosts) -> Iterator[None]:
             place.local_devices,
             cluster_detection_method="deactivate",
             initialization_timeout=hosts.start_timeout,
-            heartbeat_timeout_seconds=hosts.heartbeat_timeout,
+            heartbeat_timeout_seconds=2 * hosts.heartbeat_timeout,  # the meeting is to notice first
         )
         yield
         jax.distributed.shutdown()
     _meeting.leave()
     _meeting = None
+
+
+def _delay_abort() -> None:
+    """JAX aborts as soon as it misses process 0: this lets the meeting end the process in one line first.
+
+    Only a handler in C can hold an abort up. It is `sleep`, for as many seconds as the signal has for a number: six.
+    """
+    libc = ctypes.CDLL(None)
+    libc.signal(ctypes.c_int(signal.SIGABRT), libc.sleep)
 
 
 @contextlib.contextmanager
@@ -132,44 +142,20 @@ def failing_together() -> Iterator[None]:
 def gather(name: str, value: Any, timeout: float = 300) -> list[Any]:
     """Returns the values of all processes, in their order. All call it, under the same names in the same order.
 
+    Where some do not come, it ends the others, with a line that names those.
+
     Args:
-      name: what this is about, for the error.
+      name: what this is about, for that line.
       value: anything that goes into JSON.
       timeout: seconds that processes wait for each other.
-
-    Raises:
-      UserError: not all processes have come; it names the others.
     """
     text = json.dumps(value)
-    if _meeting is None:
-        return [json.loads(text)]
-    import jax
-    from jax._src.distributed import global_state
-
-    client: Any = global_state.client
-    place = _meeting.place
-    key = f"train/{name}/{next(_uses[name])}"
-    client.key_value_set(f"{key}/{place.process_id}", text)
-    try:
-        client.wait_at_barrier(key, int(timeout * 1000))
-    except jax.errors.JaxRuntimeError as error:
-        if "DEADLINE_EXCEEDED" not in str(error):
-            raise
-        come = {int(path.rpartition("/")[2]) for path, _ in client.key_value_dir_get(key)}
-        missing = set(range(place.num_processes)) - come or {place.process_id}
-        have = "has" if len(missing) == 1 else "have"
-        line = f"{numbers(missing, place.num_processes)} {have} not reached {name!r} after {timeout:g} s"
-        raise UserError(line) from error
-    values = {int(path.rpartition("/")[2]): text for path, text in client.key_value_dir_get(key)}
-    return [json.loads(values[process]) for process in range(place.num_processes)]
+    texts = [text] if _meeting is None else _meeting.exchange(name, text, timeout)
+    return [json.loads(each) for each in texts]
 
 
 def barrier(name: str, timeout: float = 300) -> None:
-    """Waits until all processes have come here.
-
-    Raises:
-      UserError: not all have; it names the others.
-    """
+    """Waits until all processes have come here; where some do not, it ends the others, with a line that names those."""
     gather(name, None, timeout)
 
 
@@ -177,12 +163,12 @@ def on_first(name: str, function: Callable[[], Any], timeout: float = 300) -> An
     """Runs a function on process 0 alone, and gives what it returns to all.
 
     Args:
-      name: what it does, for the error.
+      name: what it does, for the line with which all end where some do not come.
       function: returns anything that goes into JSON.
       timeout: seconds that the others wait for it.
 
     Raises:
-      UserError: it raised one, or not all processes have come.
+      UserError: it raised one.
     """
     outcome: dict[str, Any] = {}
     if is_first():

@@ -1,14 +1,49 @@
-"""What launchers say in the environment of a process: Slurm, Open MPI, Kubernetes and Cloud TPU."""
+"""Where a process stands among others, as launchers say it: Slurm, Open MPI, Kubernetes and Cloud TPU."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import re
+import warnings
+from collections.abc import Iterable, Sequence
 
 from train.errors import UserError
-from train.meeting import Place
 
 _VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _NAMES_IN_JAX = {"Slurm": "slurm", "Open MPI": "ompi"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a process stands among the others.
+
+    Attributes:
+      coordinator: HOST:PORT of process 0.
+      num_processes: how many there are.
+      process_id: number of this one, from 0.
+      local_devices: ids of the devices that it may use; None for all of its host.
+    """
+
+    coordinator: str
+    num_processes: int
+    process_id: int
+    local_devices: Sequence[int] | None = None
+
+    def named(self, processes: Iterable[int]) -> str:
+        """Names processes: `process 1 of 4`, `processes 1, 3 of 4`."""
+        numbers = sorted(processes)
+        return f"process{'' if len(numbers) == 1 else 'es'} {', '.join(map(str, numbers))} of {self.num_processes}"
+
+    def have(self, processes: set[int]) -> str:
+        """Names processes that have done something: `process 1 of 4 has`, `processes 1, 3 of 4 have`."""
+        return f"{self.named(processes)} {'has' if len(processes) == 1 else 'have'}"
+
+
+def is_address(text: str) -> bool:
+    """Whether this is HOST:PORT; a host that has colons is in brackets."""
+    host = re.fullmatch(r"(?:[^\s:/\[\]]+|\[[^\s\[\]]+\]):([0-9]{1,5})", text)
+    return host is not None and 0 < int(host[1]) < 1 << 16
 
 
 def launched_place(timeout: int) -> Place | None:
@@ -24,35 +59,44 @@ def launched_place(timeout: int) -> Place | None:
       UserError: the environment says that there are others, but not where.
     """
     launcher = _launcher()
-    coordinator, count, process = (os.environ.get(name) for name in _VARIABLES)
+    said = {name: os.environ[name] for name in _VARIABLES if os.environ.get(name)}
     if launcher == "Kubernetes":
-        process = process or os.environ["JOB_COMPLETION_INDEX"]
-    if launcher is None and coordinator == count == process is None:
+        said.setdefault("JAX_PROCESS_ID", os.environ["JOB_COMPLETION_INDEX"])
+    if (launcher is None and not said) or said.get("JAX_NUM_PROCESSES") == "1":
         return None
-    if count == "1":
-        return None
-    try:
-        known = (coordinator, None if count is None else int(count), None if process is None else int(process))
-        if None in known and launcher is not None:
+    count, process = (_number(name, said) for name in _VARIABLES[1:])
+    known = (said.get("JAX_COORDINATOR_ADDRESS"), count, process)
+    unknown = _unknown(launcher, [name for name in _VARIABLES if name not in said])
+    if None in known and launcher is not None:
+        try:
             known = _ask_jax(launcher, *known, timeout)
-    except Exception as error:  # JAX's detection raises many kinds
-        raise UserError(_unknown(launcher, f" ({type(error).__name__}: {error})")) from error
+        except Exception as error:  # JAX's detection raises many kinds
+            raise UserError(f"{unknown} ({type(error).__name__}: {error})") from error
     address, num_processes, process_id = known
     if num_processes == 1:
         return None
     if address is None or num_processes is None or process_id is None:
-        raise UserError(_unknown(launcher))
-    if ":" not in address or not 0 <= process_id < num_processes:
-        raise UserError(
-            f"process {process_id} of {num_processes} at {address!r}: must be HOST:PORT and below the count"
-        )
+        raise UserError(unknown)
+    if not is_address(address):
+        raise UserError(f"JAX_COORDINATOR_ADDRESS={address!r} must be HOST:PORT")
+    if process_id >= num_processes:
+        raise UserError(f"JAX_PROCESS_ID={process_id} must be below JAX_NUM_PROCESSES={num_processes}")
     return Place(address, num_processes, process_id, _local_devices(launcher, num_processes))
 
 
-def _unknown(launcher: str | None, why: str = "") -> str:
-    who = f"{launcher} started" if launcher else "the environment speaks of"
-    cure = f"set {', '.join(_VARIABLES)}, or train alone with --num_processes 1"
-    return f"{who} several processes, but it is not known where they are{why}: {cure}"
+def _number(name: str, said: dict[str, str]) -> int | None:
+    text = said.get(name)
+    if text is not None and not text.isdecimal():
+        raise UserError(f"{name}={text!r} must be a whole number, at least 0")
+    return None if text is None else int(text)
+
+
+def _unknown(launcher: str | None, missing: Sequence[str]) -> str:
+    told = {None: "the environment speaks of", "Kubernetes": "an indexed Job of Kubernetes stands for"}
+    return (
+        f"{told.get(launcher, f'{launcher} started')} several processes, but it is not known where they are: "
+        f"set {' and '.join(missing)}, or train alone with --num_processes 1"
+    )
 
 
 def _launcher() -> str | None:
@@ -88,7 +132,8 @@ def _ask_jax(
     from jax._src.clusters import ClusterEnv
 
     method = _NAMES_IN_JAX.get(launcher)
-    found = ClusterEnv.auto_detect_unset_distributed_params(coordinator, count, process, [], method, timeout)
+    with warnings.catch_warnings(action="ignore"):  # our own line says what to set
+        found = ClusterEnv.auto_detect_unset_distributed_params(coordinator, count, process, [], method, timeout)
     return found[0], found[1], found[2]
 
 

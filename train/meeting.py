@@ -1,62 +1,54 @@
-"""Processes that meet before they work, watch each other while they do, and end together.
+"""Processes that watch each other while they work, exchange what they know, and end together.
 
-JAX aborts with a stack dump where a process does not come or is lost. Here the first names the others that are missing,
-and every process learns at once, by a connection that closes, that another is gone.
+JAX aborts with a stack dump where a process is lost. Here every process learns that another is gone by a connection
+that closes, or on which nothing comes any more, and says so.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
+import queue
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NoReturn
 
-from train.errors import UserError
+from train.launcher import Place
 
 _RESUME = "start all processes again, and the same command goes on from the last checkpoint"
 
 
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """Where a process stands among the others.
-
-    Attributes:
-      coordinator: HOST:PORT of process 0.
-      num_processes: how many there are.
-      process_id: number of this one, from 0.
-      local_devices: ids of the devices that it may use; None for all of its host.
-    """
-
-    coordinator: str
-    num_processes: int
-    process_id: int
-    local_devices: Sequence[int] | None = None
-
-
-class _Peer:
+class Peer:
     """A connection to another process, which carries one JSON object a line."""
 
-    def __init__(self, connection: socket.socket, silence: int) -> None:
+    def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._reader = connection.makefile("rb")
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in (("TCP_KEEPIDLE", silence // 2), ("TCP_KEEPINTVL", silence // 8), ("TCP_KEEPCNT", 4)):
-            if hasattr(socket, name):
-                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), max(1, value))
+        self._sending = threading.Lock()
 
     def send(self, **message: Any) -> None:
-        self._connection.sendall(json.dumps(message).encode() + b"\n")
+        """Where the other end is gone or silent, it is `receive` that says so."""
+        with self._sending, contextlib.suppress(OSError):
+            self._connection.sendall(json.dumps(message).encode() + b"\n")
 
-    def receive(self, timeout: float | None) -> dict[str, Any]:
+    def dismiss(self, error: str) -> None:
+        """Sends an error, and closes the connection."""
+        self.send(error=error)
+        self.close()
+
+    def close(self) -> None:
+        self._reader.close()
+        self._connection.close()
+
+    def receive(self, timeout: float) -> dict[str, Any]:
         """Raises OSError where the other end is gone or silent, ValueError where it speaks another language."""
         self._connection.settimeout(timeout)
-        line = self._reader.readline(1 << 16)
+        line = self._reader.readline()
         if not line:
             raise ConnectionError("the connection was closed")
         message = json.loads(line)
@@ -64,7 +56,7 @@ class _Peer:
             raise ValueError(f"not a message: {line[:80]!r}")
         return message
 
-    def silent(self) -> bool:
+    def quiet(self) -> bool:
         """Whether nothing has come, not even the end."""
         self._connection.settimeout(0)
         try:
@@ -74,133 +66,33 @@ class _Peer:
         return False
 
 
-def meet(place: Place, timeout: int, silence: int) -> Meeting:
-    """Waits until all processes are there.
-
-    Args:
-      place: that of this process.
-      timeout: seconds to wait.
-      silence: seconds after which a host that no longer answers is lost.
-
-    Returns:
-      Their meeting, which watches them from now on.
-
-    Raises:
-      UserError: not all have come, or they do not agree on how many they are.
-    """
-    peers = _receive(place, timeout, silence) if place.process_id == 0 else {0: _join(place, timeout, silence)}
-    return Meeting(place, peers)
-
-
-def numbers(missing: Iterable[int], count: int) -> str:
-    """Names processes: `process 1 of 4`, `processes 1, 3 of 4`."""
-    named = sorted(missing)
-    return f"{'process' if len(named) == 1 else 'processes'} {', '.join(map(str, named))} of {count}"
-
-
-def _receive(place: Place, timeout: int, silence: int) -> dict[int, _Peer]:
-    """Process 0 waits for the others, and lets them go when all are there."""
-    deadline = time.monotonic() + timeout
-    peers: dict[int, _Peer] = {}
-    with _listen(place) as server:
-        while len(peers) < place.num_processes - 1:
-            server.settimeout(max(0.01, deadline - time.monotonic()))
-            try:
-                connection, _ = server.accept()
-            except TimeoutError:
-                missing = set(range(1, place.num_processes)) - set(peers)
-                have = "has" if len(missing) == 1 else "have"
-                line = f"{numbers(missing, place.num_processes)} {have} not come to {place.coordinator} in {timeout} s"
-                line += ": see their logs, or train alone with --num_processes 1"
-                _send_all(peers.values(), error=line)
-                raise UserError(line) from None
-            peer = _Peer(connection, silence)
-            with contextlib.suppress(OSError, ValueError):
-                hello = peer.receive(timeout=5)
-                peers = {process: other for process, other in peers.items() if other.silent()}
-                error = _mistake(hello, place, peers)
-                if error is None:
-                    peers[hello["process"]] = peer
-                else:
-                    peer.send(error=error)
-    _send_all(peers.values(), error=None)
-    return peers
-
-
-def _listen(place: Place) -> socket.socket:
-    """Listens where JAX's own service will listen a moment later."""
-    address = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS", ":" + place.coordinator.rpartition(":")[2])
-    host, _, port = address.rpartition(":")
-    both = not host.strip("[:]") and socket.has_dualstack_ipv6()
-    family = socket.AF_INET6 if both or host.startswith("[") else socket.AF_INET
-    try:
-        return socket.create_server((host.strip("[]").lstrip(":"), int(port)), family=family, dualstack_ipv6=both)
-    except OSError as error:
-        raise UserError(
-            f"process 0 cannot listen at port {port} ({os.strerror(error.errno or 0)}): choose another one"
-        ) from error
-
-
-def _mistake(hello: dict[str, Any], place: Place, peers: dict[int, _Peer]) -> str | None:
-    process, count = hello.get("process"), hello.get("of")
-    if count != place.num_processes:
-        return (
-            f"this is process {process} of {count}, but process 0 at {place.coordinator} expects {place.num_processes}"
-        )
-    if process not in range(1, place.num_processes) or process in peers:
-        return f"there is another process {process} of {count} at {place.coordinator}"
-    return None
-
-
-def _join(place: Place, timeout: int, silence: int) -> _Peer:
-    """The others come to process 0, which may start later than they, and wait until it lets them go."""
-    deadline = time.monotonic() + timeout
-    host, _, port = place.coordinator.rpartition(":")
-    while True:
-        try:
-            peer = _Peer(socket.create_connection((host.strip("[]"), int(port)), timeout=5), silence)
-            peer.send(process=place.process_id, of=place.num_processes)
-            answer = peer.receive(timeout + 10)  # process 0 may count from later, and answers in any case
-            break
-        except (OSError, ValueError) as error:
-            if time.monotonic() > deadline:
-                what = (
-                    "something else does"
-                    if isinstance(error, ValueError)
-                    else getattr(error, "strerror", None) or error
-                )
-                raise UserError(
-                    f"{numbers([0], place.num_processes)} does not answer at {place.coordinator} after {timeout} s "
-                    f"({what}): see its log, or train alone with --num_processes 1"
-                ) from error
-            time.sleep(0.2)
-    if answer.get("error"):
-        raise UserError(answer["error"])
-    return peer
-
-
-def _send_all(peers: Iterable[_Peer], **message: Any) -> None:
-    for peer in peers:
-        with contextlib.suppress(OSError):
-            peer.send(**message)
-
-
 class Meeting:
     """The connections between processes while they work: process 0 has one to each of the others."""
 
-    def __init__(self, place: Place, peers: dict[int, _Peer]) -> None:
+    def __init__(self, place: Place, peers: dict[int, Peer], silence: int) -> None:
         self.place = place
-        self._peers = peers
+        self._peers, self._silence = peers, silence
         self._ending = threading.Lock()
+        self._table = threading.Lock()
+        self._brought: dict[int, tuple[str, str]] = {}  # process 0 has what each has brought to the next exchange
+        self._exchanged: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
         self._watchers = [_start(self._watch, process, peer) for process, peer in peers.items()]
+        _start(self._ping)
 
-    def _watch(self, process: int, peer: _Peer) -> None:
+    def exchange(self, name: str, text: str, timeout: float) -> list[str]:
+        """Returns the texts that all processes bring, in their order; where some do not come, it ends all others.
+
+        Args:
+          name: what this is about; all processes call it under the same names in the same order.
+          text: that of this process.
+          timeout: seconds that processes wait for each other.
+        """
+        self._tell_first(name=name, text=text)
         try:
-            message = peer.receive(timeout=None)
-        except (OSError, ValueError):
-            message = {"line": f"{numbers([process], self.place.num_processes)} is lost: {_RESUME}", "code": 1}
-        if "line" in message and self._ending.acquire(blocking=False):
-            self._exit(message["line"], message["code"], message)
+            return self._exchanged.get(timeout=timeout)
+        except queue.Empty:
+            self._tell_first(waited=timeout)  # that ends all, unless the last has come just now
+            return self._exchanged.get()
 
     def end(self, line: str, code: int, *, known: bool = False) -> NoReturn:
         """Ends this process at once, and the others with it.
@@ -211,28 +103,99 @@ class Meeting:
           known: the others end by themselves for the same reason.
         """
         self._ending.acquire()
-        named = f"{numbers([self.place.process_id], self.place.num_processes)}: {line}"
+        named = f"{self.place.named({self.place.process_id})}: {line}"
         self._exit(line, code, {"bye": True} if known else {"line": named, "code": code})
-
-    def _exit(self, line: str, code: int, last_words: dict[str, Any]) -> NoReturn:
-        os.write(2, f"error: {line}\n".encode())
-        _start(sys.stdout.flush).join(timeout=1)  # the main thread may be holding it
-        _send_all(self._peers.values(), **last_words)
-        if self.place.process_id == 0:
-            # JAX aborts the others as soon as process 0 is gone: let them end in their own words first.
-            deadline = time.monotonic() + 2
-            for watcher in self._watchers:
-                if watcher is not threading.current_thread():
-                    watcher.join(timeout=max(0, deadline - time.monotonic()))
-        os._exit(code)
 
     def leave(self) -> None:
         """Says goodbye, when the common work is done."""
         self._ending.acquire()
         _send_all(self._peers.values(), bye=True)
 
+    def _ping(self) -> None:
+        while not self._ending.locked():
+            _send_all(self._peers.values())
+            time.sleep(self._silence / 4)
+
+    def _watch(self, process: int, peer: Peer) -> None:
+        """Takes what another process says, until that takes its leave."""
+        try:
+            while "bye" not in (message := peer.receive(self._silence)):
+                self._take(process, message)
+        except TimeoutError:
+            self._end_all(f"{self.place.have({process})} been silent for {self._silence} s: {_RESUME}", 1)
+        except (OSError, ValueError):
+            self._end_all(f"{self.place.named({process})} is lost: {_RESUME}", 1)
+
+    def _tell_first(self, **message: Any) -> None:
+        if self.place.process_id == 0:
+            self._take(0, message)
+        else:
+            self._peers[0].send(**message)
+
+    def _take(self, process: int, message: dict[str, Any]) -> None:
+        if "line" in message:
+            self._end_all(message["line"], message["code"])
+        elif "texts" in message:
+            self._exchanged.put(message["texts"])
+        elif "text" in message:
+            self._take_text(process, message["name"], message["text"])
+        elif "waited" in message:
+            with self._table:
+                come = dict(self._brought)
+            if process in come:
+                missing = set(range(self.place.num_processes)) - set(come)
+                line = f"{self.place.have(missing)} not reached {come[process][0]!r} after {message['waited']:g} s"
+                self._end_all(line, 2)
+
+    def _take_text(self, process: int, name: str, text: str) -> None:
+        """Process 0 gives all texts to all when the last one has come; nobody brings the next one before that."""
+        with self._table:
+            self._brought[process] = (name, text)
+            if len(self._brought) < self.place.num_processes:
+                return
+            brought, self._brought = self._brought, {}
+        for other, (another, _) in brought.items():
+            if another != name:
+                line = f"{self.place.named({other})} is at {another!r}, and process {process} at {name!r}"
+                self._end_all(f"{line}: they must do the same", 1)
+        texts = [brought[each][1] for each in range(self.place.num_processes)]
+        _send_all(self._peers.values(), texts=texts)
+        self._exchanged.put(texts)
+
+    def _end_all(self, line: str, code: int) -> None:
+        if self._ending.acquire(blocking=False):
+            self._exit(line, code, {"line": line, "code": code})
+
+    def _exit(self, line: str, code: int, last_words: dict[str, Any]) -> NoReturn:
+        with contextlib.suppress(OSError):  # where nobody reads it
+            os.write(2, f"error: {line}\n".encode())
+        # Neither may keep it from ending: the main thread may hold standard output, a frozen process hears nothing.
+        speakers = [_start(partial(peer.send, **last_words)) for peer in self._peers.values()]
+        _wait([_start(_flush), *speakers], 1)
+        if self.place.process_id == 0:
+            # JAX aborts the others as soon as process 0 is gone: let them end in their own words first.
+            _wait(self._watchers, 2)
+        os._exit(code)
+
+
+def _send_all(peers: Iterable[Peer], **message: Any) -> None:
+    for peer in peers:
+        peer.send(**message)
+
+
+def _flush() -> None:
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+
 
 def _start(function: Callable[..., object], *arguments: object) -> threading.Thread:
     thread = threading.Thread(target=function, args=arguments, daemon=True)
     thread.start()
     return thread
+
+
+def _wait(threads: Iterable[threading.Thread], timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    for thread in threads:
+        if thread is not threading.current_thread():
+            thread.join(max(0, deadline - time.monotonic()))

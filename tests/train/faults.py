@@ -11,16 +11,31 @@ import itertools
 import json
 import random
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.train.runs import DIGITS, SMALL, lines, run, training
+from tests.train.runs import DIGITS, SMALL, in_flags, lines, run, training
 
-DEVICES = {"jit": 1, "pmap": 2}
 SECONDS_TO_START = 8.0
+
+
+class Engine(NamedTuple):
+    """How a run is spread: its virtual devices, and the settings that say so."""
+
+    devices: int
+    settings: Mapping[str, object]
+
+
+ENGINES = {
+    "jit": Engine(1, {}),
+    "jit, sharded": Engine(2, {"parallel.shard_parameters": 2}),
+    "pmap": Engine(2, {"parallel.engine": "pmap"}),
+}
 
 
 class Kills(NamedTuple):
@@ -46,17 +61,16 @@ class Runs:
 
     Args:
       folder: where they lie.
-      engine: `jit` or `pmap`.
+      engine: how they are spread.
       steps: how long they are.
       seed: fixes the moments of the kills, as far as the machine's speed allows.
     """
 
-    def __init__(self, folder: Path, engine: str, steps: int, seed: int) -> None:
+    def __init__(self, folder: Path, engine: Engine, steps: int, seed: int) -> None:
         self._folder, self._steps, self._moments = folder, steps, random.Random(seed)
-        self._options: dict[str, Any] = {"cache": folder / "cache", "devices": DEVICES[engine]}
+        self._options: dict[str, Any] = {"cache": folder / "cache", "devices": engine.devices}
         every = {"log_every_steps": 1, "checkpoint_every_steps": 8, "evaluate_every_steps": 40}
-        settings = {"total_steps": steps, "parallel.engine": engine, **every}
-        self._flags = [DIGITS, *SMALL, *(f"--{name}={value}" for name, value in settings.items())]
+        self._flags = [DIGITS, *SMALL, *in_flags({"total_steps": steps, **every, **engine.settings})]
         lines(run("train", *self._flags, "--workdir", folder / "unbroken", **self._options))
         self._unbroken = self._outcome(folder / "unbroken")
 
@@ -71,21 +85,24 @@ class Runs:
 
     def _kill_once(self, workdir: Path) -> Kills | None:
         """Starts the run again, and kills it at a random moment; None where it ends before that."""
-        at_start = self._moments.random() < 0.2
-        seen = 0 if at_start else self._moments.randint(1, 30)
-        delay = self._moments.uniform(0, SECONDS_TO_START if at_start else 0.1)
+        early = self._moments.random() < 0.2
+        wanted = 0 if early else self._moments.randint(1, 30)
+        delay = self._moments.uniform(0, SECONDS_TO_START if early else 0.1)
         with training(*self._flags, "--workdir", workdir, **self._options) as process:
             assert process.stdout is not None
             assert process.stderr is not None
             steps = (line for line in process.stdout if line.startswith("step "))
-            for _ in itertools.islice(steps, seen):
-                pass
+            seen = len(list(itertools.islice(steps, wanted)))
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(delay)
+            process.kill()
+            seen += len(list(steps))
+            if process.wait() != -signal.SIGKILL:
                 assert process.returncode == 0, process.stderr.read()
                 return None
-        in_save = any((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp"))
-        return Kills(all=1, in_save=int(in_save), at_start=int(at_start))
+        # Before the first step of a start there is no save of its own: what lies there is an earlier one's.
+        in_save = seen > 0 and any((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp"))
+        return Kills(all=1, in_save=int(in_save), at_start=int(seen == 0))
 
     def _outcome(self, workdir: Path) -> tuple[str, list[dict[str, Any]]]:
         """The digest of the last state, and the loss and accuracy of every step."""
@@ -98,20 +115,22 @@ class Runs:
 
 
 def main() -> None:
-    """Half of the kills by each engine."""
+    """The same number of kills by each engine."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=60, help="at least so many in all")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     arguments = parser.parse_args()
     begun, total = time.perf_counter(), Kills()
-    for engine in DEVICES:
+    for name, engine in ENGINES.items():
         with tempfile.TemporaryDirectory() as folder:
             runs, here = Runs(Path(folder), engine, 200, arguments.seed), Kills()
-            while here.all * len(DEVICES) < arguments.kills:
+            while here.all * len(ENGINES) < arguments.kills:
                 here = here.and_(runs.kill())
-                print(f"{engine}, after {time.perf_counter() - begun:.0f} s: {here}", flush=True)
+                print(f"{name}, after {time.perf_counter() - begun:.0f} s: {here}", flush=True)
             total = total.and_(here)
-    print(f"{' and '.join(DEVICES)}: {total}")
+    print(f"all: {total}")
+    assert total.in_save > 0, "no kill fell into a save: use more --kills or another --seed"
+    assert total.at_start > 0, "no kill fell before a first step: use more --kills or another --seed"
 
 
 if __name__ == "__main__":

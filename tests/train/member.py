@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import itertools
+import os
 import threading
 from collections.abc import Sequence
 
@@ -18,9 +21,10 @@ def _agree() -> None:
     print(standing(64))
     print("gathered", gather("numbers", [jax.process_index()]), gather("numbers", "again"))
     print("first", on_first("count", lambda: {"process": jax.process_index()}))
+    print("all of", sum(len(letters) for letters in gather("letters", "x" * 5_000_000)), "letters")
     with preemption() as reached:
-        for step in range(10**9):
-            if reached(step):
+        for step in itertools.count():
+            if reached():
                 break
             process_allgather(step)
             if step == 3:
@@ -47,9 +51,32 @@ def _fail_alone() -> None:
     threading.Event().wait()
 
 
+def _fail_unheard() -> None:
+    """As where the program that reads standard output and error has ended."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.dup2(writer, 1)
+    os.dup2(writer, 2)
+    print("nobody reads this")
+    _fail_alone()
+
+
+def _abort() -> None:
+    """As JAX does it where it misses process 0, in the midst of which the others end in words of their own."""
+    barrier("both are there")
+    if is_first():
+        raise UserError("image 7 cannot be read")
+    ctypes.CDLL(None).abort()
+
+
+def _differ() -> None:
+    barrier("left" if is_first() else "right")
+
+
 def main(arguments: Sequence[str]) -> None:
     """Plays one scenario together with the others."""
-    scenario = {"agree": _agree, "refuse": _refuse, "stay_away": _stay_away, "fail_alone": _fail_alone}[arguments[0]]
+    scenarios = (_agree, _refuse, _stay_away, _fail_alone, _fail_unheard, _abort, _differ)
+    scenario = {function.__name__: function for function in scenarios}[f"_{arguments[0]}"]
     with connected(parse(Hosts, arguments[1:], prog="member")):
         scenario()
 

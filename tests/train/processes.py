@@ -13,7 +13,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from tests.train.launchers import PREFIXES
+from tests.train.runs import DIGITS, cached, in_flags
+
 ROOT = Path(__file__).resolve().parents[2]
+TOGETHER = {
+    "model.name": "resnet20_cifar",
+    "data.batch_size": 16,
+    "data.channels": 1,
+    "optimizer.learning_rate": 1e-4,
+    "schedule.kind": "constant",
+    "schedule.warmup": 0.0,
+    "checkpoint_every_steps": 2,
+    "evaluate_every_steps": 4,
+    "log_every_steps": 1,
+}
+"""Settings of small runs that several processes share; the learning rate is low, so that rounding does not grow."""
 
 
 def free_port() -> int:
@@ -34,10 +49,11 @@ class Process:
         self.out: list[str] = []
         self.err: list[str] = []
         self._said = threading.Condition()
+        self._speaks = True
         self._popen = subprocess.Popen(
             [sys.executable, *command],
             cwd=ROOT,
-            env={**os.environ, **variables},
+            env={**{name: said for name, said in os.environ.items() if not name.startswith(PREFIXES)}, **variables},
             start_new_session=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -54,13 +70,20 @@ class Process:
                 with self._said:
                     lines.append(line.rstrip("\n"))
                     self._said.notify_all()
+        with self._said:
+            self._speaks = self._speaks and lines is not self.out
+            self._said.notify_all()
 
     def wait_for(self, beginning: str, timeout: float = 120) -> str:
         """Waits for a line of standard output, and returns it."""
         with self._said:
-            found = self._said.wait_for(lambda: [line for line in self.out if line.startswith(beginning)], timeout)
+            self._said.wait_for(lambda: self._line(beginning) or not self._speaks, timeout)
+            found = self._line(beginning)
         assert found, (beginning, self.out, self.err)
-        return found[0]
+        return found
+
+    def _line(self, beginning: str) -> str | None:
+        return next((line for line in self.out if line.startswith(beginning)), None)
 
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal to the process and those that it started."""
@@ -105,6 +128,25 @@ def processes(
             started.append(Process(command(process, port), {**shared, **own}))
             stack.callback(_kill, started[-1])
         yield started
+
+
+def training_together(
+    settings: Callable[[int], Mapping[str, object]], cache: Path, count: int = 2, devices: int = 1
+) -> contextlib.AbstractContextManager[list[Process]]:
+    """Starts processes that train one run.
+
+    Args:
+      settings: of a process; they replace those of `TOGETHER`, and `workdir` and the duration are among them.
+      cache: folder of compiled programs.
+      count: processes; one trains alone.
+      devices: virtual CPU devices of each.
+    """
+
+    def command(process: int, port: int) -> list[str]:
+        where = flags(process, count, port) if count > 1 else []
+        return ["-m", "train", DIGITS, *in_flags({**TOGETHER, **settings(process)}), *where]
+
+    return processes(command, count, devices, lambda process, port: cached(cache))
 
 
 def _kill(process: Process) -> None:

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,14 +60,32 @@ def write_images(folder: Path, count: int = 2, shape: tuple[int, ...] = (8, 8), 
     return paths
 
 
+def write_two_classes(folder: Path) -> Path:
+    """Writes noise of the classes a and b into a folder: 50 images to train on, 103 to test on."""
+    parts = [("train", "a", 30), ("train", "b", 20), ("test", "a", 60), ("test", "b", 43)]
+    for seed, (part, name, count) in enumerate(parts):
+        write_images(folder / part / name, count, seed=seed)
+    return folder
+
+
+def in_flags(settings: Mapping[str, object]) -> list[str]:
+    """Settings as they are given on the command line."""
+    return [f"--{name}={value}" for name, value in settings.items()]
+
+
+def cached(cache: Path) -> dict[str, str]:
+    """Variables for a process that keeps its compiled programs in a folder."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+
 def environment(cache: Path | None, devices: int = 1) -> dict[str, str]:
     """Variables for a process on so many devices; compiled programs come from a folder where one is given."""
     variables = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-    if cache is not None:
-        variables["JAX_COMPILATION_CACHE_DIR"] = str(cache)
-        variables["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-        variables["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-    return variables
+    return variables if cache is None else variables | cached(cache)
 
 
 def run(

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import re
 import resource
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.train.faults import Runs
+from tests.train.faults import ENGINES, Runs
 from tests.train.runs import DIGITS, SMALL, kill_at, lines, run, small, training, write_images
 from tests.train.test_damaged_checkpoints import DAMAGE, flip
-from train import checksums
+from train import checksums, evaluate
 from train.__main__ import main
-from train.checkpoint import digest
 from train.data import sources
 from train.errors import UserError
 from train.evaluate import Evaluation
 from train.loop import train
 from train.run import load_run
+from train.state import digest
 
 Trained = tuple[Path, Evaluation]
 EVERY = ("--total_steps", 16, "--checkpoint_every_steps", 4, "--evaluate_every_steps", 8, "--log_every_steps", 1)
@@ -81,8 +83,6 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_an_error_and_left_as_it_is(c
 
 
 def test_the_programs_that_only_read_name_a_damaged_checkpoint(copied: Path, fails: Callable[..., str]):
-    from train import evaluate
-
     flip(copied / "checkpoints" / "6")
     said = fails(evaluate.main, "--workdir", copied)
     assert re.search(r"checkpoints/6 is damaged \(.* is not as it was saved\): the newest whole one is step 4$", said)
@@ -177,6 +177,43 @@ def test_sigterm_saves_and_ends_well_and_the_same_command_goes_on(tmp_path: Path
     assert digest_of(tmp_path) == unbroken
 
 
+@pytest.fixture(scope="module")
+def every_third(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing happened to, which is logged every third step and evaluated every second."""
+    workdir = tmp_path_factory.mktemp("every_third")
+    train(small({"log_every_steps": 3}), str(workdir))
+    return workdir
+
+
+@pytest.mark.parametrize("step", [4, 6])
+def test_sigterm_in_an_evaluation_saves_at_once_and_the_evaluation_is_done_later(
+    every_third: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], step: int
+):
+    evaluations = itertools.count(2, 2)
+    asked: list[int] = []
+
+    def batches(*arguments: Any) -> Iterator[Any]:
+        here = next(evaluations)
+        for index, batch in enumerate(original(*arguments)):
+            asked.append(index)
+            if (here, index) == (step, 3):
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    config, original = small({"log_every_steps": 3}), evaluate.evaluation_batches
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluate, "evaluation_batches", batches)
+        assert train(config, str(tmp_path)) is None
+    assert asked[-1] == 3
+    said = capsys.readouterr().out
+    assert said.endswith(f"SIGTERM: saved at step {step} of 6; the same command goes on from there\n")
+    assert [line["step"] for line in figures(tmp_path) if line["split"] == "test"] == list(range(2, step, 2))
+    train(config, str(tmp_path))
+    assert f"{tmp_path} resumes at step {step} of 6" in capsys.readouterr().out
+    assert figures(tmp_path) == figures(every_third)
+    assert digest_of(tmp_path) == digest_of(every_third)
+
+
 def test_a_kill_before_a_checkpoint_has_its_name_leaves_the_one_before(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -200,7 +237,7 @@ def test_a_kill_before_a_checkpoint_has_its_name_leaves_the_one_before(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["jit", "pmap"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_runs_killed_at_random_moments_end_as_the_unbroken_one(tmp_path: Path, engine: str):
-    runs = Runs(tmp_path, engine, steps=60, seed=2)
+    runs = Runs(tmp_path, ENGINES[engine], steps=40, seed=2)
     assert runs.kill().all > 0

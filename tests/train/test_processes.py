@@ -9,33 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.train.processes import flags, processes
-from tests.train.runs import DIGITS, environment, write_images
+from tests.train.processes import training_together
+from tests.train.runs import write_two_classes
 
 pytestmark = pytest.mark.slow
-
-SETTINGS = {
-    "model.name": "resnet20_cifar",
-    "data.batch_size": 16,
-    "data.channels": 1,
-    "optimizer.learning_rate": 1e-4,
-    "schedule.kind": "constant",
-    "schedule.warmup": 0.0,
-    "checkpoint_every_steps": 2,
-    "evaluate_every_steps": 4,
-    "log_every_steps": 1,
-}
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Noise of two classes: 50 images to train on, 103 to test on."""
-    folder = tmp_path_factory.mktemp("images")
-    for seed, (part, name, count) in enumerate(
-        [("train", "a", 30), ("train", "b", 20), ("test", "a", 60), ("test", "b", 43)]
-    ):
-        write_images(folder / part / name, count, seed=seed)
-    return folder
+    return write_two_classes(tmp_path_factory.mktemp("images"))
 
 
 class Runs:
@@ -45,15 +27,9 @@ class Runs:
         self._images, self._cache = images, cache
 
     def train(self, workdir: Path, steps: int, count: int, engine: str) -> None:
-        settings = SETTINGS | {"data.source": f"folder:{self._images}", "parallel.engine": engine}
-        arguments = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
-
-        def command(process: int, port: int) -> list[str]:
-            where = flags(process, count, port) if count > 1 else []
-            return ["-m", "train", DIGITS, "--workdir", str(workdir), "--total_steps", str(steps), *arguments, *where]
-
-        cached = {name: value for name, value in environment(self._cache).items() if name.startswith("JAX_")}
-        with processes(command, count, 8 // count, lambda process, port: cached) as started:
+        settings = {"workdir": workdir, "total_steps": steps, "data.source": f"folder:{self._images}"}
+        settings["parallel.engine"] = engine
+        with training_together(lambda process: settings, self._cache, count, 8 // count) as started:
             for process in started:
                 assert process.finish(600) == 0, process.err
 

@@ -416,8 +416,9 @@ def test_processes_that_differ_do_not_train(monkeypatch: pytest.MonkeyPatch, nam
 
 
 def test_a_work_directory_that_is_not_shared_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr(agreement, "gather", lambda about, mine: [mine, False, mine, False])
-    with pytest.raises(UserError, match="of process 0 is not that of process 1, 3: all need to share it"):
+    monkeypatch.setattr(agreement, "gather", lambda about, mine: [mine, ["/b", False], mine, ["/c", False]])
+    message = f"directory {tmp_path} of process 0 is not /b of process 1, nor /c of process 3: all processes need to"
+    with pytest.raises(UserError, match=message):
         agreement.check_shared(str(tmp_path), "")
 
 
