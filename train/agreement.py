@@ -18,17 +18,18 @@ def check_agreement(run: Run, dataset: Dataset) -> None:
       UserError: they are not; it names a process and what differs.
     """
     mine = flatten(run.config) | {
-        "class names": run.class_names,
         "training images": len(dataset.train),
         "test images": len(dataset.test),
         "devices of a process": jax.local_device_count(),
         "jax": jax.__version__,
     }
+    mine |= {f"class {label}": name for label, name in enumerate(run.class_names)}
     first, *others = gather("settings", mine)
     for process, other in enumerate(others, 1):
-        for name in first:
-            if other[name] != first[name]:
-                told = f"{name} is {first[name]!r} in process 0 and {other[name]!r} in process {process}"
+        for name in first | other:
+            one, two = first.get(name), other.get(name)
+            if one != two:
+                told = f"{name} is {one!r} in process 0 and {two!r} in process {process}"
                 raise SharedError(f"all processes need the same: {told}")
 
 

@@ -66,7 +66,7 @@ def _listen(place: Place) -> socket.socket:
     name = "JAX_COORDINATOR_BIND_ADDRESS"
     address = os.environ.get(name, "[::]:" + place.coordinator.rpartition(":")[2])
     if not is_address(address):
-        raise UserError(f"{name}={address!r} must be HOST:PORT")
+        raise UserError(f"{name}={address!r} must be HOST:PORT, PORT from 1 to 65535")
     host, _, port = address.rpartition(":")
     everywhere = host == "[::]" and socket.has_dualstack_ipv6()
     host = "" if host == "[::]" else host.strip("[]")

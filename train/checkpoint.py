@@ -89,6 +89,7 @@ class Checkpoints:
                 self._orbax.save(self._path(step), args=items)
         elif accuracy is not None and is_first():
             checksums.add_facts(self._path(step), {"accuracy": accuracy})
+            self._remove_old()
 
     def check(self) -> None:
         """Raises UserError where what was begun has failed by now."""
@@ -142,7 +143,7 @@ class Checkpoints:
         def check() -> float | None:
             if damage := checksums.damage(self._path(step)):
                 whole, _ = self._newest_whole()
-                other = "none is whole" if whole is None else f"the newest whole one is step {whole}"
+                other = "none is whole" if whole is None else f"step {whole} is the newest whole one"
                 raise UserError(f"checkpoint {self._path(step)} is damaged ({damage}): {other}")
             return self._accuracy(step)
 

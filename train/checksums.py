@@ -28,8 +28,10 @@ def seal(folder: str, subfolders: tuple[str, ...], facts: dict[str, Any]) -> Non
 def add_facts(folder: str, new: dict[str, Any]) -> None:
     """Adds facts to those of a sealed folder."""
     path = os.path.join(folder, _NAME)
+    with open(path) as file:
+        old = json.load(file)
     with replacing(path) as written, open(written, "w") as file:
-        json.dump(facts(folder) | new, file, indent=1)
+        json.dump(old | new, file, indent=1)
 
 
 def facts(folder: str) -> dict[str, Any]:

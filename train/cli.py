@@ -108,11 +108,19 @@ def _first_sentence(box: str) -> str:
     text = re.split(r"Argument helptext:|For full helptext", " ".join(lines))[0].strip()
     if misfit := _misfit(text, lines):
         return misfit
-    text = text.replace(" Perhaps you meant:", "; perhaps you meant")
+    if unknown := re.match(r"Unrecognized options: (--[^\s,=]+).*?(?: Perhaps you meant: (--\S+).*)?$", text):
+        name, near = unknown.groups()
+        return f"there is no {name}" + (f": did you mean {near}?" if near else "")
     return re.sub(r"^Error parsing [\w.]*config(\.\w+)?: ", "", text)
 
 
-_KINDS = {"INT": "an integer", "FLOAT": "a number", "[INT [INT ...]]": "integers", "[FLOAT [FLOAT ...]]": "numbers"}
+_KINDS = {
+    "INT": "an integer",
+    "FLOAT": "a number",
+    "[INT [INT ...]]": "integers",
+    "[FLOAT [FLOAT ...]]": "numbers",
+    "PIXELS ...": "integers",
+}
 """What tyro calls them in the help."""
 
 
@@ -130,7 +138,7 @@ def _misfit(text: str, lines: Sequence[str]) -> str | None:
         return None
     *others, last = options
     allowed = f"{', '.join(others)} or {last}" if others else last
-    return f"{flag}={value} must be {allowed}{nearest(value, options)}" if value and allowed else None
+    return f"{flag}={value} must be {allowed}{nearest(value, options)}" if allowed else None
 
 
 def read_config_file(path: str) -> Config:

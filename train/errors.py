@@ -30,5 +30,5 @@ def explain(error: BaseException) -> tuple[str, int] | None:
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """Ends a message with the nearest of some names, where one is near."""
-    near = difflib.get_close_matches(name, list(names), n=1)
+    near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.75)
     return f": did you mean {near[0]}?" if near else ""

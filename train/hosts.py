@@ -53,7 +53,7 @@ class Hosts(Checked):
             given = [f"--{name}" for name, value in flags.items() if value is not None]
             raise UserError(f"{' and '.join(given)} must come with {' and '.join(missing)}")
         if self.coordinator is not None and self.num_processes is not None and self.process_id is not None:
-            self._require(is_address(self.coordinator), "coordinator", "HOST:PORT")
+            self._require(is_address(self.coordinator), "coordinator", "HOST:PORT, PORT from 1 to 65535")
             inside = 0 <= self.process_id < self.num_processes
             self._require(inside, "process_id", f"at least 0 and below --num_processes={self.num_processes}")
 

@@ -78,7 +78,7 @@ def launched_place(timeout: int) -> Place | None:
     if address is None or num_processes is None or process_id is None:
         raise UserError(unknown)
     if not is_address(address):
-        raise UserError(f"JAX_COORDINATOR_ADDRESS={address!r} must be HOST:PORT")
+        raise UserError(f"JAX_COORDINATOR_ADDRESS={address!r} must be HOST:PORT, PORT from 1 to 65535")
     if process_id >= num_processes:
         raise UserError(f"JAX_PROCESS_ID={process_id} must be below JAX_NUM_PROCESSES={num_processes}")
     return Place(address, num_processes, process_id, _local_devices(launcher, num_processes))

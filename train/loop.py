@@ -46,17 +46,18 @@ def train(config: Config, workdir: str) -> Evaluation | None:
     Raises:
       UserError: settings, data or folder do not allow it, or the loss is no longer finite.
     """
-    layout = Layout.of(config)
-    if config.parallel.batch_norm == "device":  # on other devices it would be another run
-        parallel = dataclasses.replace(config.parallel, batch_norm=norm_images(config, layout.num_devices))
-        config = dataclasses.replace(config, parallel=parallel)
-    dataset = open_dataset(config.data)
-    run = describe(config, dataset)
-    check_agreement(run, dataset)
-    take_step = training_step(run, layout)
-    noisy = with_label_noise(dataset.train, config.data.label_noise, len(run.class_names), config.seed)
-    training, test = (Reader(split, config.data, run.image_shape) for split in (noisy, dataset.test))
     with contextlib.ExitStack() as stack:
+        reached = stack.enter_context(preemption())
+        layout = Layout.of(config)
+        if config.parallel.batch_norm == "device":  # on other devices it would be another run
+            parallel = dataclasses.replace(config.parallel, batch_norm=norm_images(config, layout.num_devices))
+            config = dataclasses.replace(config, parallel=parallel)
+        dataset = open_dataset(config.data)
+        run = describe(config, dataset)
+        check_agreement(run, dataset)
+        take_step = training_step(run, layout)
+        noisy = with_label_noise(dataset.train, config.data.label_noise, len(run.class_names), config.seed)
+        training, test = (Reader(split, config.data, run.image_shape) for split in (noisy, dataset.test))
 
         def take() -> tuple[bool, str]:
             check_claim(run, workdir)  # before anything is written there
@@ -78,14 +79,15 @@ def train(config: Config, workdir: str) -> Evaluation | None:
         if finished and step == run.total_steps:
             if is_first():
                 print(f"{workdir} is finished at step {run.total_steps}")
-            return evaluator(begin.state.evaluated)
+            return _evaluate(evaluator, begin.state, reached)
         evaluated = begin.accuracy is not None and step < run.total_steps
         report = Report(workdir, step, run.total_steps, evaluated) if is_first() else Silence()
         stack.enter_context(contextlib.closing(report))
         print(standing(config.data.batch_size), flush=True)
         for line in begin.told:
             report.say(line)
-        return _Loop(run, layout, take_step, checkpoints, evaluator, report, (training, test)).train(begin, images)
+        loop = _Loop(run, layout, take_step, checkpoints, evaluator, report, (training, test), reached)
+        return loop.train(begin, evaluated, images)
 
 
 def describe(config: Config, dataset: Dataset) -> Run:
@@ -93,6 +95,8 @@ def describe(config: Config, dataset: Dataset) -> Run:
     classes = len(dataset.class_names)
     if config.model.num_classes not in (None, classes):
         raise UserError(f"model.num_classes={config.model.num_classes}, but {config.data.source} has {classes} classes")
+    if config.data.batch_size > len(dataset.train):
+        raise UserError(f"data.batch_size={config.data.batch_size}, but there are {len(dataset.train)} training images")
     shape = image_shape(dataset.train, config.data)
     for name in ("mean", "std"):
         if len(getattr(config.data, name)) not in (1, shape[-1]):
@@ -116,6 +120,19 @@ class _PreemptedError(Exception):
     """SIGTERM came during an evaluation."""
 
 
+def _evaluate(evaluator: Evaluator, state: TrainState, reached: Reached) -> Evaluation | None:
+    """The figures of a state; None where SIGTERM comes before the end."""
+
+    def check() -> None:
+        if reached():
+            raise _PreemptedError
+
+    try:
+        return evaluator(state.evaluated, check)
+    except _PreemptedError:
+        return None
+
+
 @dataclasses.dataclass(frozen=True)
 class _Loop:
     run: Run
@@ -125,8 +142,10 @@ class _Loop:
     evaluator: Evaluator
     report: Report | Silence
     readers: tuple[Reader, Reader]
+    reached: Reached
 
-    def train(self, begin: Restored, images: grain.DatasetIterator) -> Evaluation | None:
+    def train(self, begin: Restored, evaluated: bool, images: grain.DatasetIterator) -> Evaluation | None:
+        """Trains from a state on; `evaluated` says whether its figures on the test images stand."""
         config, report, take_step = self.run.config, self.report, self.take_step
         start, total = int(begin.state.step), self.run.total_steps
         schedule, speed = self.run.schedule(), _Speed(config.data.batch_size, start)
@@ -136,56 +155,46 @@ class _Loop:
             return take_step.enter(self.layout.put(sums))
 
         state, metrics = take_step.enter(begin.state), enter(Metrics.of(begin.sums))
-        with preemption() as reached:
-            for step in range(start, total + 1):
-                stop, result = reached(), None
-                due = self._evaluates_at(step) and (step > start or begin.accuracy is None or step == total)
-                if step and (stop or due or step % config.checkpoint_every_steps == 0):
-                    sums, old = self._checked(take_step.leave(metrics)), take_step.leave(state)
-                    if due and not stop:
-                        result = self._evaluate(step, old, reached)
-                        stop = result is None
-                    self.checkpoints.save(step, old, sums.sums(), result.accuracy if result else None)
-                    speed.restart(step)
-                if stop:
-                    self.checkpoints.wait()
-                    kept = f"saved at step {step} of {total}" if step else "nothing to save yet"
-                    report.say(f"SIGTERM: {kept}; the same command goes on from there")
-                    return None
-                if step == total:
-                    break
-                state, metrics = take_step(state, metrics, next(images))
-                report.tick()
-                if step == start:
-                    jax.block_until_ready(metrics)
-                    report.compiled()
-                if (step + 1) % config.log_every_steps == 0 or step + 1 == total:
-                    self.checkpoints.check()
-                    sums = self._checked(take_step.leave(metrics))
-                    figures = sums.figures() | {"learning_rate": float(jax.device_get(schedule(step)))}
-                    report.training(step + 1, figures | {"images_per_second": speed(step + 1)})
-                    metrics = enter(Metrics.zero())
-                elif step == start:
-                    speed.restart(step + 1)
-            assert result is not None
-            self._finish(result)
+        for step in range(start, total + 1):
+            stop, result = self.reached(), None
+            due = self._evaluates_at(step) and (step > start or not evaluated)
+            if step and (stop or due or step % config.checkpoint_every_steps == 0):
+                sums = self._checked(take_step.leave(metrics))
+                result = self._evaluate_and_save(step, take_step.leave(state), sums, due and not stop)
+                stop = stop or (due and result is None)
+                speed.restart(step)
+            if stop:
+                self.checkpoints.wait()
+                kept = f"saved at step {step} of {total}" if step else "nothing to save yet"
+                report.say(f"SIGTERM: {kept}; the same command goes on from there")
+                return None
+            if step == total:
+                break
+            state, metrics = take_step(state, metrics, next(images))
+            report.tick()
+            if step == start:
+                jax.block_until_ready(metrics)
+                report.compiled()
+            if (step + 1) % config.log_every_steps == 0 or step + 1 == total:
+                self.checkpoints.check()
+                sums = self._checked(take_step.leave(metrics))
+                figures = sums.figures() | {"learning_rate": float(jax.device_get(schedule(step)))}
+                report.training(step + 1, figures | {"images_per_second": speed(step + 1)})
+                metrics = enter(Metrics.zero())
+            elif step == start:
+                speed.restart(step + 1)
+        assert result is not None
+        self._finish(result)
         return result
 
     def _evaluates_at(self, step: int) -> bool:
         return step == self.run.total_steps or (step > 0 and step % self.run.config.evaluate_every_steps == 0)
 
-    def _evaluate(self, step: int, state: TrainState, reached: Reached) -> Evaluation | None:
-        """Evaluates and reports; None where SIGTERM comes before the end."""
-
-        def check() -> None:
-            if reached():
-                raise _PreemptedError
-
-        try:
-            result = self.evaluator(state.evaluated, check)
-        except _PreemptedError:
-            return None
-        self.report.evaluation(step, result)
+    def _evaluate_and_save(self, step: int, state: TrainState, sums: Metrics, evaluate: bool) -> Evaluation | None:
+        result = _evaluate(self.evaluator, state, self.reached) if evaluate else None
+        if result is not None:
+            self.report.evaluation(step, result)
+        self.checkpoints.save(step, state, sums.sums(), result.accuracy if result else None)
         return result
 
     def _checked(self, metrics: Metrics) -> Metrics:

@@ -24,12 +24,10 @@ _AXIS = "device"
 
 def norm_images(config: Config, num_devices: int) -> int:
     """Images that a batch norm takes its statistics over, as `parallel.batch_norm` says."""
-    images = config.data.batch_size // config.parallel.accumulate
-    together = {"global": images, "device": images // num_devices}.get(
-        str(config.parallel.batch_norm), config.parallel.batch_norm
-    )
-    assert isinstance(together, int)
-    return together
+    images, asked = config.data.batch_size // config.parallel.accumulate, config.parallel.batch_norm
+    if asked == "global":
+        return images
+    return images // num_devices if asked == "device" else asked
 
 
 def norm_options(config: Config, num_devices: int) -> dict[str, Any]:
@@ -58,7 +56,7 @@ class Step(Protocol):
     """A compiled training step, and the way into and out of the form that it keeps a state in."""
 
     def enter(self, tree: Any) -> Any:
-        """From arrays that lie as the layout says to the step's own form."""
+        """From arrays that lie as the layout says, which are used up, to the step's own form."""
         ...
 
     def __call__(self, state: Any, metrics: Any, batch: Mapping[str, np.ndarray]) -> tuple[Any, Any]:
@@ -123,6 +121,7 @@ class _Pmap:
         def stack(leaf: jax.Array) -> jax.Array:
             copies = [shard.data[None] for shard in leaf.addressable_shards]
             shape = (self._layout.num_devices, *leaf.shape)
+            leaf.delete()
             return jax.make_array_from_single_device_arrays(shape, self._stacked, copies)
 
         return jax.tree.map(stack, tree)

@@ -14,7 +14,7 @@ Reached = Callable[[], bool]
 
 @contextlib.contextmanager
 def preemption() -> Iterator[Reached]:
-    """Notices SIGTERM instead of dying of it, so that a run can save and end. One that comes later kills as usual.
+    """Notices SIGTERM instead of dying of it, so that a run can save and end. A second one kills a lone process.
 
     Example:
       >>> with preemption() as reached:
@@ -34,13 +34,7 @@ def preemption() -> Iterator[Reached]:
 
         calls = itertools.count()
 
-        def agreed() -> bool:
-            reached = reached_preemption_sync_point(next(calls))
-            if reached and in_main_thread:
-                signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            return reached
-
-        yield agreed
+        yield lambda: reached_preemption_sync_point(next(calls))
     elif not in_main_thread:
         yield lambda: False  # Python gives signals to the main thread alone
     else:

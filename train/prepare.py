@@ -65,6 +65,8 @@ def prepare(name: str, source: str, data_dir: str | None = None) -> str:
     builder = _Builder(name, archive, archive.open(source), folder)
     if builder.is_prepared():
         return f"tfds:{name} is prepared already in {builder.data_path}: delete it to prepare anew"
+    print(f"writing to {folder}", flush=True)
+    tfds.disable_progress_bar()
     try:
         builder.download_and_prepare()
     except (OSError, ValueError) as error:

@@ -25,6 +25,7 @@ from train.checkpoint import Checkpoints, checkpoint_steps
 from train.config import MAY_CHANGE, Config, flatten, from_dict
 from train.errors import UserError
 from train.files import replacing
+from train.hosts import on_first
 from train.layout import Layout
 from train.optimizer import make_optimizer, make_schedule
 from train.state import TrainState, Variables, create_state
@@ -126,10 +127,14 @@ def load_run(workdir: str, checkpoint: str = "last") -> LoadedRun:
 
 def load_state(run: Run, workdir: str, checkpoint: str, layout: Layout) -> TrainState:
     """Loads a run's state from the checkpoint `last`, `best` or a step."""
-    if not checkpoint_steps(checkpoint_folder(workdir)):
-        raise UserError(f"{workdir} has no checkpoint yet")
     with contextlib.closing(Checkpoints(checkpoint_folder(workdir), read_only=True)) as checkpoints:
-        return checkpoints.restore(checkpoints.find(checkpoint), layout.abstract(run.abstract_state())).state
+
+        def find() -> int:
+            if not checkpoints.steps():
+                raise UserError(f"{workdir} has no checkpoint yet")
+            return checkpoints.find(checkpoint)
+
+        return checkpoints.restore(on_first("find the checkpoint", find), layout.abstract(run.abstract_state())).state
 
 
 def read_run(workdir: str) -> Run:
@@ -213,7 +218,9 @@ def _check_same(stored: Run, run: Run, workdir: str) -> None:
         if getattr(stored, name) != getattr(run, name):
             changes.append(f"{name} of the data: {getattr(stored, name)} there, {getattr(run, name)} here")
     if changes:
-        raise UserError(f"{workdir} belongs to another run ({'; '.join(changes)}): choose another --workdir")
+        raise UserError(
+            f"{workdir} belongs to another run ({'; '.join(changes)}): take its settings, or another --workdir"
+        )
 
 
 def checkpoint_folder(workdir: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -19,7 +20,8 @@ from PIL import Image
 from train.cli import read_config_file
 from train.config import Config, DataConfig
 from train.data import Reader, Split, image_shape
-from train.state import TrainState
+from train.run import load_run
+from train.state import TrainState, digest
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = str(ROOT / "configs" / "digits_cbam.py")
@@ -125,6 +127,17 @@ def kill_at(step: int, *arguments: object, cache: Path | None = None) -> None:
         assert process.stderr is not None
         assert any(line.startswith(f"step {step}/") for line in process.stdout), process.stderr.read()
     assert process.returncode == -signal.SIGKILL
+
+
+def figures(workdir: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, without what the clock says."""
+    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in record.items() if name != "images_per_second"} for record in records]
+
+
+def outcome(workdir: Path) -> tuple[str, list[dict[str, Any]]]:
+    """What a run ends with: the digest of its last state, and all figures."""
+    return digest(load_run(str(workdir)).variables), figures(workdir)
 
 
 class Arrays:

@@ -81,4 +81,4 @@ def test_a_port_that_is_taken():
 def test_an_address_to_listen_at_that_is_none(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("JAX_COORDINATOR_BIND_ADDRESS", "0.0.0.0")
     (line,) = meet_all([Place("localhost:5", 2, 0)])
-    assert line == "JAX_COORDINATOR_BIND_ADDRESS='0.0.0.0' must be HOST:PORT"
+    assert line == "JAX_COORDINATOR_BIND_ADDRESS='0.0.0.0' must be HOST:PORT, PORT from 1 to 65535"

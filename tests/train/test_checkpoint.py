@@ -102,6 +102,15 @@ def test_an_accuracy_can_come_after_the_checkpoint(tmp_path: Path):
     checkpoints.close()
 
 
+def test_the_best_one_before_gives_way_to_an_accuracy_that_comes_later(tmp_path: Path):
+    checkpoints = Checkpoints(str(tmp_path))
+    for step, accuracy in ((1, 0.5), (2, None)):
+        checkpoints.save(step, state_at(step), SUMS, accuracy)
+    checkpoints.save(2, state_at(2), SUMS, 0.8)
+    assert checkpoints.steps() == [2]
+    checkpoints.close()
+
+
 def test_reading_leaves_the_folder_of_a_running_process_alone(tmp_path: Path):
     checkpoints = Checkpoints(str(tmp_path))
     checkpoints.save(1, state_at(1), SUMS, None)

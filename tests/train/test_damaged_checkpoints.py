@@ -141,7 +141,7 @@ def test_whole_checkpoints_are_restored_without_a_word(three: Path):
 def test_a_damaged_checkpoint_that_is_asked_for_is_an_error_and_stays(three: Path):
     flip(three / "3")
     checkpoints = Checkpoints(str(three), read_only=True)
-    message = r"checkpoint .*/3 is damaged \(.* is not as it was saved\): the newest whole one is step 2"
+    message = r"checkpoint .*/3 is damaged \(.* is not as it was saved\): step 2 is the newest whole one"
     with pytest.raises(UserError, match=message):
         checkpoints.restore(checkpoints.find("last"), state_at(0))
     assert checkpoints.steps() == [1, 2, 3]
@@ -179,3 +179,26 @@ def test_what_a_killed_process_was_removing_is_removed(three: Path):
     (three / "4.orbax-checkpoint-tmp").mkdir()
     Checkpoints(str(three), keep_last=3).close()
     assert {path.name for path in three.iterdir()} == {"2", "3"}
+
+
+def test_a_save_that_fails_in_the_background_is_noticed_before_the_next_one(
+    three: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    checkpoints = Checkpoints(str(three), keep_last=3)
+    monkeypatch.setattr(checksums, "seal", full)
+    checkpoints.save(4, state_at(4), SUMS, None)
+    with pytest.raises(UserError, match="cannot save the checkpoint of step 4 in "):
+        all(checkpoints.check() is None for _ in range(10_000_000))  # type: ignore[func-returns-value]
+    checkpoints.close()
+
+
+def test_facts_are_not_added_to_checksums_that_cannot_be_read(three: Path):
+    checkpoints = Checkpoints(str(three), keep_last=3)
+    (three / "3" / "checksums.json").write_text("{")
+    with pytest.raises(ValueError, match="Expecting"):
+        checkpoints.save(3, state_at(3), SUMS, 0.9)
+    assert (three / "3" / "checksums.json").read_text() == "{"
+    checkpoints.close()

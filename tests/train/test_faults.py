@@ -17,16 +17,14 @@ import numpy as np
 import pytest
 
 from tests.train.faults import ENGINES, Runs
-from tests.train.runs import DIGITS, SMALL, kill_at, lines, run, small, training, write_images
+from tests.train.runs import DIGITS, SMALL, figures, kill_at, lines, outcome, run, small, training, write_images
 from tests.train.test_damaged_checkpoints import DAMAGE, flip
-from train import checksums, evaluate
+from train import checksums, evaluate, loop
 from train.__main__ import main
 from train.data import sources
 from train.errors import UserError
 from train.evaluate import Evaluation
 from train.loop import train
-from train.run import load_run
-from train.state import digest
 
 Trained = tuple[Path, Evaluation]
 EVERY = ("--total_steps", 16, "--checkpoint_every_steps", 4, "--evaluate_every_steps", 8, "--log_every_steps", 1)
@@ -44,16 +42,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> str:
     """The digest of a run that nothing happened to, and with it all programs compiled."""
     workdir = tmp_path_factory.mktemp("unbroken")
     lines(run("train", *CUT, "--workdir", workdir, cache=cache))
-    return digest_of(workdir)
-
-
-def digest_of(workdir: Path) -> str:
-    return digest(load_run(str(workdir)).variables)
-
-
-def figures(workdir: Path) -> list[dict[str, Any]]:
-    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "images_per_second"} for line in records]
+    return outcome(workdir)[0]
 
 
 @pytest.mark.parametrize("how", ["cut", "flipped", "no metadata", "empty", "missing"])
@@ -69,8 +58,7 @@ def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(
     assert len(told) == (how != "missing")
     assert result is not None
     assert (result.loss, result.accuracy) == (trained[1].loss, trained[1].accuracy)
-    assert digest_of(copied) == digest_of(trained[0])
-    assert figures(copied) == figures(trained[0])
+    assert outcome(copied) == outcome(trained[0])
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_is_an_error_and_left_as_it_is(copied: Path):
@@ -85,7 +73,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_an_error_and_left_as_it_is(c
 def test_the_programs_that_only_read_name_a_damaged_checkpoint(copied: Path, fails: Callable[..., str]):
     flip(copied / "checkpoints" / "6")
     said = fails(evaluate.main, "--workdir", copied)
-    assert re.search(r"checkpoints/6 is damaged \(.* is not as it was saved\): the newest whole one is step 4$", said)
+    assert re.search(r"checkpoints/6 is damaged \(.* is not as it was saved\): step 4 is the newest whole one$", said)
     evaluate.main(["--workdir", str(copied), "--checkpoint", "4"])
 
 
@@ -102,7 +90,7 @@ def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on_later(tmp_pat
     assert re.fullmatch(rf"error: cannot save the checkpoint of step \d+ in {folder}: {reason}\n", errors)
     said = lines(run("train", *CUT, "--workdir", tmp_path, cache=cache))
     assert any(re.search(r"resumes at step \d+ of 16", line) for line in said)
-    assert digest_of(tmp_path) == unbroken
+    assert outcome(tmp_path)[0] == unbroken
 
 
 def test_a_work_directory_that_cannot_be_written_to_is_named(tmp_path: Path, fails: Callable[..., str]):
@@ -125,7 +113,7 @@ def test_of_two_runs_in_one_work_directory_the_second_is_refused(
         first.send_signal(signal.SIGCONT)
         first.communicate()
     assert first.returncode == 0
-    assert digest_of(tmp_path) == unbroken
+    assert outcome(tmp_path)[0] == unbroken
 
 
 def test_a_corrupt_image_among_many_is_named_or_skipped(tmp_path: Path, fails: Callable[..., str]):
@@ -158,8 +146,7 @@ def test_a_data_thread_that_dies_ends_the_run_which_can_go_on(
             train(small(), str(tmp_path))
     assert not (tmp_path / "summary.json").exists()
     train(small(), str(tmp_path))
-    assert digest_of(tmp_path) == digest_of(trained[0])
-    assert figures(tmp_path) == figures(trained[0])
+    assert outcome(tmp_path) == outcome(trained[0])
 
 
 @pytest.mark.slow
@@ -174,7 +161,7 @@ def test_sigterm_saves_and_ends_well_and_the_same_command_goes_on(tmp_path: Path
     assert saved
     resumed = lines(run("train", *CUT, "--workdir", tmp_path, cache=cache))
     assert f"{tmp_path} resumes at step {saved[1]} of 16" in resumed
-    assert digest_of(tmp_path) == unbroken
+    assert outcome(tmp_path)[0] == unbroken
 
 
 @pytest.fixture(scope="module")
@@ -210,8 +197,23 @@ def test_sigterm_in_an_evaluation_saves_at_once_and_the_evaluation_is_done_later
     assert [line["step"] for line in figures(tmp_path) if line["split"] == "test"] == list(range(2, step, 2))
     train(config, str(tmp_path))
     assert f"{tmp_path} resumes at step {step} of 6" in capsys.readouterr().out
-    assert figures(tmp_path) == figures(every_third)
-    assert digest_of(tmp_path) == digest_of(every_third)
+    assert outcome(tmp_path) == outcome(every_third)
+    kept = [{path.name for path in (run / "checkpoints").iterdir()} for run in (tmp_path, every_third)]
+    assert kept[0] == kept[1]
+
+
+def test_sigterm_before_the_first_step_ends_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def open_dataset(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments)
+
+    original = loop.open_dataset
+    monkeypatch.setattr(loop, "open_dataset", open_dataset)
+    assert train(small(), str(tmp_path)) is None
+    assert capsys.readouterr().out.endswith("SIGTERM: nothing to save yet; the same command goes on from there\n")
+    assert not any((tmp_path / "checkpoints").iterdir())
 
 
 def test_a_kill_before_a_checkpoint_has_its_name_leaves_the_one_before(
@@ -232,8 +234,7 @@ def test_a_kill_before_a_checkpoint_has_its_name_leaves_the_one_before(
             train(small(), str(tmp_path))
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"2", "4.orbax-checkpoint-tmp"}
     train(small(), str(tmp_path))
-    assert figures(tmp_path) == figures(trained[0])
-    assert digest_of(tmp_path) == digest_of(trained[0])
+    assert outcome(tmp_path) == outcome(trained[0])
 
 
 @pytest.mark.slow

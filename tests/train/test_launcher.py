@@ -35,7 +35,10 @@ def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (flags(2, 2, 1), "--process_id=2 must be at least 0 and below --num_processes=2"),
         *(
-            (["--coordinator", address, "--num_processes", "2", "--process_id", "0"], f"{address!r} must be HOST:PORT")
+            (
+                ["--coordinator", address, "--num_processes", "2", "--process_id", "0"],
+                f"{address!r} must be HOST:PORT, PORT from 1 to 65535",
+            )
             for address in ("a", ":5", "a:", "a:b", "a:0", "a:65536", "http://a:5", "::1:5", "[]:5", "a b:5")
         ),
         (["--num_processes", "0"], "--num_processes=0 must be at least 1"),
@@ -143,8 +146,14 @@ def test_one_host_with_tpus_asks_nobody(variables: dict[str, str], on_tpu: list[
         ({"JAX_PROCESS_ID": "1"}, "the environment speaks of several processes, but it is not known where they are: "),
         ({**by_jax(0, 5), "JAX_NUM_PROCESSES": "two"}, "JAX_NUM_PROCESSES='two' must be a whole number, at least 0"),
         ({**by_jax(0, 5), "JAX_PROCESS_ID": "2"}, "JAX_PROCESS_ID=2 must be below JAX_NUM_PROCESSES=2"),
-        ({**by_jax(0, 5), "JAX_COORDINATOR_ADDRESS": ":5"}, "JAX_COORDINATOR_ADDRESS=':5' must be HOST:PORT"),
-        ({**by_slurm(0, 5), "JAX_COORDINATOR_ADDRESS": "a:"}, "JAX_COORDINATOR_ADDRESS='a:' must be HOST:PORT"),
+        (
+            {**by_jax(0, 5), "JAX_COORDINATOR_ADDRESS": ":5"},
+            "JAX_COORDINATOR_ADDRESS=':5' must be HOST:PORT, PORT from 1 to 65535",
+        ),
+        (
+            {**by_slurm(0, 5), "JAX_COORDINATOR_ADDRESS": "a:"},
+            "JAX_COORDINATOR_ADDRESS='a:' must be HOST:PORT, PORT from 1 to 65535",
+        ),
         ({"OMPI_COMM_WORLD_SIZE": "2"}, "Open MPI started several processes, but it is not known where they are"),
         (
             KUBERNETES,

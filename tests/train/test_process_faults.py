@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.train.processes import Process, training_together
-from tests.train.runs import write_two_classes
+from tests.train.runs import outcome, write_two_classes
 from tests.train.test_damaged_checkpoints import flip
-from train.run import load_run
-from train.state import digest
 
 pytestmark = pytest.mark.slow
 
@@ -44,14 +40,6 @@ def start(images: Path, cache: Path) -> Start:
 def ended(both: list[Process]) -> list[tuple[int, list[str]]]:
     """Exit codes, and the lines for the user."""
     return [(process.finish(), process.errors()) for process in both]
-
-
-def outcome(workdir: Path) -> tuple[str, list[dict[str, Any]]]:
-    """The digest of the last state, and what is told of all steps."""
-    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    for record in records:
-        record.pop("images_per_second", None)
-    return digest(load_run(str(workdir)).variables), records
 
 
 def test_a_run_that_is_preempted_then_killed_then_damaged_ends_as_the_unbroken_one(start: Start, tmp_path: Path):

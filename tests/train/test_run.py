@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 import train
-from tests.train.runs import ROOT, reader_of_split, small
+from tests.train.runs import ROOT, figures, reader_of_split, small
 from train import agreement, evaluate, loop, predict, report
 from train import run as run_module
 from train.checkpoint import Checkpoints
@@ -31,12 +31,6 @@ from train.state import digest
 from train.step import normalize
 
 Trained = tuple[Path, Evaluation]
-
-
-def records(workdir: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl, without what the clock says."""
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "images_per_second"} for line in lines]
 
 
 def steps_kept(workdir: Path) -> list[int]:
@@ -130,12 +124,12 @@ def test_the_commit_is_named_by_its_hash_in_a_tagged_checkout(tmp_path: Path, mo
 
 def test_metrics_have_a_line_for_each_log_and_each_evaluation(trained: Trained):
     workdir, result = trained
-    lines = records(workdir)
+    lines = figures(workdir)
     assert [(line["step"], line["split"]) for line in lines] == [
         (step, split) for step in (2, 4, 6) for split in ("train", "test")
     ]
-    figures = {"loss": result.loss, "accuracy": result.accuracy, "top5_accuracy": result.top5_accuracy}
-    assert lines[-1] == {"step": 6, "split": "test", **figures}
+    told = {"loss": result.loss, "accuracy": result.accuracy, "top5_accuracy": result.top5_accuracy}
+    assert lines[-1] == {"step": 6, "split": "test", **told}
     assert result.accuracy < result.top5_accuracy <= 1
     for line in lines[::2]:
         assert (line["accuracy"] * 32) % 1 == 0
@@ -148,7 +142,7 @@ def test_tensorboard_shows_what_the_metrics_say(trained: Trained):
     events = EventAccumulator(str(trained[0] / "tensorboard"))
     events.Reload()
     shown = {event.step: event.value for event in events.Scalars("test/accuracy")}
-    told = {line["step"]: line["accuracy"] for line in records(trained[0]) if line["split"] == "test"}
+    told = {line["step"]: line["accuracy"] for line in figures(trained[0]) if line["split"] == "test"}
     assert shown == pytest.approx(told)
     assert {"train/loss", "train/learning_rate", "train/images_per_second"} <= set(events.Tags()["scalars"])
 
@@ -167,7 +161,7 @@ def test_the_confusion_matrix_has_every_test_image(trained: Trained):
 
 
 def test_the_last_and_the_best_checkpoints_are_kept(trained: Trained):
-    tested = {line["step"]: line["accuracy"] for line in records(trained[0]) if line["split"] == "test"}
+    tested = {line["step"]: line["accuracy"] for line in figures(trained[0]) if line["split"] == "test"}
     best = max(tested, key=lambda step: tested[step])
     assert len(set(tested.values())) == 3
     assert steps_kept(trained[0]) == sorted({4, 6, best})
@@ -175,7 +169,7 @@ def test_the_last_and_the_best_checkpoints_are_kept(trained: Trained):
 
 @pytest.mark.parametrize("which", ["last", "best", "4"])
 def test_evaluate_says_again_what_training_said(trained: Trained, which: str, capsys: pytest.CaptureFixture[str]):
-    tested = {line["step"]: line["accuracy"] for line in records(trained[0]) if line["split"] == "test"}
+    tested = {line["step"]: line["accuracy"] for line in figures(trained[0]) if line["split"] == "test"}
     accuracy = {"last": tested[6], "best": max(tested.values()), "4": tested[4]}[which]
     evaluate.main(["--workdir", str(trained[0]), "--checkpoint", which])
     said = capsys.readouterr().out.splitlines()
@@ -275,7 +269,7 @@ def test_an_interrupted_run_resumes_as_if_nothing_had_been(
     assert (f"resumes at step {resumed_at} of 6" in said) == (resumed_at > 0)
     assert digest(load_run(str(workdir)).variables) == digest(load_run(str(trained[0])).variables)
     assert (result.accuracy, result.loss) == (trained[1].accuracy, trained[1].loss)
-    assert records(workdir) == records(trained[0])
+    assert figures(workdir) == figures(trained[0])
 
 
 def test_a_run_cut_at_a_step_without_checkpoint_takes_back_what_came_later(
@@ -283,11 +277,11 @@ def test_a_run_cut_at_a_step_without_checkpoint_takes_back_what_came_later(
 ):
     rarely = small({"checkpoint_every_steps": 4, "evaluate_every_steps": 100, "log_every_steps": 1})
     interrupt(monkeypatch, rarely, tmp_path / "run", 6)
-    assert [line["step"] for line in records(tmp_path / "run")] == [1, 2, 3, 4, 5]
+    assert [line["step"] for line in figures(tmp_path / "run")] == [1, 2, 3, 4, 5]
     with open(tmp_path / "run" / "metrics.jsonl", "a") as file:
         file.write('{"step": 6, "spl')  # as a kill may leave it
     train_run(rarely, str(tmp_path / "run"))
-    steps = [(line["step"], line["split"]) for line in records(tmp_path / "run")]
+    steps = [(line["step"], line["split"]) for line in figures(tmp_path / "run")]
     assert steps == [(step, "train") for step in range(1, 7)] + [(6, "test")]
     assert digest(load_run(str(tmp_path / "run")).variables) == digest(load_run(str(trained[0])).variables)
 
@@ -310,7 +304,7 @@ def test_a_run_goes_on_with_another_duration_and_other_intervals(copied: Path, c
     config = Config(**{**vars(small({"log_every_steps": 1, "checkpoint_every_steps": 1})), **longer})
     train_run(config, str(copied))
     assert f"{copied} resumes at step 6 of 8" in capsys.readouterr().out
-    steps = [(line["step"], line["split"]) for line in records(copied)]
+    steps = [(line["step"], line["split"]) for line in figures(copied)]
     assert steps[-3:] == [(7, "train"), (8, "train"), (8, "test")]
     assert len(steps) == len(set(steps)) == 9
     assert steps_kept(copied)[-2:] == [7, 8]
@@ -391,7 +385,7 @@ def test_a_foreign_config_json_is_left_alone(tmp_path: Path):
 def test_a_damaged_checkpoint_is_named(trained: Trained, tmp_path: Path):
     shutil.copytree(trained[0], tmp_path / "run")
     (tmp_path / "run" / "checkpoints" / "6" / "state" / "_METADATA").write_text("{")
-    with pytest.raises(UserError, match=r"checkpoints/6 is damaged \(.*\): the newest whole one is step 4"):
+    with pytest.raises(UserError, match=r"checkpoints/6 is damaged \(.*\): step 4 is the newest whole one"):
         load_run(str(tmp_path / "run"))
 
 

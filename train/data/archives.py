@@ -60,6 +60,8 @@ class Archive:
         folder = os.path.expanduser(folder)
         missing = [path for path in self.files if not os.path.exists(os.path.join(folder, path))]
         if missing:
+            if not os.path.isdir(folder):
+                raise UserError(f"there is no folder {folder}")
             raise UserError(f"{folder} has no {', '.join(missing)}: it must hold {self.source}")
         try:
             contents = self.read(folder)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import BinaryIO, Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from train.errors import UserError
 
@@ -42,7 +42,8 @@ def decode(
             pixels = np.asarray(opaque.convert("L" if channels == 1 else "RGB"))
             return pixels.reshape(*pixels.shape[:2], channels)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or str(error).replace(repr(file), "it") or type(error).__name__
+        unknown = isinstance(error, UnidentifiedImageError) and "it is no image file"
+        reason = unknown or getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UnreadableImageError(f"cannot read image {name}: {reason}") from error
 
 
