@@ -120,7 +120,7 @@ def test_a_wrong_value_on_the_command_line_is_named(fails: Fails, flag: str, val
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--parallel.batch_norm globe", "=globe must be global, device or an integer: did you mean global?"),
+        ("--parallel.batch_norm globl", "=globl must be global, device or an integer: did you mean global?"),
         ("--parallel.batch_norm=1.5", "=1.5 must be global, device or an integer"),
         ("--parallel.engine pjit", "=pjit must be jit or pmap: did you mean jit?"),
         ("--data.augmentation x", "=x must be none, pad_crop, random_resized_crop or resize_crop"),
