@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from attnjax.losses import cross_entropy
 from tests.train.runs import Arrays, reader_of_split, replace, small
 from train.config import Config, DataConfig
 from train.evaluate import Evaluation, Evaluator
 from train.layout import Layout
-from train.metrics import Metrics, cross_entropy
+from train.metrics import Metrics
 from train.optimizer import make_optimizer, make_schedule
 from train.run import Run
 from train.state import TrainState, create_state
