@@ -37,11 +37,13 @@ class ModelConfig(Checked):
         except ValueError as error:
             raise UserError(f"model.name: {error}") from error
 
-    def is_ggam(self) -> bool:
-        """Whether GGAM's loss can train it."""
+    def require_ggam(self, setting: str) -> None:
+        """Raises UserError where a setting asks for GGAM's loss and the net is not one of its nets."""
         import attnjax
 
-        return isinstance(attnjax.create_model(self.name), attnjax.models.GGAMNet)
+        nets = attnjax.list_models("ggam_*")
+        if self.name not in nets:
+            raise UserError(f"{setting} needs another net than model.name={self.name!r}: take {' or '.join(nets)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,8 +285,8 @@ class Config(Checked):
         parts = self.parallel.accumulate
         if self.data.batch_size % parts:
             raise UserError(f"parallel.accumulate={parts} does not divide data.batch_size={self.data.batch_size}")
-        if self.ggam.weight > 0 and not self.model.is_ggam():
-            raise UserError(f"ggam.weight={self.ggam.weight} needs a net of GGAM, not model.name={self.model.name!r}")
+        if self.ggam.weight > 0:
+            self.model.require_ggam(f"ggam.weight={self.ggam.weight}")
         given = [name for name in DURATIONS if getattr(self, name) is not None]
         if len(given) != 1:
             has = f"got {' and '.join(given)}" if given else "got none"
