@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -181,9 +180,10 @@ def ggam_loss(
       official code, PRIS-CV/CAM-Guided-Attention, `cars_sp_CAM.py`.
 
     Notes:
-      With "sigmoid" W is about c times as long as S: the loss has its least value where S = W / sum(W), which is not 0,
-      and its gradient is that of "sigmoid_l1" about c / 2 times over. The script's step also adds the gradient of the
-      highest logits, which it forgets to clear; nothing here does.
+      With "sigmoid" W sums to about c / 2, not to 1: the symmetric loss is still not negative, but far from 0 at its
+      least, and pulls about c / 2 times as hard as with "sigmoid_l1". beta is a mean over h and w and mostly small, so
+      that W is nearly the same for all channels. The script's step also adds the gradient of the highest logits, which
+      it forgets to clear; nothing here does.
     """
     _check("target", target, ("label", "prediction"))
     _check("wrt", wrt, ("A", "D"))
@@ -191,8 +191,8 @@ def ggam_loss(
     _check("statistics", statistics, ("running", "batch"))
     maps, logits, channel_weights, updates = _forward(model, variables, images, train, rngs)
     chosen = _shares(labels, logits) if target == "label" else None
-    score = partial(_score, model, wrt, statistics == "batch", chosen)
-    beta = _cam_gradient(score, variables, maps[wrt], stop_gradient)
+    options: Any = {"wrt": wrt, "train": statistics == "batch", "stop_gradient": stop_gradient}
+    beta = _cam_gradient(model, variables, maps[wrt], chosen, **options)
     cam_weights = _normalized(beta, beta_norm)
     guidance = guidance_loss(channel_weights, cam_weights, kl=kl, epsilon=epsilon)
     entropy = cross_entropy(logits, labels, smoothing)
@@ -225,28 +225,28 @@ def _forward(
     return maps, logits, seen["channel_weights"][-1], updates
 
 
-def _score(
-    model: GGAMNet, wrt: str, train: bool, chosen: jax.Array | None, variables: Mapping[str, Any], x: jax.Array
+def _cam_gradient(
+    model: GGAMNet,
+    variables: Mapping[str, Any],
+    x: jax.Array,
+    chosen: jax.Array | None,
+    *,
+    wrt: str,
+    train: bool,
+    stop_gradient: bool,
 ) -> jax.Array:
-    """The batch's sum of y, as a function of A or D."""
+    """beta, (b, c), at x, which is A or D. Where y mixes no images, the gradient of their sum is that of each."""
+    if stop_gradient:
+        variables, x = jax.lax.stop_gradient((dict(variables), x))
 
     def run(net: GGAMNet, x: jax.Array) -> jax.Array:
         return net.head(net.attend(x, train=train) if wrt == "A" else x, train=train)
 
-    logits, _ = model.apply(variables, x, method=run, mutable=["batch_stats"])
-    return jnp.sum(logits.max(-1) if chosen is None else chosen * logits)
+    def score(x: jax.Array) -> jax.Array:
+        logits, _ = model.apply(variables, x, method=run, mutable=["batch_stats"])
+        return jnp.sum(logits.max(-1) if chosen is None else chosen * logits)
 
-
-def _cam_gradient(
-    score: Callable[[Mapping[str, Any], jax.Array], jax.Array],
-    variables: Mapping[str, Any],
-    x: jax.Array,
-    stop_gradient: bool,
-) -> jax.Array:
-    """beta, (b, c). Where y mixes no images, the gradient of their sum is that of each."""
-    if stop_gradient:
-        variables, x = jax.lax.stop_gradient((dict(variables), x))
-    gradient = jax.grad(score, argnums=1)(variables, x)
+    gradient = jax.grad(score)(x)
     return jnp.mean(gradient.astype(at_least_float32(gradient.dtype)), axis=(-3, -2))
 
 
