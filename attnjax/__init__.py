@@ -1,10 +1,10 @@
 """Convolutional attention networks in JAX and Flax Linen.
 
-The blocks are in `attnjax.attention`, the backbones in `attnjax.models`, their parts in `attnjax.layers`, and
-`attnjax.convert` reads and writes the weights of PyTorch code.
+The blocks are in `attnjax.attention`, the backbones in `attnjax.models`, their parts in `attnjax.layers`, what
+they are trained with in `attnjax.losses`, and `attnjax.convert` reads and writes the weights of PyTorch code.
 """
 
-from attnjax import attention, convert, layers, models
+from attnjax import attention, convert, layers, losses, models
 from attnjax.convert import load_pretrained
 from attnjax.models import (
     ModelInfo,
@@ -31,6 +31,7 @@ __all__ = [
     "layers",
     "list_models",
     "load_pretrained",
+    "losses",
     "model_info",
     "models",
 ]

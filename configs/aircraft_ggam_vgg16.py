@@ -3,9 +3,8 @@
     python -m train configs/aircraft_ggam_vgg16.py --workdir runs/aircraft_ggam_vgg16
 
 Time: 62,504 steps of 32 images, 2,000,128 in all; not measured.
-Result, error in %: 8.45 with GGAM's loss, which is not in train/ yet (README history of PRIS-CV/CAM-Guided-Attention,
-read; before the paper). One version prints three accuracies for the two nets, 92.1/91.55/92.82, and does not explain
-the first.
+Result, error in %: 8.45 (README history of PRIS-CV/CAM-Guided-Attention, read; before the paper). One version prints
+three accuracies for the two nets, 92.1/91.55/92.82, and does not explain the first.
 """
 
 import dataclasses

@@ -9,7 +9,7 @@ It starts from torchvision's VGG-16 with batch norm:
     from_torch(VGG(num_classes=0), read_weights('vgg16_bn-6c64b313.pth'), 'torchvision'))"
 
 Time: 56,194 steps of 32 images, 1,798,208 in all; not measured.
-Result, error in %: 13.88 with that loss (README history of PRIS-CV/CAM-Guided-Attention, read; before the paper).
+Result, error in %: 13.88 (README history of PRIS-CV/CAM-Guided-Attention, read; before the paper).
 """
 
 import dataclasses

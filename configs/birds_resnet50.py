@@ -12,10 +12,12 @@ Result, error in %: 13.50 (README history of PRIS-CV/CAM-Guided-Attention, read;
 import dataclasses
 
 from configs.birds_ggam_resnet50 import config as base
+from train.config import GGAMConfig
 
 config = dataclasses.replace(
     base,
     model=dataclasses.replace(base.model, name="resnet50"),
     optimizer=dataclasses.replace(base.optimizer, learning_rate=0.01, scaled_module="fc", scaled_by=10.0),
+    ggam=GGAMConfig(),
     total_epochs=100,
 )

@@ -4,9 +4,8 @@
     python -m train configs/cars_ggam_resnet50.py --workdir runs/cars_ggam_resnet50
 
 Time: 76,350 steps of 32 images, 2,443,200 in all; not measured.
-Result, error in %: 6.19 with GGAM's loss, which is not in train/ yet (README history of PRIS-CV/CAM-Guided-Attention,
-read; before the paper). One version prints three accuracies for the two nets, 92.43/92.61/93.81, and does not explain
-the first.
+Result, error in %: 6.19 (README history of PRIS-CV/CAM-Guided-Attention, read; before the paper). One version prints
+three accuracies for the two nets, 92.43/92.61/93.81, and does not explain the first.
 """
 
 import dataclasses

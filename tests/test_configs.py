@@ -14,7 +14,7 @@ import pytest
 
 import attnjax
 from train.cli import read_config_file
-from train.config import Config
+from train.config import Config, GGAMConfig
 from train.run import Run
 
 CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs").glob("*.py"))
@@ -197,6 +197,8 @@ def test_fine_grained_sets_have_the_recipe_of_the_released_code(data: str):
         assert (slow, fast) == pytest.approx((0.01, 0.1))
         assert optimizer.scaled_module == ("backbone" if of_ggam else "fc")
         assert (inside == slow) == of_ggam
+        script = GGAMConfig(1.0, "softmax", "forward", "prediction", "D", stop_gradient=True, reduction="sum")
+        assert config.ggam == (script if of_ggam else GGAMConfig())
         total = config.steps(run_of(config).num_examples)
         peak = optimizer.learning_rate
         assert rates(f"{data}_{net}", 0, total // 2, total) == pytest.approx([peak, peak / 2, 0], rel=1e-3, abs=1e-9)

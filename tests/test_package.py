@@ -17,7 +17,7 @@ import pytest
 
 import attnjax
 
-PACKAGES = [attnjax, attnjax.attention, attnjax.convert, attnjax.layers, attnjax.models]
+PACKAGES = [attnjax, attnjax.attention, attnjax.convert, attnjax.layers, attnjax.losses, attnjax.models]
 MODULES = [module.name for module in pkgutil.walk_packages(attnjax.__path__, "attnjax.")]
 
 
@@ -72,9 +72,9 @@ def test_examples_of_the_readme(root: Path, tmp_path: Path, monkeypatch: pytest.
 
 FORBIDDEN = {
     "": {"train", "configs", "tests"},
-    "layers": {"attnjax.attention", "attnjax.models", "attnjax.convert"},
-    "attention": {"attnjax.models", "attnjax.convert"},
-    "models": {"attnjax.convert"},
+    "layers": {"attnjax.attention", "attnjax.models", "attnjax.convert", "attnjax.losses"},
+    "attention": {"attnjax.models", "attnjax.convert", "attnjax.losses"},
+    "models": {"attnjax.convert", "attnjax.losses"},
 }
 """What the modules of the library, or of one of its packages, never import."""
 

@@ -37,6 +37,14 @@ class ModelConfig(Checked):
         except ValueError as error:
             raise UserError(f"model.name: {error}") from error
 
+    def require_ggam(self, setting: str) -> None:
+        """Raises UserError where a setting asks for GGAM's loss and the net is not one of its nets."""
+        import attnjax
+
+        nets = attnjax.list_models("ggam_*")
+        if self.name not in nets:
+            raise UserError(f"{setting} needs another net than model.name={self.name!r}: take {' or '.join(nets)}")
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig(Checked):
@@ -183,6 +191,34 @@ class ScheduleConfig(Checked):
 
 
 @dataclasses.dataclass(frozen=True)
+class GGAMConfig(Checked):
+    """GGAM's loss, for its nets; see `attnjax.losses.ggam_loss`. The paper's form, but that it is off."""
+
+    _prefix: ClassVar[str] = "ggam."
+
+    weight: float = 0.0
+    """Factor lambda of the guidance loss; 0 leaves it out."""
+    beta_norm: Literal["sigmoid", "sigmoid_l1", "softmax"] = "sigmoid"
+    """What is done to the mean gradient of each channel: a sigmoid, divided by its sum over the channels, a softmax."""
+    kl: Literal["symmetric", "forward"] = "symmetric"
+    """The mean of both divergences, or only that of the channel weights from the Grad-CAM weights."""
+    target: Literal["label", "prediction"] = "label"
+    """The gradient is that of the label's logit (with Mixup, of both labels' by shares), or of the highest one."""
+    wrt: Literal["A", "D"] = "A"
+    """With respect to the attention's input A or output D."""
+    stop_gradient: bool = True
+    """Whether the Grad-CAM weights are constants of the step."""
+    reduction: Literal["mean", "sum"] = "mean"
+    """Of the guidance loss over the images of a batch."""
+    epsilon: float = 1e-8
+    """The least that logarithms see."""
+
+    def validate(self) -> None:
+        self._require(self.weight >= 0, "weight", "at least 0")
+        self._require(0 < self.epsilon < 1, "epsilon", "between 0 and 1")
+
+
+@dataclasses.dataclass(frozen=True)
 class ParallelConfig(Checked):
     """How a step is spread over the devices of all processes."""
 
@@ -221,6 +257,7 @@ class Config(Checked):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     parallel: ParallelConfig = ParallelConfig()
+    ggam: GGAMConfig = GGAMConfig()
     total_steps: int | None = None
     """Duration in steps."""
     total_epochs: float | None = None
@@ -248,6 +285,8 @@ class Config(Checked):
         parts = self.parallel.accumulate
         if self.data.batch_size % parts:
             raise UserError(f"parallel.accumulate={parts} does not divide data.batch_size={self.data.batch_size}")
+        if self.ggam.weight > 0:
+            self.model.require_ggam(f"ggam.weight={self.ggam.weight}")
         given = [name for name in DURATIONS if getattr(self, name) is not None]
         if len(given) != 1:
             has = f"got {' and '.join(given)}" if given else "got none"

@@ -178,7 +178,8 @@ class _Loop:
             if (step + 1) % config.log_every_steps == 0 or step + 1 == total:
                 self.checkpoints.check()
                 sums = self._checked(take_step.leave(metrics))
-                figures = sums.figures() | {"learning_rate": float(jax.device_get(schedule(step)))}
+                figures = sums.figures(guided=config.ggam.weight > 0)
+                figures["learning_rate"] = float(jax.device_get(schedule(step)))
                 report.training(step + 1, figures | {"images_per_second": speed(step + 1)})
                 metrics = enter(Metrics.zero())
             elif step == start:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -11,8 +12,9 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from attnjax.losses import cross_entropy, ggam_loss
 from train.config import Config, DataConfig
-from train.metrics import Metrics, class_targets, cross_entropy
+from train.metrics import Metrics
 from train.mix import mix
 from train.state import TrainState, Variables
 
@@ -53,11 +55,12 @@ def train_step(
     params = state.variables["params"]
     batch_stats = {name: value for name, value in state.variables.items() if name != "params"}
     loss_fn = partial(_loss, model, config, gather)
-    loss, right, batch_stats, grads = _gradients(loss_fn, config.parallel.accumulate, params, batch_stats, batch, keys)
+    loss, sums, batch_stats, grads = _gradients(loss_fn, config.parallel.accumulate, params, batch_stats, batch, keys)
     size = len(batch["label"])
     if axis_name is not None:
         loss, batch_stats, grads = jax.lax.pmean((loss, batch_stats, grads), axis_name)
-        right, size = jax.lax.psum(right, axis_name), size * jax.lax.axis_size(axis_name)
+        sums, size = jax.lax.psum(sums, axis_name), size * jax.lax.axis_size(axis_name)
+    right, kl = sums
 
     steps, opt_state = optimizer.update(grads, state.opt_state, params)
     variables = {**batch_stats, "params": optax.apply_updates(params, steps)}
@@ -70,35 +73,45 @@ def train_step(
         loss=metrics.loss + loss * size,
         correct=metrics.correct + right,
         count=metrics.count + size,
+        kl=metrics.kl + kl,
         bad_step=jnp.where((metrics.bad_step < 0) & ~finite, state.step, metrics.bad_step),
     )
     return TrainState(state.step + 1, variables, opt_state, ema), metrics
 
 
 def _loss(
-    model: nn.Module,
+    model: Any,
     config: Config,
     gather: Callable[[Any], Any],
     params: Any,
     batch_stats: Any,
     batch: Mapping[str, jax.Array],
     keys: Mapping[str, jax.Array],
-) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-    """Mean loss of a batch, and besides it the number of right answers and the new batch statistics."""
+) -> tuple[jax.Array, tuple[tuple[jax.Array, jax.Array], Any]]:
+    """Mean loss of a batch, and besides it right answers and guidance losses, summed, and the new batch statistics."""
+    rngs = {"dropout": keys["dropout"]}
 
-    def apply(params: Any, images: jax.Array) -> Any:
+    def plain(params: Any, images: jax.Array, shares: jax.Array) -> Any:
         variables = {**batch_stats, "params": gather(params)}
-        return model.apply(variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": keys["dropout"]})
+        logits, updates = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
+        return cross_entropy(logits, shares, config.label_smoothing).mean(), logits, jnp.zeros(()), updates
 
+    def guided(params: Any, images: jax.Array, shares: jax.Array) -> Any:
+        variables = {**batch_stats, "params": gather(params)}
+        knobs = dataclasses.asdict(config.ggam) | {"smoothing": config.label_smoothing, "rngs": rngs}
+        if config.ggam.reduction == "sum":  # over the whole batch, of which this may be a part
+            knobs |= {"reduction": "mean", "weight": config.ggam.weight * config.data.batch_size}
+        loss, terms = ggam_loss(model, variables, images, shares, train=True, **knobs)
+        return loss, terms.logits, terms.guidance.sum(), terms.updates
+
+    loss_of = guided if config.ggam.weight > 0 else plain
     if config.parallel.rematerialize != "none":
         kept = jax.checkpoint_policies.save_only_these_names(*_KEPT[config.parallel.rematerialize])
-        apply = jax.checkpoint(apply, policy=kept)
+        loss_of = jax.checkpoint(loss_of, policy=kept)
     images = normalize(config.data, batch["image"])
-    targets = class_targets(batch["label"], model.num_classes, config.label_smoothing)
-    images, targets = mix(config.data, keys["mix"], images, targets)
-    logits, updates = apply(params, images)
-    losses = optax.softmax_cross_entropy(logits, targets.astype(logits.dtype))
-    return losses.mean(), (_correct(logits, batch["label"]).sum(dtype=jnp.int32), updates)
+    shares = jax.nn.one_hot(batch["label"], model.num_classes, dtype=jnp.float32)
+    loss, logits, kl, updates = loss_of(params, *mix(config.data, keys["mix"], images, shares))
+    return loss, ((_correct(logits, batch["label"]).sum(dtype=jnp.int32), kl), updates)
 
 
 def _gradients(
@@ -108,27 +121,27 @@ def _gradients(
     batch_stats: Any,
     batch: Mapping[str, jax.Array],
     keys: Mapping[str, jax.Array],
-) -> tuple[jax.Array, jax.Array, Any, Any]:
-    """Mean loss, right answers, new batch statistics and gradients, over the parts of a batch one after the other.
+) -> tuple[jax.Array, Any, Any, Any]:
+    """Mean loss, sums, new batch statistics and gradients, over the parts of a batch one after the other.
 
     Each part takes every so-manieth image, so that a batch that is spread over devices stays where it is.
     """
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
     if parts == 1:
-        (loss, (right, batch_stats)), grads = gradient(params, batch_stats, batch, keys)
-        return loss, right, batch_stats, grads
+        (loss, (sums, batch_stats)), grads = gradient(params, batch_stats, batch, keys)
+        return loss, sums, batch_stats, grads
 
     def add_part(carry: tuple[Any, Any], part: tuple[Any, Any]) -> tuple[tuple[Any, Any], None]:
-        batch_stats, sums = carry
-        (loss, (right, batch_stats)), grads = gradient(params, batch_stats, *part)
-        return (batch_stats, jax.tree.map(jnp.add, sums, (loss, right, grads))), None
+        batch_stats, totals = carry
+        (loss, (sums, batch_stats)), grads = gradient(params, batch_stats, *part)
+        return (batch_stats, jax.tree.map(jnp.add, totals, (loss, sums, grads))), None
 
     split = {name: v.reshape(len(v) // parts, parts, *v.shape[1:]).swapaxes(0, 1) for name, v in batch.items()}
-    zeros = (jnp.zeros(()), jnp.int32(0), jax.tree.map(jnp.zeros_like, params))
+    zeros = (jnp.zeros(()), (jnp.int32(0), jnp.zeros(())), jax.tree.map(jnp.zeros_like, params))
     keys_of_parts = {name: jax.random.split(key, parts) for name, key in keys.items()}
-    (batch_stats, sums), _ = jax.lax.scan(add_part, (batch_stats, zeros), (split, keys_of_parts))
-    loss, right, grads = sums
-    return loss / parts, right, batch_stats, jax.tree.map(lambda grad: grad / parts, grads)
+    (batch_stats, totals), _ = jax.lax.scan(add_part, (batch_stats, zeros), (split, keys_of_parts))
+    loss, sums, grads = totals
+    return loss / parts, sums, batch_stats, jax.tree.map(lambda grad: grad / parts, grads)
 
 
 def eval_step(

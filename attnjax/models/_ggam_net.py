@@ -38,8 +38,9 @@ class GGAMNet(nn.Module):
 
     Returns:
       (b, n) logits in float32 or wider, or (b, hidden) where num_classes is 0. `method="features"` takes the same
-      arguments and gives the backbone's maps and D as `attention`, in order; `method="head"` gives the logits of a D.
-      GGAM's loss finds S as `intermediates/attention/channel_weights`, see `ChannelSpatialAttention`.
+      arguments and gives the backbone's maps and D as `attention`, in order; `method="attend"` gives D of an A, and
+      `method="head"` the logits of a D. GGAM's loss, `attnjax.losses.ggam_loss`, finds S as
+      `intermediates/attention/channel_weights`, see `ChannelSpatialAttention`.
 
     Raises:
       ValueError: `num_classes` is negative or `hidden` is not positive, the backbone refuses x, or there is a single
@@ -89,10 +90,14 @@ class GGAMNet(nn.Module):
         """Returns the backbone's outputs by name, in order, and D as `attention`."""
         maps = OrderedDict(self._backbone.features(x, train=train, freeze_batch_norm=freeze_batch_norm))
         last = next(reversed(maps.values()))
-        if self.attention is not None:
-            last = self._attention(last, train=train and not freeze_batch_norm)
-        maps["attention"] = last
+        maps["attention"] = self.attend(last, train=train, freeze_batch_norm=freeze_batch_norm)
         return maps
+
+    def attend(self, last: jax.Array, *, train: bool, freeze_batch_norm: bool = False) -> jax.Array:
+        """Returns D of A, (b, h', w', c) -> (b, h', w', c)."""
+        if self.attention is None:
+            return last
+        return self._attention(last, train=train and not freeze_batch_norm)
 
     def head(self, attended: jax.Array, *, train: bool, freeze_batch_norm: bool = False) -> jax.Array:
         """Returns the logits of D, (b, h', w', c) -> (b, n)."""

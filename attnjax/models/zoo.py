@@ -277,6 +277,8 @@ TABLE = [
         size=448, classes=200),
     _net("ggam_vgg16", partial(GGAMNet, VGG, **ggam), 15_123_752, 61_386_919_936,
         "ResNet-50's head on VGG-16; the released VGG scripts flatten a 7x7 map instead", _GGAM, size=448, classes=200),
+    _net("ggam_resnet20_cifar", partial(GGAMNet, small(3), **ggam), 311_966, 40_850_944,
+        "CIFAR: ResNet-50's head on the 3x3 stem of width 16 and its three stages", _GGAM, size=32, classes=10),
     _net("mobilenet", MobileNet, 4_231_976, 568_740_352, "width 1.0", _MOBILENET,
         _imagenet(31.39, 11.51, _IN_CBAM_TABLE)),
     _net("se_mobilenet", partial(MobileNet, **se), 5_072_114, 569_568_896, _CBAM_MOBILE, _MOBILENET,

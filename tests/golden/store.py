@@ -79,7 +79,7 @@ def _net(fixture: Fixture, with_training: bool) -> dict[str, np.ndarray]:
 
 
 def _ggam(fixture: Fixture) -> dict[str, np.ndarray]:
-    wanted = ("eval/logits", "eval/attention", "train64/logits", "train64/attention", "train/buffer/")
+    wanted = ("eval/logits", "eval/attention", "train64/", "train/buffer/")
     return {key: value for key, value in fixture.arrays.items() if key.startswith(wanted)}
 
 

@@ -15,6 +15,7 @@ from train.config import (
     MAY_CHANGE,
     Config,
     DataConfig,
+    GGAMConfig,
     ModelConfig,
     OptimizerConfig,
     ScheduleConfig,
@@ -75,6 +76,14 @@ from train.errors import UserError
         ),
         (Config, {"total_steps": 1, "data": {}}, "data={} must be of type DataConfig"),
         (ModelConfig, {"name": "resnet21_cifar"}, "resnet20_cifar"),
+        (GGAMConfig, {"weight": -1}, "ggam.weight=-1 must be at least 0"),
+        (GGAMConfig, {"epsilon": 0.0}, "ggam.epsilon=0.0 must be between 0 and 1"),
+        (GGAMConfig, {"wrt": "B"}, "ggam.wrt='B' must be of type 'A' or 'D'"),
+        (
+            Config,
+            {"total_steps": 1, "ggam": GGAMConfig(weight=0.5)},
+            "ggam.weight=0.5 needs another net than model.name='cbam_resnet20_cifar': take ggam_resnet50 or",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named_with_what_is_allowed(build: Any, settings: dict[str, Any], message: str):

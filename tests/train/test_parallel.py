@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from attnjax.attention import CBAM
+from attnjax.attention import CBAM, ChannelSpatialAttention
 from attnjax.layers import BatchNorm
-from attnjax.models import BasicBlock, ResNet
+from attnjax.models import BasicBlock, GGAMNet, ResNet
 from tests.train.runs import replace, small
 from train.config import Config
 from train.errors import UserError
@@ -38,6 +38,8 @@ CONFIG: Config = replace(
 DEVICE = {"parallel.batch_norm": "device"}
 PMAP = {"parallel.engine": "pmap"}
 PARTS = {"parallel.accumulate": 2}
+GUIDED = {"model.name": "ggam_resnet20_cifar", "ggam.weight": 1.0}
+FLOWING = {**GUIDED, "ggam.stop_gradient": False, "ggam.beta_norm": "softmax", "ggam.reduction": "sum"}
 MIXED = {"data.mixup": 0.2, "data.cutmix": 1.0, "label_smoothing": 0.1}
 
 
@@ -45,6 +47,10 @@ class TinyRun(Run):
     """Trains a net of one block, in float64 where that is the test's type."""
 
     def model(self, **norm: Any) -> nn.Module:
+        types: dict[str, Any] = {"dtype": _kind(), "param_dtype": _kind(), "norm": functools.partial(BatchNorm, **norm)}
+        if self.config.ggam.weight:
+            backbone = functools.partial(ResNet, (1,), BasicBlock, widths=(16,), stem="cifar", stem_width=16)
+            return GGAMNet(backbone, functools.partial(ChannelSpatialAttention, reduction=4), 10, hidden=8, **types)
         return ResNet(
             (1,),
             BasicBlock,
@@ -53,9 +59,7 @@ class TinyRun(Run):
             widths=(64,),
             stem="cifar",
             stem_width=64,
-            norm=functools.partial(BatchNorm, **norm),
-            dtype=_kind(),
-            param_dtype=_kind(),
+            **types,
         )
 
 
@@ -112,6 +116,9 @@ def alone(*changes: tuple[str, Any]) -> tuple[np.ndarray, TrainState]:
         (MIXED, MIXED),
         (MIXED, MIXED | PMAP),
         (PARTS | {"parallel.batch_norm": 2}, PARTS | DEVICE),
+        (GUIDED, GUIDED | PMAP | {"parallel.rematerialize": "block"}),
+        (FLOWING | PARTS, FLOWING | PARTS | PMAP),
+        (FLOWING | MIXED, FLOWING | MIXED),
     ],
 )
 def test_eight_devices_take_the_steps_of_one(reference: dict[str, Any], changes: dict[str, Any]):

@@ -8,14 +8,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import linen as nn
 
+from attnjax.attention import ChannelSpatialAttention
+from attnjax.losses import cross_entropy, ggam_loss
+from attnjax.models import BasicBlock, GGAMNet, ResNet
 from tests.train.runs import Arrays, reader_of_split, replace, small
 from train.config import Config, DataConfig
 from train.evaluate import Evaluation, Evaluator
 from train.layout import Layout
-from train.metrics import Metrics, cross_entropy
+from train.metrics import Metrics
+from train.mix import mix
 from train.optimizer import make_optimizer, make_schedule
 from train.run import Run
 from train.state import TrainState, create_state
@@ -149,16 +154,6 @@ def test_images_are_normalised(mean: tuple[float, ...], std: tuple[float, ...]):
     np.testing.assert_allclose(normalised, (images / 255 - np.asarray(mean)) / np.asarray(std), rtol=1e-5, atol=1e-6)
 
 
-def test_label_smoothing_by_numbers():
-    logits = jnp.asarray([[2.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
-    labels = jnp.asarray([0, 2], jnp.int32)
-    log_sum = np.log(np.exp(2) + 3)
-    plain, smooth = cross_entropy(logits, labels), cross_entropy(logits, labels, 0.2)
-    np.testing.assert_allclose(plain, [log_sum - 2, np.log(4)], rtol=1e-6)
-    # targets 0.85, 0.05, 0.05, 0.05
-    np.testing.assert_allclose(smooth, [log_sum - 0.85 * 2, np.log(4)], rtol=1e-6)
-
-
 def test_evaluation_counts_what_is_not_masked():
     model, variables = Net(), steps(CONFIG, 2)[0].variables
     data = batch(0, 8) | {"mask": np.asarray([True] * 5 + [False] * 3)}
@@ -260,3 +255,56 @@ def test_dropout_draws_anew_each_step_and_the_same_for_a_seed() -> None:
 
     assert loss(CONFIG, 0) == loss(CONFIG, 0)
     assert len({loss(CONFIG, 0), loss(CONFIG, 1), loss(replace(CONFIG, {"seed": 1}), 0)}) == 3
+
+
+GUIDED: Config = replace(
+    CONFIG, {"model.name": "ggam_resnet20_cifar", "ggam.weight": 2.0, "data.mixup": 0.5, "label_smoothing": 0.1}
+)
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {},
+        {"beta_norm": "softmax", "kl": "forward", "target": "prediction", "wrt": "D", "reduction": "sum"},
+        {"stop_gradient": False, "epsilon": 0.1},
+    ],
+)
+def test_a_guided_step_is_one_on_ggams_loss(knobs: dict[str, Any]):
+    config = replace(GUIDED, {f"ggam.{name}": value for name, value in knobs.items()})
+    model = GGAMNet(
+        partial(ResNet, (1,), BasicBlock, widths=(8,), stem="cifar", stem_width=8),
+        partial(ChannelSpatialAttention, reduction=2),
+        CLASSES,
+        hidden=4,
+    )
+    optimizer = make_optimizer(config.optimizer, lambda step: 0.1)
+    state = create_state(model, optimizer, (8, 8, 1), 0, False)
+    after, metrics = jax.jit(partial(train_step, model, optimizer, config))(state, Metrics.zero(), batch())
+
+    mixing, _ = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 0))
+    shares = jnp.asarray(np.eye(CLASSES, dtype=np.float32)[batch()["label"]])
+    images, shares = mix(config.data, mixing, normalize(config.data, jnp.asarray(batch()["image"])), shares)
+
+    def loss(params: Any) -> Any:
+        variables = state.variables | {"params": params}
+        return ggam_loss(model, variables, images, shares, train=True, weight=2.0, smoothing=0.1, **knobs)
+
+    (value, terms), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(state.variables["params"])
+    steps, _ = optimizer.update(grads, state.opt_state, state.variables["params"])
+    assert_close(after.variables, {**terms.updates, "params": optax.apply_updates(state.variables["params"], steps)})
+    figures = metrics.figures(guided=True)
+    assert figures["loss"] == pytest.approx(float(value), rel=1e-5)
+    assert figures["kl"] == pytest.approx(float(terms.guidance.mean()), rel=1e-4)
+    assert figures["kl"] > 1e-6
+
+
+def test_without_guidance_there_is_no_figure_of_it():
+    assert list(steps(CONFIG, 1)[1].figures()) == ["loss", "accuracy"]
+
+
+def test_sums_of_metrics_come_back_and_what_they_lack_is_zero():
+    sums = steps(CONFIG, 1)[1].sums()
+    assert Metrics.of(sums).sums() == sums
+    del sums["kl"]
+    assert Metrics.of(sums).sums() == sums | {"kl": 0.0}

@@ -1,0 +1,277 @@
+"""Losses: cross-entropy with label smoothing, and GGAM's, which draws channel attention to Grad-CAM's weights."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from attnjax.layers import at_least_float32
+from attnjax.models import GGAMNet
+
+__all__ = ["GGAMTerms", "cross_entropy", "ggam_loss", "guidance_loss"]
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
+    """Cross-entropy of each example with smoothed targets.
+
+    -sum over k of t_k log softmax(logits)_k, with t = (1 - smoothing) y + smoothing / n.
+
+    Args:
+      logits: (b, n), floating.
+      labels: y, as classes, integers (b,), or as shares of the classes, floating (b, n).
+      smoothing: share of the target that is spread evenly over all classes.
+
+    Returns:
+      (b,), float32 or wider.
+
+    Raises:
+      ValueError: `labels` is neither, or `smoothing` is not at least 0 and below 1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from attnjax.losses import cross_entropy
+      >>> logits = jnp.log(jnp.array([[0.7, 0.2, 0.1]]))
+      >>> [round(float(cross_entropy(logits, jnp.array([0]), s)[0]), 4) for s in (0.0, 0.3)]
+      [0.3567, 0.6765]
+
+    References:
+      Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", CVPR 2016.
+    """
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"smoothing={smoothing} must be at least 0 and below 1")
+    logits = logits.astype(at_least_float32(logits.dtype))
+    targets = (1 - smoothing) * _shares(labels, logits) + smoothing / logits.shape[-1]
+    return -jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1)
+
+
+def guidance_loss(
+    channel_weights: jax.Array,
+    cam_weights: jax.Array,
+    *,
+    kl: Literal["symmetric", "forward"] = "symmetric",
+    epsilon: float = 1e-8,
+) -> jax.Array:
+    """How far the channel weights S of each image are from the Grad-CAM weights W.
+
+    L = (KL(S || W) + KL(W || S)) / 2, or KL(S || W), with KL(p || q) = sum over c of p_c (log p_c - log q_c).
+
+    Args:
+      channel_weights: S, (b, c), at least 0.
+      cam_weights: W, (b, c), at least 0.
+      kl: the mean of both directions (paper), or the one of the released script.
+      epsilon: what logarithms see is at least this.
+
+    Returns:
+      (b,), of the type of `channel_weights`. The symmetric form is never negative, whatever S and W sum to.
+
+    Raises:
+      ValueError: `kl` is unknown.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from attnjax.losses import guidance_loss
+      >>> s, w = jnp.array([[0.25, 0.75]]), jnp.array([[0.5, 0.5]])
+      >>> [round(float(guidance_loss(s, w, kl=kl)[0]), 4) for kl in ("symmetric", "forward")]
+      [0.1373, 0.1308]
+
+    References:
+      Xu et al., "Grad-CAM Guided Channel-spatial Attention Module for Fine-grained Visual Classification", 2021.
+    """
+    _check("kl", kl, ("symmetric", "forward"))
+    ratio = jnp.log(jnp.maximum(channel_weights, epsilon)) - jnp.log(jnp.maximum(cam_weights, epsilon))
+    if kl == "forward":
+        return jnp.sum(channel_weights * ratio, axis=-1)
+    return jnp.sum((channel_weights - cam_weights) * ratio, axis=-1) / 2
+
+
+class GGAMTerms(NamedTuple):
+    """What `ggam_loss` is made of, and what comes out of its pass through the net besides.
+
+    Attributes:
+      logits: (b, n).
+      cross_entropy: of each image, (b,).
+      guidance: L_GGAM of each image, without its factor, (b,).
+      channel_weights: S, (b, c).
+      cam_gradient: beta, (b, c).
+      cam_weights: beta as `beta_norm` makes it, (b, c).
+      updates: `batch_stats` after the pass, as `apply` returns them.
+
+    Example:
+      >>> from attnjax.losses import GGAMTerms
+      >>> GGAMTerms._fields[:3]
+      ('logits', 'cross_entropy', 'guidance')
+    """
+
+    logits: jax.Array
+    cross_entropy: jax.Array
+    guidance: jax.Array
+    channel_weights: jax.Array
+    cam_gradient: jax.Array
+    cam_weights: jax.Array
+    updates: dict[str, Any]
+
+
+def ggam_loss(
+    model: GGAMNet,
+    variables: Mapping[str, Any],
+    images: jax.Array,
+    labels: jax.Array,
+    *,
+    train: bool,
+    weight: float = 1.0,
+    beta_norm: Literal["sigmoid", "sigmoid_l1", "softmax"] = "sigmoid",
+    kl: Literal["symmetric", "forward"] = "symmetric",
+    target: Literal["label", "prediction"] = "label",
+    wrt: Literal["A", "D"] = "A",
+    stop_gradient: bool = True,
+    reduction: Literal["mean", "sum"] = "mean",
+    statistics: Literal["running", "batch"] = "running",
+    smoothing: float = 0.0,
+    epsilon: float = 1e-8,
+    rngs: dict[str, jax.Array] | None = None,
+) -> tuple[jax.Array, GGAMTerms]:
+    """Cross-entropy, and the distance of the attention's channel weights from the Grad-CAM weights.
+
+    mean over b of CE + weight mean over b of L_GGAM(S, norm(beta)), beta_c = mean over h, w of d y / d A_c, where y is
+    the logit of the image's class; see `guidance_loss`. The defaults are the paper's form.
+
+    Args:
+      model: a net whose attention is `ChannelSpatialAttention`, from which S is taken.
+      variables: its `params` and `batch_stats`.
+      images: (b, h, w, c), floating.
+      labels: classes, integers (b,), or shares of the classes, floating (b, n), as Mixup makes them; then y is the sum
+        of the logits by shares.
+      train: whether batch norm takes the batch's statistics in the pass that gives logits, A, D and S.
+      weight: lambda.
+      beta_norm: sigmoid(beta), whose sum over c is not 1 (paper); divided by that sum; or the softmax over c (script).
+      kl: see `guidance_loss`.
+      target: y is the logit of the label (paper), or the highest one (script).
+      wrt: the gradient is that with respect to the attention's input A (paper) or output D (script).
+      stop_gradient: whether beta is a constant. If not, the loss's gradient holds second derivatives of the net.
+      reduction: of L_GGAM over the batch; the script has the sum. Cross-entropy is the mean in any case.
+      statistics: of batch norm in y. With the running ones, an image's beta depends on no other image; the script's
+        are those of the batch, which mix the images' gradients.
+      smoothing: see `cross_entropy`.
+      epsilon: see `guidance_loss`.
+      rngs: keys of the pass, such as `dropout`.
+
+    Returns:
+      The loss, (), and what it is made of.
+
+    Raises:
+      ValueError: the model has no such attention, or an argument is not one of those allowed.
+
+    Example:
+      >>> import attnjax, jax, jax.numpy as jnp
+      >>> from attnjax.losses import ggam_loss
+      >>> model = attnjax.create_model("ggam_resnet20_cifar", num_classes=10)
+      >>> variables = attnjax.init(model, jax.random.key(0), (1, 8, 8, 3))
+      >>> batch = jax.random.normal(jax.random.key(1), (4, 8, 8, 3)), jnp.arange(4)
+      >>> loss, terms = ggam_loss(model, variables, *batch, train=True, beta_norm="softmax")
+      >>> terms.cam_weights.shape, bool(jnp.isclose(loss, (terms.cross_entropy + terms.guidance).mean()))
+      ((4, 64), True)
+
+    References:
+      Xu et al., "Grad-CAM Guided Channel-spatial Attention Module for Fine-grained Visual Classification", 2021;
+      official code, PRIS-CV/CAM-Guided-Attention, `cars_sp_CAM.py`.
+
+    Notes:
+      With "sigmoid" W sums to about c / 2, not to 1: the symmetric loss is still not negative, but far from 0 at its
+      least, and pulls about c / 2 times as hard as with "sigmoid_l1". beta is a mean over h and w and mostly small, so
+      that W is nearly the same for all channels. The script's step also adds the gradient of the highest logits, which
+      it forgets to clear; nothing here does.
+    """
+    _check("target", target, ("label", "prediction"))
+    _check("wrt", wrt, ("A", "D"))
+    _check("reduction", reduction, ("mean", "sum"))
+    _check("statistics", statistics, ("running", "batch"))
+    maps, logits, channel_weights, updates = _forward(model, variables, images, train, rngs)
+    chosen = _shares(labels, logits) if target == "label" else None
+    options: Any = {"wrt": wrt, "train": statistics == "batch", "stop_gradient": stop_gradient}
+    beta = _cam_gradient(model, variables, maps[wrt], chosen, **options)
+    cam_weights = _normalized(beta, beta_norm)
+    guidance = guidance_loss(channel_weights, cam_weights, kl=kl, epsilon=epsilon)
+    entropy = cross_entropy(logits, labels, smoothing)
+    reduce = jnp.mean if reduction == "mean" else jnp.sum
+    terms = GGAMTerms(logits, entropy, guidance, channel_weights, beta, cam_weights, updates)
+    return entropy.mean() + weight * reduce(guidance), terms
+
+
+def _forward(
+    model: GGAMNet,
+    variables: Mapping[str, Any],
+    images: jax.Array,
+    train: bool,
+    rngs: dict[str, jax.Array] | None,
+) -> tuple[dict[str, jax.Array], jax.Array, jax.Array, dict[str, Any]]:
+    """A and D, the logits, S, and the new batch statistics."""
+    if not isinstance(model, GGAMNet):
+        raise ValueError(f"model={type(model).__name__} must be a GGAMNet")
+
+    def run(net: GGAMNet, x: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
+        maps = net.features(x, train=train)
+        before, after = list(maps.values())[-2:]
+        return {"A": before, "D": after}, net.head(after, train=train)
+
+    passed: Any = model.apply(variables, images, method=run, mutable=["batch_stats", "intermediates"], rngs=rngs)
+    (maps, logits), updates = passed
+    seen = updates.pop("intermediates", {}).get("attention", {})
+    if "channel_weights" not in seen:
+        raise ValueError(f"model.attention={model.attention} sows no channel_weights: take ChannelSpatialAttention")
+    return maps, logits, seen["channel_weights"][-1], updates
+
+
+def _cam_gradient(
+    model: GGAMNet,
+    variables: Mapping[str, Any],
+    x: jax.Array,
+    chosen: jax.Array | None,
+    *,
+    wrt: str,
+    train: bool,
+    stop_gradient: bool,
+) -> jax.Array:
+    """beta, (b, c), at x, which is A or D. Where y mixes no images, the gradient of their sum is that of each."""
+    if stop_gradient:
+        variables, x = jax.lax.stop_gradient((dict(variables), x))
+
+    def run(net: GGAMNet, x: jax.Array) -> jax.Array:
+        return net.head(net.attend(x, train=train) if wrt == "A" else x, train=train)
+
+    def score(x: jax.Array) -> jax.Array:
+        logits, _ = model.apply(variables, x, method=run, mutable=["batch_stats"])
+        return jnp.sum(logits.max(-1) if chosen is None else chosen * logits)
+
+    gradient = jax.grad(score)(x)
+    return jnp.mean(gradient.astype(at_least_float32(gradient.dtype)), axis=(-3, -2))
+
+
+def _normalized(beta: jax.Array, beta_norm: str) -> jax.Array:
+    """W of beta."""
+    _check("beta_norm", beta_norm, ("sigmoid", "sigmoid_l1", "softmax"))
+    if beta_norm == "softmax":
+        return jax.nn.softmax(beta, axis=-1)
+    squashed = jax.nn.sigmoid(beta)
+    return squashed if beta_norm == "sigmoid" else squashed / jnp.sum(squashed, axis=-1, keepdims=True)
+
+
+def _shares(labels: jax.Array, logits: jax.Array) -> jax.Array:
+    """Shares of the classes, (b, n), of the logits' type."""
+    if labels.shape == logits.shape and jnp.issubdtype(labels.dtype, jnp.floating):
+        return labels.astype(logits.dtype)
+    if labels.shape == logits.shape[:-1] and jnp.issubdtype(labels.dtype, jnp.integer):
+        return jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    raise ValueError(
+        f"labels are {labels.dtype}{list(labels.shape)}, but must be integers {list(logits.shape[:-1])} or floating "
+        f"{list(logits.shape)}"
+    )
+
+
+def _check(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        near = difflib.get_close_matches(str(value), allowed, n=1, cutoff=0.0)
+        raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, allowed))}: did you mean {near[0]!r}?")
