@@ -1,10 +1,10 @@
 """Convolutional attention networks in JAX and Flax Linen.
 
-The blocks are in `attnjax.attention`, the backbones in `attnjax.models`, their parts in `attnjax.layers`, and
-`attnjax.convert` reads and writes the weights of PyTorch code.
+The blocks are in `attnjax.attention`, the backbones in `attnjax.models`, their parts in `attnjax.layers`;
+`attnjax.explain` shows what nets look at, and `attnjax.convert` reads and writes the weights of PyTorch code.
 """
 
-from attnjax import attention, convert, layers, models
+from attnjax import attention, convert, explain, layers, models
 from attnjax.convert import load_pretrained
 from attnjax.models import (
     ModelInfo,
@@ -27,6 +27,7 @@ __all__ = [
     "count_macs",
     "count_parameters",
     "create_model",
+    "explain",
     "init",
     "layers",
     "list_models",

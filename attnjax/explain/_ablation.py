@@ -39,7 +39,9 @@ def score_cam(net: Net, layers: Sequence[Layer], images: jax.Array, target: Targ
     target = fixed(outputs, target)
 
     def masked(channel: jax.Array) -> jax.Array:
-        mask = resize_bilinear(channel[..., None].astype(at_least_float32(channel.dtype)), images.shape[1:3])
+        mask = resize_bilinear(
+            channel[..., None].astype(at_least_float32(channel.dtype)), (images.shape[1], images.shape[2])
+        )
         low, high = (reduce(mask, (1, 2), keepdims=True) for reduce in (jnp.min, jnp.max))
         mask = (mask - low) / (high - low + 1e-8)
         return scores(net(images * mask.astype(images.dtype)), target, len(images))

@@ -14,7 +14,7 @@ from attnjax.explain._ablation import ablation_cam, score_cam
 from attnjax.explain._full_grad import full_grad
 from attnjax.explain._methods import METHODS, principal
 from attnjax.explain._scale import picture
-from attnjax.explain._tap import Layer, Net, check_influence, maps_and_gradients
+from attnjax.explain._tap import Layer, Net, check_images, check_influence, maps_and_gradients
 from attnjax.explain._target import Target, scorer
 from attnjax.layers import at_least_float32
 
@@ -47,8 +47,8 @@ def grad_cam(
 ) -> CAM:
     r"""Shows where in its images a net sees what speaks for a class.
 
-    Grad-CAM: raw = sum over c of w_c A_c, with the layer's map A and w_c = mean over h, w of d score / d A_c. The map is
-    its positive part, moved to [0, 1] for each image and resized. The other methods take other weights.
+    Grad-CAM: raw = sum over c of w_c A_c, with the layer's map A and w_c = mean over h, w of d score / d A_c. Its
+    positive part is moved to [0, 1] for each image and resized. The other methods take other weights.
 
     Args:
       model: any Linen module, called with `(images)`, and `train=False` where it has such a parameter.
@@ -92,15 +92,14 @@ def grad_cam(
 
     Notes:
       One backward pass gives every image's own gradient, which holds for nets whose images do not interact, as in
-      evaluation mode. The sign of a principal component is the one that goes with the sum over channels;
-      pytorch-grad-cam leaves it to chance. `ablation_cam` sets a channel to 0, as its paper does, where that package
+      evaluation mode. A principal component has no sign of its own: it is the SVD's, on CPUs the same as in
+      pytorch-grad-cam. `ablation_cam` sets a channel to 0, as its paper does, where that package
       takes a large negative number for layers that are nowhere 0.
     """
-    if method not in _METHODS:
-        near = difflib.get_close_matches(str(method), _METHODS, n=2, cutoff=0)
+    if method not in (*_METHODS, "full_grad"):
+        near = difflib.get_close_matches(str(method), [*_METHODS, "full_grad"], n=2, cutoff=0)
         raise ValueError(f"unknown method={method!r}: did you mean {' or '.join(near)}?")
-    if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(f"images must be floating with axes (b, h, w, c), got {images.dtype}{list(images.shape)}")
+    check_images(images)
     if layer is None and method != "full_grad":
         raise ValueError(f"layer=None: method={method!r} needs a layer, such as 'stage4' of a ResNet")
     net = Net(model, variables, kwargs)
@@ -147,7 +146,6 @@ _METHODS: dict[str, Callable[..., list[jax.Array]]] = {
     "eigen_cam": _maps,
     "ablation_cam": ablation_cam,
     "score_cam": score_cam,
-    "full_grad": full_grad,
 }
 _PROJECTED = ("eigen_cam", "eigen_grad_cam")
 

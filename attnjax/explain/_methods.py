@@ -60,12 +60,10 @@ METHODS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
 def principal(maps: jax.Array) -> jax.Array:
     """Projects each position's channels on their first principal component, (b, h, w, c) -> (b, h, w).
 
-    Of the component's two signs it takes the one that goes with the sum over the channels.
+    The component's sign is what the SVD leaves it at; on CPUs that is LAPACK's, as in pytorch-grad-cam.
     """
     b, h, w, c = maps.shape
     points = maps.reshape(b, h * w, c)
     points = points - jnp.mean(points, 1, keepdims=True)
     first = jnp.linalg.svd(points, full_matrices=False)[2][:, 0]
-    projection = jnp.einsum("bnc,bc->bn", points, first, precision=jax.lax.Precision.HIGHEST)
-    agreement = jnp.sum(projection * jnp.sum(points, -1), 1, keepdims=True)
-    return jnp.where(agreement < 0, -projection, projection).reshape(b, h, w)
+    return jnp.einsum("bnc,bc->bn", points, first, precision=jax.lax.Precision.HIGHEST).reshape(b, h, w)

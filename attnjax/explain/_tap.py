@@ -26,14 +26,17 @@ As variables they pass through lifted transformations such as `nn.remat`.
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """One call of a module that gives a map (b, h, w, c), or of its gate."""
+    """One call of a module, or of its gate.
+
+    `map` has the shape and type of what it gives, or is None if that is no array; `epsilon` is a batch norm's.
+    """
 
     name: str
     path: tuple[str, ...]
     method: str
     call: int
-    map: jax.ShapeDtypeStruct
-    epsilon: float  # of a batch norm
+    map: Any
+    epsilon: float
 
 
 class Net:
@@ -97,7 +100,7 @@ class Net:
             y, module, method = call(*args, **kwargs), context.module, context.method_name
             if (*module.path, method) not in additions:
                 return y
-            addition = module.get_variable(_ADDED, method, {})
+            addition: dict[str, jax.Array] = module.get_variable(_ADDED, method, {})
             index = str(len(module.get_variable(_SEEN, method, ())))
             y = y + addition[index] if index in addition else y
             module.sow(_SEEN, method, y)
@@ -113,13 +116,19 @@ class Net:
         return outputs, [seen[*layer.path, layer.method][layer.call] for layer in layers]
 
 
+def check_images(images: jax.Array) -> None:
+    """Raises a ValueError if they are none."""
+    if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"images must be floating with axes (b, h, w, c), got {images.dtype}{list(images.shape)}")
+
+
 def _is_map(layer: Layer, images: jax.Array) -> bool:
     shape, kind = getattr(layer.map, "shape", ()), getattr(layer.map, "dtype", jnp.int32)
     return len(shape) == 4 and shape[0] == len(images) and jnp.issubdtype(kind, jnp.floating)
 
 
 def _find(layer: str, calls: Mapping[str, list[Layer]]) -> Layer:
-    name, index = re.fullmatch(r"(.*?)(?:\[(\d+)\])?", layer, re.DOTALL).groups()  # type: ignore[union-attr]
+    name, _, index = re.fullmatch(r"(.*?)(\[(\d+)\])?", layer, re.DOTALL).groups()  # type: ignore[union-attr]
     fits = [name] if name in calls else [path for path in calls if path.endswith(f"/{name}")]
     if len(fits) > 1:
         raise ValueError(f"layer={layer!r} is the end of {len(fits)} paths, such as {fits[0]} and {fits[-1]}")
@@ -128,7 +137,7 @@ def _find(layer: str, calls: Mapping[str, list[Layer]]) -> Layer:
         near = difflib.get_close_matches(name, [end for end in ends if end], n=3, cutoff=0)
         raise ValueError(f"unknown layer={layer!r}: did you mean {' or '.join(near)}?")
     found = calls[fits[0]]
-    if index is None and len(found) > 1 or int(index or 0) >= len(found):
+    if (index is None and len(found) > 1) or int(index or 0) >= len(found):
         raise ValueError(f"layer={layer!r} is called {len(found)} times: use {name}[0] to {name}[{len(found) - 1}]")
     return found[int(index or 0)]
 
@@ -154,7 +163,11 @@ def maps_and_gradients(
 def check_influence(net: Net, images: jax.Array, layers: Sequence[Layer], score: Callable[[Any], jax.Array]) -> None:
     """Raises a ValueError if the score does not depend on a layer."""
     for layer in layers:
-        if not _depends(lambda added, layer=layer: score(net.tapped(images, [layer], [added])[0]), layer.map):
+
+        def change(added: jax.Array, layer: Layer = layer) -> jax.Array:
+            return score(net.tapped(images, [layer], [added])[0])
+
+        if not _depends(change, layer.map):
             raise ValueError(f"layer={layer.name!r} has no influence on the score: its gradient is 0 everywhere")
 
 
