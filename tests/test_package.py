@@ -17,7 +17,7 @@ import pytest
 
 import attnjax
 
-PACKAGES = [attnjax, attnjax.attention, attnjax.convert, attnjax.layers, attnjax.models]
+PACKAGES = [attnjax, attnjax.attention, attnjax.convert, attnjax.explain, attnjax.layers, attnjax.models]
 MODULES = [module.name for module in pkgutil.walk_packages(attnjax.__path__, "attnjax.")]
 
 
@@ -72,9 +72,11 @@ def test_examples_of_the_readme(root: Path, tmp_path: Path, monkeypatch: pytest.
 
 FORBIDDEN = {
     "": {"train", "configs", "tests"},
-    "layers": {"attnjax.attention", "attnjax.models", "attnjax.convert"},
-    "attention": {"attnjax.models", "attnjax.convert"},
-    "models": {"attnjax.convert"},
+    "layers": {"attnjax.attention", "attnjax.models", "attnjax.convert", "attnjax.explain"},
+    "attention": {"attnjax.models", "attnjax.convert", "attnjax.explain"},
+    "models": {"attnjax.convert", "attnjax.explain"},
+    "convert": {"attnjax.explain"},
+    "explain": {"attnjax.convert"},
 }
 """What the modules of the library, or of one of its packages, never import."""
 

@@ -34,7 +34,7 @@ METHODS = (
 
 
 class Other(nn.Module):
-    """A net of someone else: no `train`, no `features`, one convolution that is called twice, a head beside the score."""
+    """A net of someone else: no `train`, no `features`, a convolution that is called twice, a head beside the score."""
 
     @nn.compact
     def __call__(self, x: jax.Array, scale: float = 1.0) -> dict[str, jax.Array]:
@@ -116,7 +116,7 @@ def test_no_target_is_the_largest_logit(variables: Any) -> None:
     images = noise(3, 16, 12, 3)
     predicted = NET.apply(variables, images, train=False).argmax(-1)
     run = jax.jit(partial(grad_cam, NET, variables, images, layer="stage2"))
-    np.testing.assert_array_equal(run().map, run(target=predicted).map)
+    np.testing.assert_allclose(run().map, run(target=predicted).map, atol=1e-5)
     assert np.abs(run().map - run(target=(predicted + 1) % 5).map).max() > 1e-3
 
 
@@ -210,7 +210,7 @@ def test_other_errors_name_what_is_wrong(variables: Any, other: Any) -> None:
         ({"method": "gradcam"}, "unknown method='gradcam': did you mean grad_cam"),
         ({"layer": "stage9"}, "unknown layer='stage9': did you mean stage"),
         ({"layer": "attention"}, "layer='attention' is the end of 2 paths, such as stage1_block0/attention"),
-        ({"layer": "stage1_block0/attention/gate"}, "did you mean stage1_block0/attention/channel_gate/gate"),
+        ({"layer": "stage1_block0/attention/gate"}, "did you mean stage1_block0/attention or"),
         ({"target": 5}, r"target=5 must lie in 0\.\.4"),
         ({"target": [1, -1]}, r"target=\[1, -1\] must lie in 0\.\.4"),
         ({"target": np.array([1, 2, 3])}, r"target must be None, an integer, \(2,\) integers or a callable"),
@@ -227,7 +227,7 @@ def test_other_errors_name_what_is_wrong(variables: Any, other: Any) -> None:
     scanned = Scanned()
     tree = scanned.init(jax.random.key(0), images)
     with pytest.raises(ValueError, match=r"layer='conv' is called inside of nn.scan or nn.vmap"):
-        grad_cam(scanned, tree, images, layer="conv")
+        grad_cam(scanned, tree, images, layer="conv[0]")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -264,7 +264,7 @@ def test_weights_of_scales_are_no_map() -> None:
     net = ResNet((1,), Bottleneck, 3, widths=(8,), stem="cifar", stem_width=8)
     net = net.clone(spatial_conv=partial(PyramidSqueezeAttention, kernels=(3, 5), groups=(1, 1)))
     tree = attnjax.init(net, jax.random.key(0), (1, 8, 8, 3))
-    with pytest.raises(ValueError, match=r"layer='conv2/gate' gives \(1, 2, 1, 1, 4\)"):
+    with pytest.raises(ValueError, match=r"layer='stage1_block0/conv2/gate' gives \(1, 2, 1, 1, 4\)"):
         grad_cam(net, tree, noise(1, 8, 8, 3), layer="conv2/gate")
 
 
