@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun, jaxprs_in_params
 
 from attnjax.explain._cam import grad_cam
 from attnjax.explain._tap import Net, check_images
@@ -108,66 +107,44 @@ _guided_relu.defvjp(_forward, _backward)
 
 
 def _guided(function: Callable[[jax.Array], jax.Array], images: jax.Array) -> Callable[[jax.Array], jax.Array]:
-    """The function with guided ReLUs: its program, run equation by equation."""
+    """The function with other ReLUs: its program is traced, and they are replaced in it."""
     program = jax.make_jaxpr(function)(images)
     if not _has_relu(program.jaxpr):
         raise ValueError("guided backpropagation needs a net with ReLUs, and this one has none")
-    return lambda images: _run(program.jaxpr, program.consts, images)[0]
+    run = jaxpr_as_fun(_replaced(program))
+    return lambda images: run(images)[0]
 
 
-def _run(jaxpr: jax.extend.core.Jaxpr, consts: Sequence[Any], *args: Any) -> list[Any]:
-    values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
-
-    def read(atom: Any) -> Any:
-        return atom.val if isinstance(atom, jax.extend.core.Literal) else values[atom]
-
-    for equation in jaxpr.eqns:
-        inputs = [read(atom) for atom in equation.invars]
-        if _is_relu(equation):
-            results = [_guided_relu(x) for x, atom in zip(inputs, equation.invars, strict=True) if atom in values]
-        else:
-            params = equation.params if _has_own_gradient(equation) else _rewritten(equation.params)
-            functions, params = equation.primitive.get_bind_params(params)
-            results = equation.primitive.bind(*functions, *inputs, **params)
-            results = results if equation.primitive.multiple_results else [results]
-        values.update(zip(equation.outvars, results, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+def _replaced(value: Any) -> Any:
+    """A program, an equation, or parameters of one, with guided ReLUs."""
+    if isinstance(value, Jaxpr):
+        return value.replace(eqns=[_replaced(equation) for equation in value.eqns])
+    if isinstance(value, ClosedJaxpr):
+        return value.replace(jaxpr=_replaced(value.jaxpr))
+    if isinstance(value, JaxprEqn):
+        if _is_relu(value):
+            (x,) = (atom for atom in value.invars if not isinstance(atom, Literal))
+            (guided,) = jax.make_jaxpr(_guided_relu)(x.aval).eqns
+            return guided.replace(invars=[x], outvars=value.outvars)
+        return value.replace(params=_replaced(value.params)) if _hides_relu(value) else value
+    if isinstance(value, dict):
+        return {name: _replaced(item) for name, item in value.items()}
+    return tuple(map(_replaced, value)) if type(value) is tuple else value
 
 
-def _rewritten(value: Any) -> Any:
-    """Parameters of an equation, the programs among them with guided ReLUs."""
-    match value:
-        case dict():
-            return {name: _rewritten(item) for name, item in value.items()}
-        case tuple():
-            return tuple(map(_rewritten, value)) if any(map(_is_program, value)) else value
-        case jax.extend.core.ClosedJaxpr() if _has_relu(value.jaxpr):
-            types = [jax.ShapeDtypeStruct(t.shape, t.dtype, weak_type=t.weak_type) for t in value.in_avals]
-            return jax.make_jaxpr(partial(_run, value.jaxpr, value.consts))(*types)
-        case jax.extend.core.Jaxpr() if _has_relu(value):
-            return _rewritten(jax.extend.core.ClosedJaxpr(value, ())).jaxpr
-    return value
+def _has_relu(program: Jaxpr) -> bool:
+    return any(_is_relu(equation) or _hides_relu(equation) for equation in program.eqns)
 
 
-def _is_program(value: Any) -> bool:
-    return isinstance(value, jax.extend.core.ClosedJaxpr | jax.extend.core.Jaxpr)
+def _hides_relu(equation: JaxprEqn) -> bool:
+    """Whether a program inside of it has ReLUs, and not its own rule for derivatives."""
+    has_rule = equation.primitive.name.startswith(("custom_jvp_call", "custom_vjp_call"))
+    return not has_rule and any(map(_has_relu, jaxprs_in_params(equation.params)))
 
 
-def _has_own_gradient(equation: Any) -> bool:
-    return equation.primitive.name.startswith(("custom_jvp_call", "custom_vjp_call"))
-
-
-def _has_relu(jaxpr: jax.extend.core.Jaxpr) -> bool:
-    return any(_is_relu(equation) or _hides_relu(equation) for equation in jaxpr.eqns)
-
-
-def _hides_relu(equation: Any) -> bool:
-    return not _has_own_gradient(equation) and any(map(_has_relu, jax.extend.core.jaxprs_in_params(equation.params)))
-
-
-def _is_relu(equation: Any) -> bool:
+def _is_relu(equation: JaxprEqn) -> bool:
     """Whether it is the maximum of an array and 0, or a call of nothing else."""
     if equation.primitive.name == "max":
-        return any(isinstance(atom, jax.extend.core.Literal) and np.all(atom.val == 0) for atom in equation.invars)
-    programs = list(jax.extend.core.jaxprs_in_params(equation.params))
-    return len(programs) == 1 and len(programs[0].eqns) == 1 and _is_relu(programs[0].eqns[0])
+        return any(isinstance(atom, Literal) and np.all(atom.val == 0) for atom in equation.invars)
+    programs = list(jaxprs_in_params(equation.params))
+    return len(equation.invars) == len(programs) == 1 and len(programs[0].eqns) == 1 and _is_relu(programs[0].eqns[0])

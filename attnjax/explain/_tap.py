@@ -123,12 +123,13 @@ def check_images(images: jax.Array) -> None:
 
 
 def _is_map(layer: Layer, images: jax.Array) -> bool:
-    shape, kind = getattr(layer.map, "shape", ()), getattr(layer.map, "dtype", jnp.int32)
-    return len(shape) == 4 and shape[0] == len(images) and jnp.issubdtype(kind, jnp.floating)
+    x = layer.map
+    return x is not None and x.ndim == 4 and len(x) == len(images) and jnp.issubdtype(x.dtype, jnp.floating)
 
 
 def _find(layer: str, calls: Mapping[str, list[Layer]]) -> Layer:
-    name, _, index = re.fullmatch(r"(.*?)(\[(\d+)\])?", layer, re.DOTALL).groups()  # type: ignore[union-attr]
+    match = re.fullmatch(r"(.*)\[(\d+)\]", layer, re.DOTALL)
+    name, index = (match[1], int(match[2])) if match else (layer, None)
     fits = [name] if name in calls else [path for path in calls if path.endswith(f"/{name}")]
     if len(fits) > 1:
         raise ValueError(f"layer={layer!r} is the end of {len(fits)} paths, such as {fits[0]} and {fits[-1]}")
@@ -137,9 +138,9 @@ def _find(layer: str, calls: Mapping[str, list[Layer]]) -> Layer:
         near = difflib.get_close_matches(name, [end for end in ends if end], n=3, cutoff=0)
         raise ValueError(f"unknown layer={layer!r}: did you mean {' or '.join(near)}?")
     found = calls[fits[0]]
-    if (index is None and len(found) > 1) or int(index or 0) >= len(found):
+    if (index is None and len(found) > 1) or (index or 0) >= len(found):
         raise ValueError(f"layer={layer!r} is called {len(found)} times: use {name}[0] to {name}[{len(found) - 1}]")
-    return found[int(index or 0)]
+    return found[index or 0]
 
 
 def maps_and_gradients(
