@@ -100,8 +100,10 @@ def grad_cam(
         near = difflib.get_close_matches(str(method), [*_METHODS, "full_grad"], n=2, cutoff=0)
         raise ValueError(f"unknown method={method!r}: did you mean {' or '.join(near)}?")
     check_images(images)
-    if layer is None and method != "full_grad":
-        raise ValueError(f"layer=None: method={method!r} needs a layer, such as 'stage4' of a ResNet")
+    if not layer and method != "full_grad":
+        raise ValueError(f"layer={layer!r}: method={method!r} needs a layer, such as 'stage4' of a ResNet")
+    if eigen_smooth and method == "full_grad":
+        raise ValueError("eigen_smooth=True needs a method that weighs channels, and method='full_grad' does not")
     net = Net(model, variables, kwargs)
     names = [layer] if isinstance(layer, str) else list(layer or ())
 

@@ -208,6 +208,8 @@ def test_other_errors_name_what_is_wrong(variables: Any, other: Any) -> None:
     run = partial(grad_cam, NET, variables)
     cases: list[tuple[dict[str, Any], str]] = [
         ({"method": "gradcam"}, "unknown method='gradcam': did you mean grad_cam"),
+        ({"layer": ()}, r"layer=\(\): method='grad_cam' needs a layer"),
+        ({"method": "full_grad", "eigen_smooth": True}, "eigen_smooth=True needs a method that weighs channels"),
         ({"layer": "stage9"}, "unknown layer='stage9': did you mean stage"),
         ({"layer": "attention"}, "layer='attention' is the end of 2 paths, such as stage1_block0/attention"),
         ({"layer": "stage1_block0/attention/gate"}, "did you mean stage1_block0/attention or"),
