@@ -18,8 +18,8 @@ class Mark(nn.Module):
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from attnjax.layers import Mark
-      >>> jax.make_jaxpr(lambda x: Mark("stage").apply({}, x))(jnp.ones(2)).eqns
-      [b:f32[2] = name[name=stage] a]
+      >>> [step.params for step in jax.make_jaxpr(lambda x: Mark("stage").apply({}, x))(jnp.ones(2)).eqns]
+      [{'name': 'stage'}]
     """
 
     label: str
