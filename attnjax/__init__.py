@@ -1,10 +1,11 @@
 """Convolutional attention networks in JAX and Flax Linen.
 
-The blocks are in `attnjax.attention`, the backbones in `attnjax.models`, their parts in `attnjax.layers`, what
-they are trained with in `attnjax.losses`, and `attnjax.convert` reads and writes the weights of PyTorch code.
+The blocks are in `attnjax.attention`, the backbones in `attnjax.models`, their parts in `attnjax.layers`, what they are
+trained with in `attnjax.losses`; `attnjax.explain` shows what nets look at, and `attnjax.convert` reads and writes the
+weights of PyTorch code.
 """
 
-from attnjax import attention, convert, layers, losses, models
+from attnjax import attention, convert, explain, layers, losses, models
 from attnjax.convert import load_pretrained
 from attnjax.models import (
     ModelInfo,
@@ -27,6 +28,7 @@ __all__ = [
     "count_macs",
     "count_parameters",
     "create_model",
+    "explain",
     "init",
     "layers",
     "list_models",

@@ -37,4 +37,4 @@ def _count_traces_anew() -> None:
 @pytest.fixture(autouse=True)
 def _compile_quickly(request: pytest.FixtureRequest) -> None:
     """Tests of blocks and nets compile much and compute little; the others have the compiler's full optimisation."""
-    jax.config.update("jax_disable_most_optimizations", request.path.parent.name in ("attention", "models"))
+    jax.config.update("jax_disable_most_optimizations", request.path.parent.name in ("attention", "explain", "models"))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.attention._gate_mlp import hidden_width
+from attnjax.attention._gated import Gated
 from attnjax.layers import BatchNorm, Constant, Conv, at_least_float32, global_pool, torch_default, with_defaults
 
 
@@ -150,7 +151,7 @@ class BAMSpatialBranch(nn.Module):
         return y.astype(x.dtype)
 
 
-class BAM(nn.Module):
+class BAM(Gated):
     """Raises each value by a gate made of a channel branch and a spatial branch, side by side.
 
     y = (1 + M) x with M = sigmoid(M_c M_s) (released code) or sigmoid(M_c + M_s) (paper).
@@ -212,9 +213,7 @@ class BAM(nn.Module):
         spatial = BAMSpatialBranch(self.reduction, self.dilation, self.num_dilated, name="spatial_branch", **options)
         wide = at_least_float32(x.dtype)
         m_c, m_s = channel(x, train=train).astype(wide), spatial(x, train=train).astype(wide)
-        gate = nn.sigmoid(m_c * m_s if self.fuse == "product" else m_c + m_s)
-        self.sow("intermediates", "gate", gate)
-        return gate
+        return self.sow_gate(nn.sigmoid(m_c * m_s if self.fuse == "product" else m_c + m_s))
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         return x * (1 + self.gate(x, train=train)).astype(x.dtype)

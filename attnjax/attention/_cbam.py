@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.attention._gate_mlp import GateMLP
+from attnjax.attention._gated import Gated
 from attnjax.layers import (
     BatchNorm,
     Constant,
@@ -25,7 +26,7 @@ from attnjax.layers import (
 _DESCRIPTORS = ("pool", "pool_mean_first", "pool_average", "conv")
 
 
-class ChannelGate(nn.Module):
+class ChannelGate(Gated):
     """Scales each channel by a gate: what is in the map.
 
     M_c = sigmoid(sum over pools of MLP(pool(x))) with one MLP for all pools, y = M_c x.
@@ -72,15 +73,13 @@ class ChannelGate(nn.Module):
         shape: dict[str, Any] = {"hidden": self.hidden, "divisor": self.divisor, "kernel_init": torch_default}
         mlp = GateMLP(self.reduction, self.use_bias, self.activation, name="mlp", **shape, **dtypes)
         logits: Any = sum(mlp(p).astype(p.dtype) for p in [global_pool(x, pool) for pool in self.pools])
-        gate = self.gate_fn(logits)[:, None, None, :]
-        self.sow("intermediates", "gate", gate)
-        return gate
+        return self.sow_gate(self.gate_fn(logits)[:, None, None, :])
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         return x * self.gate(x, train=train).astype(x.dtype)
 
 
-class SpatialGate(nn.Module):
+class SpatialGate(Gated):
     """Scales each position by a gate: where in the map.
 
     M_s = sigmoid(norm(f(descriptor(x)))) with a convolution f (without bias) to one channel, y = M_s x.
@@ -144,9 +143,7 @@ class SpatialGate(nn.Module):
             released = partial(self.batch_norm, momentum=0.99, scale_init=Constant(0.0))
             norm = with_defaults(self.norm if callable(self.norm) else released, dtypes)
             logits = norm(name="bn")(logits, train=train)
-        gate = self.gate_fn(logits.astype(wide))
-        self.sow("intermediates", "gate", gate)
-        return gate
+        return self.sow_gate(self.gate_fn(logits.astype(wide)))
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         return x * self.gate(x, train=train).astype(x.dtype)

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.attention._gate_mlp import narrow_width
+from attnjax.attention._gated import Gated
 from attnjax.layers import BatchNorm, Constant, at_least_float32, torch_default, with_defaults
 
 
-class CoordinateAttention(nn.Module):
+class CoordinateAttention(Gated):
     """Scales each value by a gate of its row and one of its column, which know where in the image they are.
 
     Row means (b, h, c) and column means (b, w, c) go through one layer f = hard_swish(bn(W1 .)) together, then apart:
@@ -82,7 +83,6 @@ class CoordinateAttention(nn.Module):
         y = self.activation(y)
         gate_h = self.gate_fn(dense(channels, "conv_h")(y[:, :rows]).astype(wide))
         gate_w = self.gate_fn(dense(channels, "conv_w")(y[:, rows:]).astype(wide))
-        gate = gate_h[:, :, None, :] * gate_w[:, None, :, :]
-        self.sow("intermediates", "gate", gate)
+        gate = self.sow_gate(gate_h[:, :, None, :] * gate_w[:, None, :, :])
         y = x * gate.astype(x.dtype)
         return y + x if self.skip else y

@@ -10,10 +10,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from attnjax.attention._gated import Gated
 from attnjax.layers import Constant, global_pool, torch_default
 
 
-class EfficientChannelAttention(nn.Module):
+class EfficientChannelAttention(Gated):
     """Scales each channel by a gate computed from its neighbours among the pooled channels.
 
     s = sigmoid(conv_k(pool(x))), y = s x, with one kernel of k taps for all channels, where k is the odd number at or
@@ -73,9 +74,7 @@ class EfficientChannelAttention(nn.Module):
         else:
             y = self.activation(_ChannelConv(self.hidden, 1, use_bias=True, name="conv", **dtypes)(y))
             y = _ChannelConv(1, taps, self.circular, use_bias=True, name="conv2", **dtypes)(y)
-        gate = self.gate_fn(y[..., 0].astype(pooled.dtype))[:, None, None, :]
-        self.sow("intermediates", "gate", gate)
-        return gate
+        return self.sow_gate(self.gate_fn(y[..., 0].astype(pooled.dtype))[:, None, None, :])
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         return x * self.gate(x, train=train).astype(x.dtype)

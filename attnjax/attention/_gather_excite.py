@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.attention._gate_mlp import GateMLP
+from attnjax.attention._gated import Gated
 from attnjax.layers import (
     BatchNorm,
     Conv,
@@ -23,7 +24,7 @@ from attnjax.layers import (
 )
 
 
-class GatherExcite(nn.Module):
+class GatherExcite(Gated):
     """Scales each value by a gate computed from its surroundings: GE-theta-minus unless told otherwise.
 
     y = sigmoid(upsample(excite(gather(x)))) x: gather takes means or depthwise convolutions over `extent` x `extent`
@@ -87,8 +88,7 @@ class GatherExcite(nn.Module):
         if self.use_mlp:
             options = {"hidden": self.hidden, "divisor": self.divisor, "name": "mlp", **dtypes}
             y = GateMLP(self.reduction, activation=self.activation, **options)(y, train=train)
-        gate = self.gate_fn(y.astype(wide))
-        self.sow("intermediates", "gate", gate)
+        gate = self.sow_gate(self.gate_fn(y.astype(wide)))
         if gate.shape[1:3] != (1, 1):
             gate = resize_nearest(gate, (x.shape[1], x.shape[2]))
         return x * gate.astype(x.dtype)

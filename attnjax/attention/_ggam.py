@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.attention._gate_mlp import GateMLP
+from attnjax.attention._gated import Gated
 from attnjax.layers import global_pool, torch_default
 
 
-class ChannelSpatialAttention(nn.Module):
+class ChannelSpatialAttention(Gated):
     """Scales each position by a gate made of a channel-weighted sum of the map.
 
     S = softmax(W2 relu(W1 mean(x) + b1) + b2) over the channels, m = sum over c of S_c x_c, T = norm(m), y = T x.
@@ -81,8 +82,7 @@ class ChannelSpatialAttention(nn.Module):
             gate = jax.nn.softmax(summed, axis=(-3, -2))
         else:
             raise ValueError(f"spatial_norm={self.spatial_norm!r} is not 'sigmoid', 'sum' or 'softmax'")
-        self.sow("intermediates", "gate", gate)
-        return gate
+        return self.sow_gate(gate)
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         return x * self.gate(x, train=train).astype(x.dtype)

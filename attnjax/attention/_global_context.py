@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.attention._gate_mlp import GateMLP
+from attnjax.attention._gated import Gated
 from attnjax.layers import Constant, Conv, VarianceScaling, at_least_float32, global_pool
 
 
-class GlobalContext(nn.Module):
+class GlobalContext(Gated):
     """Adds to each position, or scales it by, what one attention map over all positions gathers.
 
     context = sum_p softmax_p(w . x + b) x_p, y = sigmoid(MLP_s(context)) x + MLP_a(context), where either MLP may be
@@ -81,8 +82,7 @@ class GlobalContext(nn.Module):
         }
         if self.scale:
             logits = GateMLP(self.reduction, name="scale_mlp", **mlp)(context).astype(context.dtype)
-            gate = self.gate_fn(logits)[:, None, None, :]
-            self.sow("intermediates", "gate", gate)
+            gate = self.sow_gate(self.gate_fn(logits)[:, None, None, :])
             x = x * gate.astype(dtype)
         if self.add:
             x = x + GateMLP(self.reduction, name="add_mlp", **mlp)(context)[:, None, None, :].astype(dtype)

@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.attention._gate_mlp import GateMLP
+from attnjax.attention._gated import Gated
 from attnjax.layers import Conv, global_pool, torch_default
 
 
-class PyramidSqueezeAttention(nn.Module):
+class PyramidSqueezeAttention(Gated):
     """Convolves at several scales and weighs the scales against each other, channel by channel.
 
     F_i = conv_i(x) to features / s channels, for s kernels; z_i = sigmoid(MLP(mean of F_i over h, w)) with one MLP
@@ -87,8 +88,7 @@ class PyramidSqueezeAttention(nn.Module):
         pooled = jnp.stack([global_pool(branch) for branch in branches], 1)
         squeezed = nn.sigmoid(mlp(pooled).astype(pooled.dtype))
         weights = jax.nn.softmax(squeezed, axis=1)[:, :, None, None, :]
-        self.sow("intermediates", "gate", weights)
-        return branches, weights
+        return branches, self.sow_gate(weights)
 
     def _check(self, channels: int) -> None:
         if isinstance(self.groups, int):

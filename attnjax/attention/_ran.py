@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from attnjax.attention._gated import Gated
 from attnjax.layers import BatchNorm, Conv, at_least_float32, max_pool, resize_bilinear, with_defaults
 
 _EPSILON = 1e-6
@@ -72,7 +73,7 @@ class ResidualUnit(nn.Module):
         return (x.astype(y.dtype) + y).astype(kind)
 
 
-class ResidualAttention(nn.Module):
+class ResidualAttention(Gated):
     """Attention module: a trunk of residual units weighted by a soft mask from an encoder-decoder beside it.
 
     z = pre(x), T = trunk(z), y = post((1 + M) T) with M = gate(up(down(z))).
@@ -160,8 +161,7 @@ class ResidualAttention(nn.Module):
         kind = x.dtype
         x = self._units("pre{}", self.p, x if self.dtype is None else x.astype(self.dtype), train)
         trunk = self._units("trunk{}", self.t, x, train)
-        gate = self._gate(self._mask(x, trunk, train), train)
-        self.sow("intermediates", "gate", gate)
+        gate = self.sow_gate(self._gate(self._mask(x, trunk, train), train))
         weight = gate if self.learning == "naive" else 1 + gate
         return self._units("post{}", self.post, trunk * weight.astype(trunk.dtype), train).astype(kind)
 

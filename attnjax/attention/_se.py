@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.attention._gate_mlp import GateMLP
+from attnjax.attention._gated import Gated
 from attnjax.layers import BatchNorm, Constant, global_pool, torch_default
 
 
-class SqueezeExcite(nn.Module):
+class SqueezeExcite(Gated):
     """Scales each channel by a gate computed from the pooled map: the official SE block.
 
     s = sigmoid(W2 relu(W1 pool(x) + b1) + b2), y = s x, with W1 of shape (c, c // reduction).
@@ -77,15 +78,13 @@ class SqueezeExcite(nn.Module):
             param_dtype=self.param_dtype,
             name="mlp",
         )
-        gate = self.gate_fn(mlp(pooled, train=train).astype(pooled.dtype))[:, None, None, :]
-        self.sow("intermediates", "gate", gate)
-        return gate
+        return self.sow_gate(self.gate_fn(mlp(pooled, train=train).astype(pooled.dtype))[:, None, None, :])
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         return x * self.gate(x, train=train).astype(x.dtype)
 
 
-class EffectiveSqueezeExcite(nn.Module):
+class EffectiveSqueezeExcite(Gated):
     """Squeeze-and-Excitation without a bottleneck: one c x c layer and a piecewise linear gate.
 
     s = hard_sigmoid(W pool(x) + b), y = s x, with hard_sigmoid(t) = relu6(t + 3) / 6.
@@ -130,9 +129,7 @@ class EffectiveSqueezeExcite(nn.Module):
             param_dtype=self.param_dtype,
             name="fc",
         )
-        gate = self.gate_fn(fc(pooled).astype(pooled.dtype))[:, None, None, :]
-        self.sow("intermediates", "gate", gate)
-        return gate
+        return self.sow_gate(self.gate_fn(fc(pooled).astype(pooled.dtype))[:, None, None, :])
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         return x * self.gate(x, train=train).astype(x.dtype)

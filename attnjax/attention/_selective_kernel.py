@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.attention._gate_mlp import narrow_width
+from attnjax.attention._gated import Gated
 from attnjax.layers import BatchNorm, Conv, at_least_float32, torch_default, with_defaults
 
 
-class SelectiveKernel(nn.Module):
+class SelectiveKernel(Gated):
     """Convolves at several scales and mixes the results with weights that each channel chooses: SKConv.
 
     u_i = relu(bn(conv_i(x))), z = relu(bn(W pool(sum_i u_i))), y = sum_i softmax_i(V_i z) u_i.
@@ -92,8 +93,7 @@ class SelectiveKernel(nn.Module):
         z = nn.Dense(width, name="fc_reduce", **dense)(pooled)
         z = nn.relu(with_defaults(self.batch_norm, dtypes)(name="bn")(z, train=train))
         logits = nn.Dense(branches * self.features, name="fc_select", **dense)(z)
-        gate = jax.nn.softmax(logits.astype(wide).reshape(-1, 1, 1, branches, self.features), axis=-2)
-        self.sow("intermediates", "gate", gate)
+        gate = self.sow_gate(jax.nn.softmax(logits.astype(wide).reshape(-1, 1, 1, branches, self.features), axis=-2))
         return jnp.sum(maps * gate.astype(maps.dtype), -2)
 
     def _path(self, index: int, x: jax.Array, train: bool, dtypes: dict[str, Any]) -> jax.Array:

@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.attention._cbam import SpatialGate
+from attnjax.attention._gated import Gated
 from attnjax.layers import BatchNorm
 
 
-class TripletAttention(nn.Module):
+class TripletAttention(Gated):
     """Scales each value by the mean of three gates, one for each plane through the map: c-w, h-c and h-w.
 
     y = (M_cw + M_hc + M_hw) x / 3, where a plane's gate is CBAM's spatial gate of the map turned so that the remaining
@@ -68,6 +69,5 @@ class TripletAttention(nn.Module):
         for name, axes in turns.items():
             branch = SpatialGate(self.kernel_size, name=name, **options)
             gates.append(branch.gate(jnp.transpose(x, axes), train=train).transpose(axes))
-        gate = sum(gates[1:], gates[0]) / len(gates)
-        self.sow("intermediates", "gate", gate)
+        gate = self.sow_gate(sum(gates[1:], gates[0]) / len(gates))
         return x * gate.astype(x.dtype)

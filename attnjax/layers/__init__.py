@@ -4,6 +4,7 @@ from attnjax.layers._conv import Conv
 from attnjax.layers._defaults import with_defaults
 from attnjax.layers._dtypes import at_least_float32
 from attnjax.layers._initializers import Constant, VarianceScaling, he_normal_fan_out, torch_default
+from attnjax.layers._mark import Mark
 from attnjax.layers._norm import BatchNorm
 from attnjax.layers._pool import avg_pool, global_pool, max_along, max_pool
 from attnjax.layers._resize import resize_bilinear, resize_nearest
@@ -12,6 +13,7 @@ __all__ = [
     "BatchNorm",
     "Constant",
     "Conv",
+    "Mark",
     "VarianceScaling",
     "at_least_float32",
     "avg_pool",

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from attnjax.layers import BatchNorm, Constant, Conv, global_pool, torch_default, with_defaults
+from attnjax.layers import BatchNorm, Constant, Conv, Mark, global_pool, torch_default, with_defaults
 from attnjax.models._blocks import check_images
 
 _BLOCKS = (
@@ -131,6 +131,8 @@ class MobileNet(nn.Module):
         for i, (width, stride) in enumerate(_BLOCKS, start=1):
             block = SeparableBlock(int(width * self.width_multiplier), stride, conv, norm, attention)
             setattr(self, f"block{i}", block)
+        maps = ("stem", *(f"stage{i}" for i in range(1, len(_STAGE_ENDS) + 1)))
+        self._marks = {name: Mark("stage", name=name) for name in maps}
         if self.num_classes:
             self.fc = nn.Dense(self.num_classes, kernel_init=torch_default, bias_init=Constant(0.0), **dtypes)
 
@@ -139,12 +141,13 @@ class MobileNet(nn.Module):
         check_images(x)
         train = train and not freeze_batch_norm
         x = nn.relu(self.bn1(self.conv1(x.astype(self.dtype)), train=train))
-        x = checkpoint_name(x, "stage")
+        x = self._marks["stem"](x)
         outputs = OrderedDict(stem=x)
         for i in range(1, len(_BLOCKS) + 1):
             x = checkpoint_name(getattr(self, f"block{i}")(x, train=train), "block")
             if i in _STAGE_ENDS:
-                outputs[f"stage{len(outputs)}"] = x = checkpoint_name(x, "stage")
+                name = f"stage{len(outputs)}"
+                outputs[name] = x = self._marks[name](x)
         return outputs
 
     def __call__(self, x: jax.Array, *, train: bool, freeze_batch_norm: bool = False) -> jax.Array:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from attnjax.layers import BatchNorm, Constant, Conv, global_pool, max_pool, torch_default, with_defaults
+from attnjax.layers import BatchNorm, Constant, Conv, Mark, global_pool, max_pool, torch_default, with_defaults
 from attnjax.models._blocks import Bottleneck, check_images
 
 
@@ -217,6 +217,8 @@ class ResidualAttentionNet(nn.Module):
                 setattr(self, names[-1], with_defaults(self._attention(i - 1), dtypes, batch_norm=self.norm)())
             stages.append(tuple(names))
         self._stages = tuple(stages)
+        maps = ("stem", *(f"stage{i}" for i in range(1, len(stages) + 1)))
+        self._marks = {name: Mark("stage", name=name) for name in maps}
         if self.pre_activation:
             self.bn_final = norm()
         if self.num_classes:
@@ -277,12 +279,12 @@ class ResidualAttentionNet(nn.Module):
             x = max_pool(x, 3, 2, ceil_mode=True) if self.stem_pool == "ceil" else max_pool(x, 3, 2, padding=1)
         elif self.stem == "cifar_5x5":
             x = max_pool(x, 2, 2)
-        x = checkpoint_name(x, "stage")
+        x = self._marks["stem"](x)
         outputs = OrderedDict(stem=x)  # jit sorts the keys of a plain dict
         for i, names in enumerate(self._stages, start=1):
             for name in names:
                 x = checkpoint_name(getattr(self, name)(x, train=train), "block")
-            outputs[f"stage{i}"] = x = checkpoint_name(x, "stage")
+            outputs[f"stage{i}"] = x = self._marks[f"stage{i}"](x)
         return outputs
 
     def __call__(self, x: jax.Array, *, train: bool, freeze_batch_norm: bool = False) -> jax.Array:

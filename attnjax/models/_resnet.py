@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from attnjax.layers import BatchNorm, Constant, Conv, global_pool, max_pool, torch_default, with_defaults
+from attnjax.layers import BatchNorm, Constant, Conv, Mark, global_pool, max_pool, torch_default, with_defaults
 from attnjax.models._blocks import PLACEMENTS, Bottleneck, Placement, check_images
 
 
@@ -131,6 +131,8 @@ class ResNet(nn.Module):
                 setattr(self, names[-1], attention())
             stages.append(tuple(names))
         self._stages = tuple(stages)
+        maps = ("stem", *(f"stage{i}" for i in range(1, len(stages) + 1)))
+        self._marks = {name: Mark("stage", name=name) for name in maps}
         if self._block.pre_activation:
             self.bn_final = norm()
         if self.num_classes:
@@ -213,12 +215,12 @@ class ResNet(nn.Module):
                 x = self.activation(getattr(self, f"bn{index}")(x, train=train))
         if self.stem != "cifar" and self.stem_pool != "none":
             x = max_pool(x, 3, 2, padding=1) if self.stem_pool == "padded" else max_pool(x, 3, 2, ceil_mode=True)
-        x = checkpoint_name(x, "stage")
+        x = self._marks["stem"](x)
         outputs = OrderedDict(stem=x)  # jit sorts the keys of a plain dict
         for i, names in enumerate(self._stages, start=1):
             for name in names:
                 x = checkpoint_name(getattr(self, name)(x, train=train), "block")
-            outputs[f"stage{i}"] = x = checkpoint_name(x, "stage")
+            outputs[f"stage{i}"] = x = self._marks[f"stage{i}"](x)
         return outputs
 
     def __call__(self, x: jax.Array, *, train: bool, freeze_batch_norm: bool = False) -> jax.Array:

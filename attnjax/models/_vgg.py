@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from attnjax.layers import BatchNorm, Constant, Conv, global_pool, max_pool, torch_default, with_defaults
+from attnjax.layers import BatchNorm, Constant, Conv, Mark, global_pool, max_pool, torch_default, with_defaults
 from attnjax.models._blocks import check_images
 
 
@@ -79,6 +79,8 @@ class VGG(nn.Module):
             for j in range(1, size + 1):
                 setattr(self, f"stage{i}_conv{j}", conv(width, 3))
                 setattr(self, f"stage{i}_bn{j}", norm())
+        marks = {f"stage{i}": Mark("stage", name=f"stage{i}") for i in range(1, len(self.widths) + 1)}
+        self._marks = marks | {"pool": Mark("pool", name="pool")}
         if self.num_classes:
             self.fc = nn.Dense(self.num_classes, kernel_init=torch_default, bias_init=Constant(0.0), **dtypes)
 
@@ -96,9 +98,9 @@ class VGG(nn.Module):
                 x = getattr(self, f"stage{i}_conv{j}")(x)
                 x = nn.relu(getattr(self, f"stage{i}_bn{j}")(x, train=train))
                 x = checkpoint_name(x, "block")
-            outputs[f"stage{i}"] = x = checkpoint_name(x, "stage")
+            outputs[f"stage{i}"] = x = self._marks[f"stage{i}"](x)
             x = max_pool(x, 2, 2)
-        outputs["pool"] = x
+        outputs["pool"] = self._marks["pool"](x)
         return outputs
 
     def __call__(self, x: jax.Array, *, train: bool, freeze_batch_norm: bool = False) -> jax.Array:

@@ -13,7 +13,7 @@ SLOW_MACS = 2e9
 """A gradient step in float64 of more multiply-accumulates than this is marked slow."""
 
 
-CHECKED = ("block", "model", "ggam")
+CHECKED = ("block", "cam", "model", "ggam")
 """Kinds of fixtures that are compared."""
 
 
@@ -47,9 +47,6 @@ def with_gradients(folder: Path, full: bool) -> list[Fixture]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     folder, full = metafunc.config.getoption("--golden"), metafunc.config.getoption("--full")
-    if "unchecked" in metafunc.fixturenames:
-        entries = [entry for entry in read_index(folder) if entry["kind"] not in CHECKED]
-        metafunc.parametrize("unchecked", entries, ids=[entry["id"] for entry in entries])
     for argument in {*CHECKED, "trained_model"} & set(metafunc.fixturenames):
         found = with_gradients(folder, full) if argument == "trained_model" else find_fixtures(folder, argument)
         slow = [argument == "trained_model" and cost(fixture) > SLOW_MACS for fixture in found]

@@ -2,8 +2,9 @@
 
     python -m tests.golden.store SOURCE
 
-Kept are the whole index, all blocks, the logits of all nets, and the gradients of one net per family. Outputs and
-input gradients of large blocks are kept as a sample and a norm, as the folder itself keeps large parameter gradients.
+Kept are the whole index, all blocks, the logits of all nets, the gradients of one net per family, and activation maps
+with every eighth value of large ones. Outputs and input gradients of large blocks are kept as a sample and a norm, as
+the folder itself keeps large parameter gradients.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ def _arrays(fixture: Fixture, kind: str, with_training: bool) -> dict[str, np.nd
     match kind:
         case "block":
             return _block(fixture)
+        case "cam":
+            return _cam(fixture)
         case "ggam":
             return _ggam(fixture)
     return _net(fixture, with_training)
@@ -76,6 +79,17 @@ def _net(fixture: Fixture, with_training: bool) -> dict[str, np.ndarray]:
     if with_training:
         wanted += ["train/logits64", "train64/", "train/buffer"]
     return {key: value for key, value in fixture.arrays.items() if any(key.startswith(start) for start in wanted)}
+
+
+def _cam(fixture: Fixture) -> dict[str, np.ndarray]:
+    """Raw maps, and every eighth value of the finished ones."""
+    arrays = {}
+    for key, value in fixture.arrays.items():
+        if key.endswith("/final") and value.size > LARGEST:
+            arrays[f"{key}_every8"] = value[:, ::8, ::8]
+        elif key.endswith(("/raw", "/final", "/final_every8")):
+            arrays[key] = value
+    return arrays
 
 
 def _ggam(fixture: Fixture) -> dict[str, np.ndarray]:
