@@ -60,7 +60,7 @@ def grad_cam(
         whatever is named.
       target: the score that is explained: None, the largest logit; a class or (b,) classes, their logits; or a callable
         from the net's outputs to (b,) numbers, each of which depends on its own image alone.
-      method: with gradients `"grad_cam"`, `"grad_cam_plus_plus"`, `"hires_cam"`, `"layer_cam"`, `"xgrad_cam"`,
+      method: with gradients `"grad_cam"`, `"grad_cam++"`, `"hires_cam"`, `"layer_cam"`, `"xgrad_cam"`,
         `"grad_cam_elementwise"`, `"eigen_grad_cam"`, `"full_grad"`; with the map alone `"eigen_cam"`; with a run of the
         net for every channel `"ablation_cam"`, `"score_cam"`.
       eigen_smooth: project the weighted channels on their first principal component in place of adding them up.

@@ -48,7 +48,7 @@ def grad_cam_elementwise(maps: jax.Array, gradients: jax.Array) -> jax.Array:
 
 METHODS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "grad_cam": grad_cam,
-    "grad_cam_plus_plus": grad_cam_plus_plus,
+    "grad_cam++": grad_cam_plus_plus,
     "hires_cam": hires_cam,
     "layer_cam": layer_cam,
     "xgrad_cam": xgrad_cam,

@@ -20,7 +20,7 @@ from attnjax.models import VGG, BasicBlock, Bottleneck, GGAMNet, ResNet
 NET = ResNet((1, 1), BasicBlock, 5, partial(CBAM, reduction=4), widths=(8, 16), stem="cifar", stem_width=8)
 METHODS = (
     "grad_cam",
-    "grad_cam_plus_plus",
+    "grad_cam++",
     "hires_cam",
     "layer_cam",
     "xgrad_cam",

@@ -18,7 +18,7 @@ from tests.golden.reference import Fixture
 
 METHODS = {
     "GradCAM": "grad_cam",
-    "GradCAMPlusPlus": "grad_cam_plus_plus",
+    "GradCAMPlusPlus": "grad_cam++",
     "XGradCAM": "xgrad_cam",
     "HiResCAM": "hires_cam",
     "LayerCAM": "layer_cam",
