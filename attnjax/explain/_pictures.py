@@ -1,0 +1,119 @@
+"""Pictures of class activation maps: laid over the images, and side by side for several nets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_INCHES = 1.5
+"""Side of an image in a gallery."""
+
+
+def overlay(images: jax.Array, maps: jax.Array, *, opacity: float = 0.5) -> jax.Array:
+    """Lays maps over images, from blue where a map is 0 over green to red where it is 1.
+
+    (1 - opacity) image + opacity colour, with red, green, blue = clip(1.5 - |4 map - (3, 2, 1)|, 0, 1).
+
+    Args:
+      images: (b, h, w, 1) or (b, h, w, 3), floating in [0, 1] or uint8.
+      maps: (b, h, w) in [0, 1], such as `grad_cam(...).map`.
+      opacity: share of the colour, from 0 to 1.
+
+    Returns:
+      (b, h, w, 3), float32, in [0, 1].
+
+    Raises:
+      ValueError: shapes do not fit, or `opacity` lies outside of [0, 1].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from attnjax.explain import overlay
+      >>> overlay(jnp.zeros((1, 1, 2, 1)), jnp.array([[[0.0, 1.0]]]), opacity=1.0)[0, 0].tolist()
+      [[0.0, 0.0, 0.5], [0.5, 0.0, 0.0]]
+    """
+    if images.ndim != 4 or images.shape[-1] not in (1, 3) or maps.shape != images.shape[:3]:
+        raise ValueError(
+            f"images {list(images.shape)} and maps {list(maps.shape)} must be (b, h, w, 1 or 3), (b, h, w)"
+        )
+    if not 0 <= opacity <= 1:
+        raise ValueError(f"opacity={opacity} must lie in [0, 1]")
+    scale = 255.0 if images.dtype == jnp.uint8 else 1.0
+    pixels = jnp.clip(images.astype(jnp.float32) / scale, 0.0, 1.0)
+    return (1 - opacity) * pixels + opacity * _colours(maps.astype(jnp.float32))
+
+
+def _colours(maps: jax.Array) -> jax.Array:
+    distances = jnp.stack([jnp.abs(4 * maps - peak) for peak in (3.0, 2.0, 1.0)], axis=-1)
+    return jnp.clip(1.5 - distances, 0.0, 1.0)
+
+
+class Column(NamedTuple):
+    """What a gallery shows of one net.
+
+    Attributes:
+      title: stands above the column, such as the net's name.
+      maps: (b, h, w) in [0, 1].
+      captions: a line below each image, such as the class and its probability.
+
+    Example: see `gallery`.
+    """
+
+    title: str
+    maps: Any
+    captions: Sequence[str]
+
+
+def gallery(images: jax.Array, columns: Sequence[Column], captions: Sequence[str] = ()) -> Any:
+    """Draws images and, beside each, the maps that nets have of it, as the figures of CBAM's paper do.
+
+    Args:
+      images: (b, h, w, 1) or (b, h, w, 3), floating in [0, 1] or uint8: a row for each.
+      columns: one for each net.
+      captions: a line below each image itself, such as its class.
+
+    Returns:
+      A `matplotlib.figure.Figure`; `figure.savefig("gallery.png")` writes it.
+
+    Raises:
+      ImportError: matplotlib is not installed.
+      ValueError: maps do not fit the images.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from attnjax.explain import Column, gallery
+      >>> columns = [Column("cbam_resnet50", jnp.ones((2, 8, 8)), ["cat 0.93", "dog 0.71"])]
+      >>> len(gallery(jnp.ones((2, 8, 8, 3)), columns, ["cat", "dog"]).axes)  # the last one is the colour bar
+      5
+
+    References:
+      Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018, figure 4.
+    """
+    try:
+        from matplotlib.cm import ScalarMappable
+        from matplotlib.colors import ListedColormap
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("gallery draws with matplotlib: pip install matplotlib") from error
+
+    pictures = [np.asarray(overlay(images, jnp.zeros(images.shape[:3]), opacity=0.0))]
+    pictures += [np.asarray(overlay(images, jnp.asarray(column.maps))) for column in columns]
+    texts = [captions or [""] * len(images), *(column.captions for column in columns)]
+    rows, width = len(images), len(pictures)
+    figure = Figure((width * _INCHES + 0.8, rows * (_INCHES + 0.25) + 0.3), layout="constrained")
+    axes = figure.subplots(rows, width, squeeze=False)
+    for column, title in enumerate(("input", *(column.title for column in columns))):
+        axes[0, column].set_title(title, fontsize=9, parse_math=False)
+        for row in range(rows):
+            axis = axes[row, column]
+            axis.imshow(pictures[column][row], interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+            axis.set_xlabel(texts[column][row], fontsize=8, parse_math=False)
+    if columns:
+        colours = ListedColormap(np.asarray(_colours(jnp.linspace(0, 1, 256))))
+        bar = figure.colorbar(ScalarMappable(cmap=colours), ax=axes, shrink=min(1.0, 4 / rows), aspect=30)
+        bar.set_label("class activation, share of the map's highest", fontsize=8)
+    return figure
