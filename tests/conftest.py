@@ -1,6 +1,7 @@
 """Strict everywhere: eight CPU devices, no implicit promotion of types or ranks."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -35,6 +36,11 @@ def _count_traces_anew() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _compile_quickly(request: pytest.FixtureRequest) -> None:
-    """Tests of blocks and nets compile much and compute little; the others have the compiler's full optimisation."""
+def _compile_quickly(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tests of blocks and nets compile much and compute little; the others have the compiler's full optimisation.
+
+    What is made for several tests has it too: it comes before this in the first of them.
+    """
     jax.config.update("jax_disable_most_optimizations", request.path.parent.name in ("attention", "explain", "models"))
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

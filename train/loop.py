@@ -95,8 +95,6 @@ def describe(config: Config, dataset: Dataset) -> Run:
     classes = len(dataset.class_names)
     if config.model.num_classes not in (None, classes):
         raise UserError(f"model.num_classes={config.model.num_classes}, but {config.data.source} has {classes} classes")
-    if config.data.batch_size > len(dataset.train):
-        raise UserError(f"data.batch_size={config.data.batch_size}, but there are {len(dataset.train)} training images")
     shape = image_shape(dataset.train, config.data)
     for name in ("mean", "std"):
         if len(getattr(config.data, name)) not in (1, shape[-1]):

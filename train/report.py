@@ -64,6 +64,8 @@ class Report:
             f"{config.model.name} on {config.data.source}: {run.num_examples} training images of "
             f"{height}x{width}x{channels}, {len(run.class_names)} classes, {total} steps of {config.data.batch_size}"
         )
+        if config.data.batch_size > run.num_examples:
+            self.say("a batch is larger than the data set: it has images several times")
         if _is_terminal():
             self._bar = tqdm(total=total, initial=step, unit="step", file=sys.stdout)
             self._bar.set_postfix_str("compiling")

@@ -147,7 +147,7 @@ def test_the_real_step_is_compiled_for_the_devices_of_a_pod(pod: Pod) -> None:
     step = pod.compile(_CONFIG)
     run = Run(_CONFIG, tuple("0123456789"), (8, 8, 3), 32)
     state = run.abstract_state()
-    images, labels, metrics = 4 * 8 * 8 * 3, 4 * 4, 5 * 4
+    images, labels, metrics = 4 * 8 * 8 * 3, 4 * 4, 6 * 4
     assert step.images == 4
     assert step.memory["arguments"] == _bytes(state) + images + labels + metrics
     assert step.memory["reused"] == _bytes(state) + metrics
