@@ -17,7 +17,7 @@ _IMAGES = 64
 
 def ablation_cam(net: Net, layers: Sequence[Layer], images: jax.Array, target: Target) -> list[jax.Array]:
     """Weighs each channel with the share of the score that is lost when it is 0 (Desai and Ramaswamy, WACV 2020)."""
-    outputs, maps = net.tapped(images, layers, [jnp.zeros(layer.map.shape, layer.map.dtype) for layer in layers])
+    outputs, maps = net.read(images, layers)
     target = fixed(outputs, target)
     whole = scores(outputs, target, len(images))
 
@@ -35,7 +35,7 @@ def ablation_cam(net: Net, layers: Sequence[Layer], images: jax.Array, target: T
 
 def score_cam(net: Net, layers: Sequence[Layer], images: jax.Array, target: Target) -> list[jax.Array]:
     """Weighs each channel with the softmax of the scores of images that it masks (Wang et al., CVPRW 2020)."""
-    outputs, maps = net.tapped(images, layers, [jnp.zeros(layer.map.shape, layer.map.dtype) for layer in layers])
+    outputs, maps = net.read(images, layers)
     target = fixed(outputs, target)
 
     def masked(channel: jax.Array) -> jax.Array:

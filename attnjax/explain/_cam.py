@@ -135,8 +135,7 @@ def _by_gradient(weigh: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable
 
 def _maps(net: Net, layers: Sequence[Layer], images: jax.Array, target: Target) -> list[jax.Array]:
     del target
-    zeros = [jnp.zeros(layer.map.shape, layer.map.dtype) for layer in layers]
-    return [_wide(x) for x in net.tapped(images, layers, zeros)[1]]
+    return [_wide(x) for x in net.read(images, layers)[1]]
 
 
 def _wide(x: jax.Array) -> jax.Array:

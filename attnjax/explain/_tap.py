@@ -88,6 +88,10 @@ class Net:
             jax.eval_shape(lambda images: self(images), images)  # a new function: one that is known is not traced
         return found
 
+    def read(self, images: jax.Array, layers: Sequence[Layer]) -> tuple[Any, list[jax.Array]]:
+        """Outputs of the net, and the layers' maps."""
+        return self.tapped(images, layers, _zeros(layers))
+
     def tapped(
         self, images: jax.Array, layers: Sequence[Layer], added: Sequence[jax.Array]
     ) -> tuple[Any, list[jax.Array]]:
@@ -120,6 +124,11 @@ def check_images(images: jax.Array) -> None:
     """Raises a ValueError if they are none."""
     if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(f"images must be floating with axes (b, h, w, c), got {images.dtype}{list(images.shape)}")
+
+
+def _zeros(layers: Sequence[Layer]) -> list[jax.Array]:
+    """What changes nothing when it is added to the layers' maps."""
+    return [jnp.zeros(layer.map.shape, layer.map.dtype) for layer in layers]
 
 
 def _is_map(layer: Layer, images: jax.Array) -> bool:
@@ -155,8 +164,7 @@ def maps_and_gradients(
         outputs, maps = net.tapped(images, layers, added)
         return score(outputs), maps
 
-    zeros = [jnp.zeros(layer.map.shape, layer.map.dtype) for layer in layers]
-    values, pullback, maps = jax.vjp(scores, images, *zeros, has_aux=True)
+    values, pullback, maps = jax.vjp(scores, images, *_zeros(layers), has_aux=True)
     of_images, *of_maps = pullback(jnp.ones_like(values))
     return maps, of_images, of_maps
 
