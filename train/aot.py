@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -17,6 +18,7 @@ import tyro
 from train.benchmark import processor
 from train.config import Config, flatten
 from train.errors import UserError
+from train.files import replacing
 from train.tpu import GIB, Compiled, NotEnoughMemoryError, Pod, versions
 
 _DEFAULT_CONFIG = "configs/imagenet_cbam_resnet50.py"
@@ -41,7 +43,7 @@ class Arguments:
     find_batch: tyro.conf.FlagCreatePairsOff[bool] = False
     """Also find the most images that fit on a chip; it compiles the step twice more as a rule."""
     json: str | None = None
-    """File to write all figures to."""
+    """File to write all figures to. Where it has those of the very same step, that is not compiled again."""
 
 
 def largest_batch(
@@ -132,7 +134,15 @@ def describe(pod: Pod, config: Config, step: Compiled) -> list[str]:
     ]
 
 
-def record(pod: Pod, config: Config, step: Compiled | None, largest: Compiled | None) -> dict[str, Any]:
+def read_record(path: str, key: str) -> dict[str, Any] | None:
+    """What `record` gave of the step with this key; None where the file has no such figures."""
+    with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
+        stored = json.load(file)
+        return stored if stored["key"] == key else None
+    return None
+
+
+def record(pod: Pod, config: Config, key: str, step: Compiled | None, largest: Compiled | None) -> dict[str, Any]:
     """All figures, for JSON."""
 
     def figures(compiled: Compiled | None) -> dict[str, Any] | None:
@@ -144,6 +154,7 @@ def record(pod: Pod, config: Config, step: Compiled | None, largest: Compiled | 
         return dataclasses.asdict(compiled) | derived
 
     return {
+        "key": key,
         "config": flatten(config),
         "topology": pod.topology,
         "chips": len(pod.devices),
@@ -168,9 +179,20 @@ def main(arguments: Sequence[str]) -> None:
     if parsed.batch_per_chip is not None:
         config = pod.with_images(config, parsed.batch_per_chip)
 
-    step, largest, known = None, None, {0: 0}
+    stored, largest, known = None, None, {0: 0}
+    if parsed.json is not None:
+        key = pod.key(config)
+        stored = read_record(parsed.json, key)
+
+    def write() -> None:
+        if parsed.json is not None:
+            with replacing(parsed.json) as written, open(written, "w", encoding="utf-8") as file:
+                json.dump(record(pod, config, key, step, largest), file, indent=2)
+
+    step = Compiled.of_record(stored["step"]) if stored and stored["step"] else None
     try:
-        step = pod.compile(config)
+        step = step or pod.compile(config)
+        write()
         known = {0: step.fixed, step.images: step.needed}
         print(*describe(pod, config, step), sep="\n", flush=True)
     except NotEnoughMemoryError as error:
@@ -180,10 +202,8 @@ def main(arguments: Sequence[str]) -> None:
         print(f"tried        {error}", flush=True)
     if parsed.find_batch:
         largest = find_largest(pod, config, step, known)
+        write()
         print(f"largest      {largest.images} images a chip, {largest.needed / GIB:.2f} GiB")
-    if parsed.json is not None:
-        with open(parsed.json, "w", encoding="utf-8") as file:
-            json.dump(record(pod, config, step, largest), file, indent=2)
 
 
 if __name__ == "__main__":

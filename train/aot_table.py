@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -16,6 +15,7 @@ from train.cli import parse, program, read_config_file  # first: it checks the e
 # isort: split
 import tyro
 
+from train.aot import read_record
 from train.chips import chip_of
 from train.errors import UserError
 from train.files import replacing
@@ -65,31 +65,19 @@ class Arguments:
         return os.path.join(self.records, f"{name}-{self.topology.replace(':', '-')}.json")
 
 
-def read_record(arguments: Arguments, path: str, key: str) -> dict[str, Any] | None:
-    """The figures of a config; None where they are still to do."""
-    with contextlib.suppress(FileNotFoundError), open(arguments.record_path(path), encoding="utf-8") as file:
-        record = json.load(file)
-        if record["key"] == key and (record["largest"] or not arguments.find_batch):
-            return record
-    return None
-
-
-def compile_config(arguments: Arguments, path: str, key: str) -> dict[str, Any]:
+def compile_config(arguments: Arguments, path: str) -> dict[str, Any]:
     """Compiles in a process of its own, which takes its memory along.
 
     Raises:
       subprocess.CalledProcessError: it failed, and has said why.
     """
-    with replacing(arguments.record_path(path)) as written:
-        command = [sys.executable, "-m", "train.aot", path, "--topology", arguments.topology, "--json", written]
-        command += ["--batch_per_chip", str(arguments.batch_per_chip)]
-        command += ["--find_batch"] * arguments.find_batch
-        subprocess.run(command, check=True)
-        with open(written, encoding="utf-8") as file:
-            record = json.load(file) | {"key": key}
-        with open(written, "w", encoding="utf-8") as file:
-            json.dump(record, file, indent=2)
-    return record
+    out = arguments.record_path(path)
+    command = [sys.executable, "-m", "train.aot", path, "--topology", arguments.topology, "--json", out]
+    command += ["--batch_per_chip", str(arguments.batch_per_chip)]
+    command += ["--find_batch"] * arguments.find_batch
+    subprocess.run(command, check=True)
+    with open(out, encoding="utf-8") as file:
+        return json.load(file)
 
 
 def table(records: Mapping[str, Mapping[str, Any]], arguments: Arguments) -> str:
@@ -150,9 +138,10 @@ def main(arguments: Sequence[str]) -> None:
         print(f"== {path}, {number} of {len(parsed.configs)}", flush=True)
         try:
             key = pod.key(pod.with_images(read_config_file(path), parsed.batch_per_chip))
-            record = read_record(parsed, path, key)
-            print("done before" if record else "compiling", flush=True)
-            records[path] = record or compile_config(parsed, path, key)
+            record = read_record(parsed.record_path(path), key)
+            done = record is not None and (not parsed.find_batch or record["largest"])
+            print("done before" if done else "compiling", flush=True)
+            records[path] = record if done else compile_config(parsed, path)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
             failed.append(path)

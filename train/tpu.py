@@ -81,6 +81,12 @@ class Compiled:
     unknown_loops: int
     seconds: float
 
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> Compiled:
+        """From the fields as JSON has them; others beside them are passed over."""
+        fields = {field.name: record[field.name] for field in dataclasses.fields(cls)}
+        return cls(**fields | {"traffic": {kind: Traffic(**of) for kind, of in fields["traffic"].items()}})
+
     @property
     def needed(self) -> int:
         """Bytes of memory in all."""

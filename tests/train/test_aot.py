@@ -18,6 +18,7 @@ from tests.train.runs import ROOT, replace
 from train import aot, aot_table, tpu
 from train.aot import describe, largest_batch, record
 from train.chips import CHIPS, Chip, chip_of
+from train.cli import read_config_file
 from train.config import Config, DataConfig, ModelConfig, ParallelConfig
 from train.errors import UserError
 from train.hlo import Traffic
@@ -175,7 +176,7 @@ def test_the_key_changes_with_what_is_compiled(pod: Pod, monkeypatch: pytest.Mon
 
 def test_a_record_holds_all_figures(pod: Pod) -> None:
     larger = dataclasses.replace(_STEP, images=8)
-    stored = json.loads(json.dumps(record(pod, pod.with_images(_CONFIG, 2), _STEP, larger)))
+    stored = json.loads(json.dumps(record(pod, pod.with_images(_CONFIG, 2), "key", _STEP, larger)))
     assert (stored["chips"], stored["processes"], stored["config"]["data.batch_size"]) == (8, 1, 16)
     assert stored["step"]["images"] == 4
     assert stored["step"]["needed"] == _STEP.needed
@@ -251,6 +252,21 @@ def test_the_program_finds_the_largest_batch(
     assert stored["config"]["data.image_size"] == 16
 
 
+def test_a_step_that_a_file_has_is_not_compiled_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], config_file: str, tmp_path: Path
+) -> None:
+    asked = _without_compiling(monkeypatch, limit=15)
+    command = [config_file, "--batch_per_chip", "2", "--json", str(tmp_path / "out.json")]
+    aot.main(command)
+    said = capsys.readouterr().out
+    aot.main(command)
+    assert capsys.readouterr().out == said
+    aot.main([*command, "--find_batch"])
+    assert asked == [2, 8]
+    aot.main([*command, "--optimizer.weight_decay", "0.5"])
+    assert asked == [2, 8, 2]
+
+
 def test_a_batch_that_does_not_fit_is_an_error_or_where_the_search_begins(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], config_file: str, fails: Callable[..., str]
 ) -> None:
@@ -266,7 +282,6 @@ def test_the_table_goes_on_where_it_stopped(
 ) -> None:
     monkeypatch.setattr(Pod, "of", lambda topology: pod)
     monkeypatch.setattr(Pod, "key", lambda self, config: f"{config.total_steps} steps, {config.data.batch_size} images")
-    figures = {found: json.dumps(record(pod, _CONFIG, _STEP, _STEP if found else None)) for found in (False, True)}
     compiled, broken = [], {"b"}
 
     def run(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
@@ -274,7 +289,9 @@ def test_the_table_goes_on_where_it_stopped(
         compiled.append(name)
         if name in broken:
             raise subprocess.CalledProcessError(2, command)
-        Path(command[command.index("--json") + 1]).write_text(figures["--find_batch" in command])
+        key = pod.key(pod.with_images(read_config_file(command[3]), 64))
+        largest = _STEP if "--find_batch" in command else None
+        Path(command[command.index("--json") + 1]).write_text(json.dumps(record(pod, _CONFIG, key, _STEP, largest)))
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(subprocess, "run", run)
