@@ -139,9 +139,12 @@ def main(arguments: Sequence[str]) -> None:
         try:
             key = pod.key(pod.with_images(read_config_file(path), parsed.batch_per_chip))
             record = read_record(parsed.record_path(path), key)
-            done = record is not None and (not parsed.find_batch or record["largest"])
-            print("done before" if done else "compiling", flush=True)
-            records[path] = record if done else compile_config(parsed, path)
+            if record is not None and (record["largest"] or not parsed.find_batch):
+                print("done before", flush=True)
+            else:
+                print("compiling", flush=True)
+                record = compile_config(parsed, path)
+            records[path] = record
         except UserError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
             failed.append(path)
