@@ -19,7 +19,6 @@ def ablation_cam(net: Net, layers: Sequence[Layer], images: jax.Array, target: T
     """Weighs each channel with the share of the score that is lost when it is 0 (Desai and Ramaswamy, WACV 2020)."""
     outputs, maps = net.read(images, layers)
     target = fixed(outputs, target)
-    whole = scores(outputs, target, len(images))
 
     def weights(layer: Layer, x: jax.Array) -> jax.Array:
         def without(channel: jax.Array) -> jax.Array:
@@ -27,8 +26,10 @@ def ablation_cam(net: Net, layers: Sequence[Layer], images: jax.Array, target: T
             outputs, _ = net.tapped(images, [layer], [jnp.where(chosen, -x, jnp.zeros_like(x))])
             return scores(outputs, target, len(images))
 
-        rest = _for_each_channel(without, jnp.arange(x.shape[-1]), len(images))
-        return (whole[:, None] - rest.T) / jnp.where(whole == 0, jnp.ones_like(whole), whole)[:, None]
+        # -1 leaves all channels: run in the same way as the others, so that the rounding they share cancels.
+        scored = _for_each_channel(without, jnp.arange(-1, x.shape[-1]), len(images)).T
+        whole, rest = scored[:, :1], scored[:, 1:]
+        return (whole - rest) / jnp.where(whole == 0, jnp.ones_like(whole), whole)
 
     return [_weighted(x, weights(layer, x)) for layer, x in zip(layers, maps, strict=True)]
 
