@@ -1,4 +1,4 @@
-"""How a convolution is computed: natively on accelerators, on CPUs in the way that was measured to be fast there."""
+"""How a convolution is computed: natively, or in the way that was measured to be fast on CPUs or to compile on TPUs."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def convolve(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
 
     The choice falls when the program is lowered, so that an export for several platforms holds each one's own form.
     """
-    on_cpu = choose_for_cpu(x.shape, kernel.shape, window)
+    on_cpu, on_tpu = choose_for_cpu(x.shape, kernel.shape, window), choose_for_tpu(kernel.shape)
     if on_cpu is grouped and jax.typeof(x).sharding.spec[0] is not None:
         on_cpu = native  # groups cannot be put into a batch that a mesh of explicit axes has spread
-    if on_cpu is native:
+    special = {name: form for name, form in (("cpu", on_cpu), ("tpu", on_tpu)) if form is not native}
+    if not special:
         return native(x, kernel, window)
-    return jax.lax.platform_dependent(
-        x, kernel, cpu=partial(on_cpu, window=window), default=partial(native, window=window)
-    )
+    forms = {name: partial(form, window=window) for name, form in special.items()}
+    return jax.lax.platform_dependent(x, kernel, **forms, default=partial(native, window=window))
 
 
 def choose_for_cpu(shape: tuple[int, ...], kernel_shape: tuple[int, ...], window: Window) -> Lowering:
@@ -77,6 +77,12 @@ def choose_for_cpu(shape: tuple[int, ...], kernel_shape: tuple[int, ...], window
     if window.groups > 1:
         return block_diagonal if features <= 64 and not swapped else grouped
     return patches_product if swapped and channels * features >= 64 * 64 else native
+
+
+def choose_for_tpu(kernel_shape: tuple[int, ...]) -> Lowering:
+    """XLA's own, but to one channel, where its filter gradient takes minutes to compile: 4 of them for a 7x7 kernel."""
+    kernel_size, _, _, features = kernel_shape
+    return to_one_channel if kernel_size > 1 and features == 1 else native
 
 
 def native(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
@@ -155,6 +161,31 @@ def _groups_in_batch(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Arr
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         batch_group_count=window.groups,
     )
+
+
+def to_one_channel(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+    """XLA's convolution, with a filter gradient that is a product."""
+    return _to_one_channel(x, kernel, window)
+
+
+_to_one_channel = jax.custom_jvp(native, nondiff_argnums=(2,))
+
+
+@_to_one_channel.defjvp
+def _to_one_channel_jvp(
+    window: Window, primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    (x, kernel), (x_dot, kernel_dot) = primals, tangents
+    from_kernel = rows_product(x, kernel_dot, window)
+    return to_one_channel(x, kernel, window), to_one_channel(x_dot, kernel, window) + from_kernel
+
+
+def rows_product(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+    """A convolution as a product of every position's column of the window with all columns of the kernel's matrix."""
+    rows = jnp.concatenate(window.views(x, 1, kernel.shape[0]), -1)  # (b, h', w, rows and c)
+    columns = jnp.moveaxis(kernel, 1, 0).reshape(kernel.shape[1], rows.shape[-1], -1)
+    products = jax.lax.dot_general(rows, columns, (((3,), (1,)), ((), ())))  # (b, h', w, columns, features)
+    return reduce(jnp.add, (window.views(products[..., i, :], 2, len(columns))[i] for i in range(len(columns))))
 
 
 def patches_product(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Every form in which a convolution is computed on a CPU gives the numbers and derivatives of XLA's own."""
+"""Every form in which a convolution is computed gives the numbers and derivatives of XLA's own."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ from attnjax.layers._convolve import (
     Window,
     block_diagonal,
     choose_for_cpu,
+    choose_for_tpu,
     convolve,
     grouped,
     matrix_product,
     native,
     patches_product,
+    rows_product,
     shifted_products,
+    to_one_channel,
 )
 
 # form, (b, h, w, c), features, kernel size, window
@@ -41,6 +44,11 @@ CASES: list[tuple[Any, tuple[int, ...], int, int, Window]] = [
     (patches_product, (2, 2, 3, 64), 64, 3, Window(1, 1, 1, 1)),
     (patches_product, (2, 4, 3, 64), 64, 3, Window(2, 1, 1, 1)),
     (native, (2, 6, 6, 4), 8, 3, Window(1, 1, 1, 1)),
+]
+ON_TPU: list[tuple[Any, tuple[int, ...], int, int, Window]] = [
+    (to_one_channel, (2, 6, 5, 2), 1, 7, Window(1, 3)),
+    (to_one_channel, (2, 6, 5, 3), 1, 3, Window(2, 2, 2)),
+    (rows_product, (2, 6, 5, 2), 4, 3, Window(2, 1)),
 ]
 ONE_OF_EACH = list({case[0].__name__: case for case in CASES if case[0] is not native}.values())
 every_case = pytest.mark.parametrize(("form", "shape", "features", "kernel_size", "window"), CASES)
@@ -69,18 +77,41 @@ def _everything(form: Any, window: Window, x: jax.Array, kernel: jax.Array) -> A
     )
 
 
-@every_case
-def test_forms_agree_to_the_second_derivative(
+def _assert_native_to_the_second_derivative(
     form: Any, shape: tuple[int, ...], features: int, kernel_size: int, window: Window
 ) -> None:
     with jax.enable_x64(True):
         x, kernel = _operands(shape, features, kernel_size, window)
-        assert choose_for_cpu(x.shape, kernel.shape, window).__name__ == form.__name__
         compute = jax.jit(lambda form, x, kernel: _everything(form, window, x, kernel), static_argnums=0)
-        ours, reference = compute(convolve, x, kernel), compute(native, x, kernel)
+        ours, reference = compute(form, x, kernel), compute(native, x, kernel)
     for mine, theirs in zip(jax.tree.leaves(ours), jax.tree.leaves(reference), strict=True):
         assert mine.dtype == jnp.float64
         np.testing.assert_allclose(mine, theirs, rtol=1e-10, atol=1e-10)
+
+
+@every_case
+def test_forms_agree_to_the_second_derivative(
+    form: Any, shape: tuple[int, ...], features: int, kernel_size: int, window: Window
+) -> None:
+    kernel_shape = (kernel_size, kernel_size, shape[-1] // window.groups, features)
+    assert choose_for_cpu(shape, kernel_shape, window).__name__ == form.__name__
+    assert choose_for_tpu(kernel_shape) is native
+    _assert_native_to_the_second_derivative(convolve, shape, features, kernel_size, window)
+
+
+@pytest.mark.parametrize(("form", "shape", "features", "kernel_size", "window"), ON_TPU)
+def test_forms_for_tpus_agree_to_the_second_derivative(
+    form: Any, shape: tuple[int, ...], features: int, kernel_size: int, window: Window
+) -> None:
+    assert (choose_for_tpu((kernel_size, kernel_size, shape[-1], features)) is to_one_channel) == (features == 1)
+    _assert_native_to_the_second_derivative(form, shape, features, kernel_size, window)
+
+
+def test_the_filter_gradient_of_one_channel_is_a_product_on_tpus_alone() -> None:
+    x, kernel = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((2, 6, 6, 2), (7, 7, 2, 1)))
+    gradient = jax.jit(jax.grad(lambda kernel, x: jnp.sum(jnp.sin(convolve(x, kernel, Window(1, 3))))))
+    modules = {name: export.export(gradient, platforms=(name,))(kernel, x).mlir_module() for name in ("cpu", "tpu")}
+    assert {name: "dot_general" in text for name, text in modules.items()} == {"cpu": False, "tpu": True}
 
 
 @pytest.mark.parametrize("case", ONE_OF_EACH, ids=lambda case: case[0].__name__)
