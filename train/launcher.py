@@ -6,7 +6,7 @@ import dataclasses
 import os
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from train.errors import UserError
 
@@ -84,11 +84,16 @@ def launched_place(timeout: int) -> Place | None:
     return Place(address, num_processes, process_id, _local_devices(launcher, num_processes))
 
 
-def _number(name: str, said: dict[str, str]) -> int | None:
+def _number(name: str, said: Mapping[str, str] = os.environ) -> int | None:
     text = said.get(name)
     if text is not None and not text.isdecimal():
         raise UserError(f"{name}={text!r} must be a whole number, at least 0")
     return None if text is None else int(text)
+
+
+def _are_several(name: str) -> bool:
+    """Whether a variable says that there is more than one."""
+    return (_number(name) or 1) > 1
 
 
 def _unknown(launcher: str | None, missing: Sequence[str]) -> str:
@@ -102,10 +107,11 @@ def _unknown(launcher: str | None, missing: Sequence[str]) -> str:
 def _launcher() -> str | None:
     """The launcher that started this process together with others."""
     said = os.environ
-    if int(said.get("OMPI_COMM_WORLD_SIZE", "1")) > 1:
+    if _are_several("OMPI_COMM_WORLD_SIZE"):
         return "Open MPI"
     # A shell in an allocation knows its number of tasks as well, but it is not one of them.
-    if "SLURM_STEP_NODELIST" in said and int(said.get("SLURM_STEP_NUM_TASKS", said.get("SLURM_NTASKS", "1"))) > 1:
+    tasks = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in said else "SLURM_NTASKS"
+    if "SLURM_STEP_NODELIST" in said and _are_several(tasks):
         return "Slurm"
     if _on_tpu_of_many_hosts():
         return "Cloud TPU"
@@ -120,7 +126,7 @@ def _on_tpu_of_many_hosts() -> bool:
 
     if not running_in_cloud_tpu_vm:
         return False
-    if int(os.environ.get("MEGASCALE_NUM_SLICES", "1")) > 1 or "TPU_PROCESS_ADDRESSES_PATH" in os.environ:
+    if _are_several("MEGASCALE_NUM_SLICES") or "TPU_PROCESS_ADDRESSES_PATH" in os.environ:
         return True
     hosts = os.environ.get("TPU_PROCESS_ADDRESSES", os.environ.get("TPU_WORKER_HOSTNAMES"))
     return "TPU_SKIP_MDS_QUERY" not in os.environ if hosts is None else "," in hosts
@@ -139,9 +145,14 @@ def _ask_jax(
 
 def _local_devices(launcher: str | None, num_processes: int) -> list[int] | None:
     """As JAX has it, one device for each of several processes on a host; a process alone there takes all."""
-    said = os.environ
-    if launcher == "Slurm" and said.get("SLURM_STEP_NUM_NODES") != str(num_processes):
-        return [int(said["SLURM_LOCALID"])]
-    if launcher == "Open MPI" and said.get("OMPI_COMM_WORLD_LOCAL_SIZE") != "1":
-        return [int(said["OMPI_COMM_WORLD_LOCAL_RANK"])]
-    return None
+    name = None
+    if launcher == "Slurm" and _number("SLURM_STEP_NUM_NODES") != num_processes:
+        name = "SLURM_LOCALID"
+    if launcher == "Open MPI" and _number("OMPI_COMM_WORLD_LOCAL_SIZE") != 1:
+        name = "OMPI_COMM_WORLD_LOCAL_RANK"
+    if name is None:
+        return None
+    number = _number(name)
+    if number is None:
+        raise UserError(f"{launcher} started several processes, but {name} is not set: which device is this one's?")
+    return [number]
