@@ -6,6 +6,7 @@ import dataclasses
 import math
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from train.errors import UserError
@@ -39,6 +40,8 @@ def _fits(value: Any, annotation: Any) -> bool:
         return value in arguments
     if origin is tuple:
         return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
+    if origin is Mapping:
+        return isinstance(value, Mapping) and _is_plain(value)
     if annotation is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if annotation is int:
@@ -46,11 +49,22 @@ def _fits(value: Any, annotation: Any) -> bool:
     return isinstance(value, annotation)
 
 
+def _is_plain(value: Any) -> bool:
+    """Whether a value comes back from JSON as it was, but for tuples."""
+    if isinstance(value, Mapping):
+        return all(isinstance(name, str) for name in value) and all(map(_is_plain, value.values()))
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
+
+
 def _spell(annotation: Any) -> str:
     if typing.get_origin(annotation) is Literal:
         return " or ".join(repr(option) for option in typing.get_args(annotation))
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return " or ".join(map(_spell, typing.get_args(annotation)))
+    if typing.get_origin(annotation) is Mapping:
+        return "dict, of strings to None, bool, int, float, str, tuples and such dicts"
     if annotation is float:
         return "float, and finite"
     return annotation.__name__ if isinstance(annotation, type) else str(annotation)

@@ -55,6 +55,7 @@ class Run:
             num_classes=len(self.class_names),
             dtype=jnp.dtype(self.config.model.dtype),
             norm=partial(BatchNorm, **norm),
+            **self.config.model.options,
         )
 
     @property
@@ -78,9 +79,18 @@ class Run:
         )
 
     def abstract_state(self) -> TrainState:
-        """Shapes and types of the state, computed from the settings alone."""
+        """Shapes and types of the state, computed from the settings alone.
+
+        Raises:
+          UserError: the net refuses its options, or images of this shape.
+        """
         image = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
-        variables = jax.eval_shape(partial(self.model().init, train=False), jax.random.key(0), image)
+        try:
+            variables = jax.eval_shape(partial(self.model().init, train=False), jax.random.key(0), image)
+        except (TypeError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            see = "see data.image_size and model.options"
+            raise UserError(f"{self.config.model.name} does not work like this, {see}: {reason}") from error
         opt_state = jax.eval_shape(self.optimizer().init, variables["params"])
         ema = None if self.config.ema_decay is None else variables
         step: Any = jax.ShapeDtypeStruct((), jnp.int32)
