@@ -75,6 +75,16 @@ class Checkpoints:
         """Steps that have a checkpoint, in order; damaged ones are among them."""
         return checkpoint_steps(self._folder)
 
+    def whole_steps(self) -> list[int]:
+        """Those of them that are as they were saved."""
+        return [step for step in self.steps() if checksums.damage(self._path(step)) is None]
+
+    def remove_after(self, step: int) -> None:
+        """Removes the whole ones after a step."""
+        for later in self.whole_steps():
+            if later > step:
+                self._remove(later)
+
     def save(self, step: int, state: TrainState, sums: dict[str, float], accuracy: float | None) -> None:
         """Begins to save the state of a step, see `Restored`. Where that is saved already, only the accuracy is new.
 
@@ -233,11 +243,14 @@ class Checkpoints:
         return [step for _, step in sorted(measured, reverse=True)]
 
     def _remove_old(self) -> None:
-        """A folder loses its name before its files, so that a kill leaves no checkpoint in parts."""
         steps = self.steps()
         for step in set(steps) - {*steps[-self._keep_last :], *self._best_first(steps)[: self._keep_best]}:
-            os.rename(self._path(step), self._path(step) + _REMOVED)
-            shutil.rmtree(self._path(step) + _REMOVED)
+            self._remove(step)
+
+    def _remove(self, step: int) -> None:
+        """A folder loses its name before its files, so that a kill leaves no checkpoint in parts."""
+        os.rename(self._path(step), self._path(step) + _REMOVED)
+        shutil.rmtree(self._path(step) + _REMOVED)
 
 
 def _reason(error: Exception) -> str:

@@ -204,7 +204,7 @@ def claim(run: Run, workdir: str, data: str) -> None:
     now = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "git_commit": _git_commit(),
-        "versions": _versions(),
+        "versions": versions(),
         "devices": [device.device_kind for device in jax.local_devices()],
         "data": data,
     }
@@ -238,7 +238,8 @@ def checkpoint_folder(workdir: str) -> str:
     return os.path.join(workdir, "checkpoints")
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python and the packages that figures depend on."""
     packages = ("attnjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
     versions = {"python": platform.python_version()}
     for package in packages:

@@ -18,7 +18,7 @@ from PIL import Image
 
 import train
 from tests.train.runs import ROOT, figures, reader_of_split, small
-from train import agreement, evaluate, loop, predict, report
+from train import agreement, evaluate, member, predict, report
 from train import run as run_module
 from train.checkpoint import Checkpoints
 from train.config import Config
@@ -27,6 +27,7 @@ from train.errors import UserError
 from train.evaluate import Evaluation
 from train.loop import train as train_run
 from train.run import load_run
+from train.shared import describe
 from train.state import digest
 from train.step import normalize
 
@@ -403,7 +404,7 @@ def test_config_json_remembers_the_start_and_every_resume(tmp_path: Path):
 def test_processes_that_differ_do_not_train(monkeypatch: pytest.MonkeyPatch, name: str, value: object):
     config = small()
     dataset = open_dataset(config.data)
-    run = loop.describe(config, dataset)
+    run = describe(config, dataset)
     monkeypatch.setattr(agreement, "gather", lambda about, mine: [mine, mine, mine | {name: value}])
     with pytest.raises(UserError, match=rf"all processes need the same: {name} is .* and {value!r} in process 2"):
         agreement.check_agreement(run, dataset)
@@ -420,6 +421,6 @@ def test_the_images_of_a_device_are_recorded_as_a_number(tmp_path: Path, monkeyp
     def claim(run: run_module.Run, *_: str) -> None:
         raise UserError(f"batch norm over {run.config.parallel.batch_norm} images")
 
-    monkeypatch.setattr(loop, "claim", claim)
+    monkeypatch.setattr(member, "claim", claim)
     with pytest.raises(UserError, match="batch norm over 4 images"):
         train_run(small({"parallel.batch_norm": "device", "data.batch_size": 32}), str(tmp_path))
