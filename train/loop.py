@@ -19,7 +19,7 @@ from train.checkpoint import Restored
 from train.config import Config
 from train.evaluate import Evaluation, Evaluator
 from train.hosts import failing_together, is_first, standing
-from train.member import Member, beginning, take_back, taken
+from train.member import Member, take_back, taken
 from train.metrics import Metrics
 from train.parallel import Step, training_step
 from train.preemption import Reached, preemption
@@ -70,32 +70,29 @@ def train_seeds(
     Raises:
       UserError: a folder does not allow it, or a loss is no longer finite.
     """
-    runs = [shared.with_seed(seed) for seed in workdirs]
     with contextlib.ExitStack() as stack:
-        folders = zip(runs, workdirs.values(), strict=True)
-        took = [stack.enter_context(taken(run, folder, shared.dataset.origin)) for run, folder in folders]
-        all_checkpoints = [checkpoints for checkpoints, _ in took]
+        origin = shared.dataset.origin
+        places = [stack.enter_context(taken(shared.with_seed(seed), workdirs[seed], origin)) for seed in workdirs]
         stack.enter_context(failing_together())
-        if len(runs) > 1:
-            take_back(all_checkpoints)
-        pairs = zip(runs, all_checkpoints, strict=True)
-        begins = [beginning(run, shared.layout, shared.like, checkpoints) for run, checkpoints in pairs]
+        if len(places) > 1:
+            take_back(places)
+        begins = [place.beginning(shared.layout, shared.like) for place in places]
         step, total = int(begins[0].state.step), shared.run.total_steps
-        if step == total and all(finished for _, finished in took):
+        if step == total and all(place.finished for place in places):
             if is_first():
-                print(*(f"{workdir} is finished at step {total}" for workdir in workdirs.values()), sep="\n")
+                print(*(f"{place.workdir} is finished at step {total}" for place in places), sep="\n")
             return _evaluate(shared.evaluator, [begin.state for begin in begins], reached)
         evaluated = all(begin.accuracy is not None for begin in begins) and step < total
         if labels is None:
             print(standing(shared.run.config.data.batch_size), flush=True)
         members = []
-        for run, workdir, checkpoints, begin in zip(runs, workdirs.values(), all_checkpoints, begins, strict=True):
-            label = labels[run.config.seed] if labels else None
-            report = Report(workdir, step, total, evaluated, label) if is_first() else Silence()
+        for seed, place, begin in zip(workdirs, places, begins, strict=True):
+            label = labels[seed] if labels else None
+            report = Report(place.workdir, step, total, evaluated, label) if is_first() else Silence()
             stack.enter_context(contextlib.closing(report))
             for line in begin.told:
                 report.say(line)
-            members.append(Member.at(step, run, shared.training(run.config.seed), checkpoints, report))
+            members.append(Member.at(step, place, shared.training(seed), report, label))
         return _Loop(shared, take_step, members, reached).train(begins, evaluated)
 
 

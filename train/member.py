@@ -23,17 +23,36 @@ from train.run import Run, check_claim, checkpoint_folder, claim
 from train.state import TrainState
 
 
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A run and its folder, which is taken.
+
+    Attributes:
+      run: what it is.
+      workdir: its folder.
+      checkpoints: what it has saved.
+      finished: whether it had come to its end before.
+    """
+
+    run: Run
+    workdir: str
+    checkpoints: Checkpoints
+    finished: bool
+
+    def beginning(self, layout: Layout, like: TrainState) -> Restored:
+        """What the newest whole checkpoint holds, or the state before the first step."""
+        restored = self.checkpoints.restore_newest(like)
+        return restored or Restored(layout.put_state(self.run.fresh_state()), Metrics.zero().sums(), None, [])
+
+
 @contextlib.contextmanager
-def taken(run: Run, workdir: str, origin: str) -> Iterator[tuple[Checkpoints, bool]]:
-    """Takes a run's folder.
+def taken(run: Run, workdir: str, origin: str) -> Iterator[Place]:
+    """Takes a run's folder, which processes share.
 
     Args:
       run: the run.
-      workdir: its folder. Processes share it.
+      workdir: its folder.
       origin: which copy of the data this is.
-
-    Yields:
-      The run's checkpoints, and whether it has come to its end already.
 
     Raises:
       UserError: the folder belongs to another run, is in use, or cannot be written to.
@@ -52,20 +71,15 @@ def taken(run: Run, workdir: str, origin: str) -> Iterator[tuple[Checkpoints, bo
         check_shared(workdir, holder)
         kept = (run.config.keep_last_checkpoints, run.config.keep_best_checkpoints)
         checkpoints = Checkpoints(checkpoint_folder(workdir), *kept)
-        yield stack.enter_context(contextlib.closing(checkpoints)), finished
+        stack.enter_context(contextlib.closing(checkpoints))
+        yield Place(run, workdir, checkpoints, finished)
 
 
-def take_back(runs: Sequence[Checkpoints]) -> None:
+def take_back(places: Sequence[Place]) -> None:
     """Takes runs that go on together back to the newest step of which all have a whole checkpoint, or to the start."""
-    steps = set.intersection(*(set(checkpoints.whole_steps()) for checkpoints in runs))
-    for checkpoints in runs:
-        checkpoints.remove_after(max(steps, default=-1))
-
-
-def beginning(run: Run, layout: Layout, like: TrainState, checkpoints: Checkpoints) -> Restored:
-    """What the newest whole checkpoint holds, or the state before the first step."""
-    restored = checkpoints.restore_newest(like)
-    return restored or Restored(layout.put_state(run.fresh_state()), Metrics.zero().sums(), None, [])
+    steps = set.intersection(*(set(place.checkpoints.whole_steps()) for place in places))
+    for place in places:
+        place.checkpoints.remove_after(max(steps, default=-1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +92,7 @@ class Member:
       images: batches of them, from where it stands.
       checkpoints: what it saves.
       report: what it tells.
+      label: what errors begin with, where it is one of many.
     """
 
     run: Run
@@ -85,13 +100,14 @@ class Member:
     images: grain.DatasetIterator
     checkpoints: Checkpoints
     report: Report | Silence
+    label: str | None
 
     @classmethod
-    def at(cls, step: int, run: Run, reader: Reader, checkpoints: Checkpoints, report: Report | Silence) -> Member:
+    def at(cls, step: int, place: Place, reader: Reader, report: Report | Silence, label: str | None) -> Member:
         """A run that goes on from a step."""
-        images = training_iterator(reader, run.config.seed, (jax.process_index(), jax.process_count()))
+        images = training_iterator(reader, place.run.config.seed, (jax.process_index(), jax.process_count()))
         images.set_state({"next_index": step})
-        return cls(run, reader, images, checkpoints, report)
+        return cls(place.run, reader, images, place.checkpoints, report, label)
 
     def save(self, step: int, state: TrainState, sums: Metrics, result: Evaluation | None) -> None:
         """Tells the figures on the test images, if there are some, and begins to save the state."""
@@ -117,8 +133,9 @@ class Member:
         self.checkpoints.wait()
         steps = self.checkpoints.steps()
         kept = f"the last good checkpoint is step {steps[-1]}" if steps else "there is no checkpoint yet"
+        where = "" if self.label is None else f"{self.label}: "
         raise UserError(
-            f"loss, gradient or parameters are not finite at step {int(sums.bad_step) + 1} ({kept}): lower "
+            f"{where}loss, gradient or parameters are not finite at step {int(sums.bad_step) + 1} ({kept}): lower "
             "optimizer.learning_rate, or set schedule.warmup or optimizer.clip_norm, with another --workdir"
         )
 

@@ -5,11 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import importlib.metadata
 import json
 import os
-import platform
-import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -30,6 +27,7 @@ from train.layout import Layout
 from train.optimizer import make_optimizer, make_schedule
 from train.state import TrainState, Variables, create_state
 from train.step import normalize
+from train.versions import git_commit, versions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,7 +201,7 @@ def claim(run: Run, workdir: str, data: str) -> None:
     check_claim(run, workdir)
     now = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
         "versions": versions(),
         "devices": [device.device_kind for device in jax.local_devices()],
         "data": data,
@@ -236,23 +234,3 @@ def _check_same(stored: Run, run: Run, workdir: str) -> None:
 def checkpoint_folder(workdir: str) -> str:
     """Where a run keeps its checkpoints."""
     return os.path.join(workdir, "checkpoints")
-
-
-def versions() -> dict[str, str]:
-    """Of Python and the packages that figures depend on."""
-    packages = ("attnjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-    versions = {"python": platform.python_version()}
-    for package in packages:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return versions
-
-
-def _git_commit() -> str | None:
-    """Commit of the checkout that this file is in, marked where files differ from it; None outside of one."""
-    here = os.path.dirname(os.path.abspath(__file__))
-    command = ["git", "-C", here, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    with contextlib.suppress(OSError):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        return done.stdout.strip() or None
-    return None

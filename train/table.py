@@ -19,7 +19,8 @@ from train.benchmark import machine
 from train.files import replacing
 from train.pictures import save
 from train.report import read_metrics
-from train.run import Run, read_run, versions
+from train.run import Run, read_run
+from train.versions import versions
 
 
 @dataclasses.dataclass(frozen=True)

@@ -168,8 +168,8 @@ def test_seeds_that_were_killed_go_on_and_end_as_the_unbroken_ones(
     for seed in (0, 1):
         broken, whole = (outcome(tmp_path / name / f"seed_{seed}") for name in ("broken", "unbroken"))
         assert broken == whole
-        for one, other in zip(whole[1], figures(lone_runs[seed]), strict=True):
-            assert one == pytest.approx(other, rel=1e-3)
+        losses = [[line["loss"] for line in lines] for lines in (whole[1], figures(lone_runs[seed]))]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_seeds_together_go_on_from_the_newest_step_of_all(
