@@ -57,14 +57,14 @@ def main(arguments: Sequence[str]) -> None:
         if label not in ablation.variants:
             raise UserError(f"--only: there is no variant {label!r}{nearest(label, ablation.variants)}")
     with preemption() as reached, locked(parsed.workdir):
-        _Study(dataclasses.replace(ablation, base=parsed.config), parsed).train(reached)
+        _Study(name, dataclasses.replace(ablation, base=parsed.config), parsed).train(reached)
 
 
 class _Study:
     """The runs of an ablation and what has come of them."""
 
-    def __init__(self, ablation: Ablation, arguments: Arguments) -> None:
-        self._ablation, self._arguments = ablation, arguments
+    def __init__(self, name: str, ablation: Ablation, arguments: Arguments) -> None:
+        self._name, self._ablation, self._arguments = name, ablation, arguments
         first = ablation.base.seed
         self._seeds = range(first, first + arguments.seeds)
         self._done: dict[str, set[int]] = {
@@ -110,10 +110,9 @@ class _Study:
             if done:
                 folders = [self._folder(label, seed) for seed in sorted(done)]
                 rows.append(Row.read(label, folders, ablation.published.get(label, "")))
-        title = os.path.basename(os.path.normpath(self._arguments.workdir))
         first, last = self._seeds[0], self._seeds[-1]
         seeds = f"seeds {first} to {last}" if last > first else f"seed {first}"
-        return write_table(self._arguments.workdir, rows, about(title, rows, seeds), ablation.source)
+        return write_table(self._arguments.workdir, rows, about(self._name, rows, seeds), ablation.source)
 
 
 if __name__ == "__main__":

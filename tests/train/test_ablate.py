@@ -89,7 +89,7 @@ def test_the_table_has_means_and_deviations_over_the_seeds(study: Path):
 
 def test_the_table_says_what_it_is_of(study: Path):
     about, versions, empty, head, rule, plain, wide = (study / "table.md").read_text().splitlines()
-    assert "digits, 1437 training images of 8x8x1; 4 steps of 32; seeds 0 to 1." in about
+    assert about == "widths: digits, 1437 training images of 8x8x1; 4 steps of 32; seeds 0 to 1."
     assert "jax " in versions
     assert (empty, rule.count("---")) == ("", head.count("|") - 1)
     assert head.endswith("| test error, % | test loss | last training loss | step, ms | published (a paper) |")
