@@ -13,11 +13,13 @@ import jax.numpy as jnp
 import pytest
 
 import attnjax
-from train.cli import read_config_file
+from train.ablation import Ablation
+from train.cli import read_config_file, read_from_file
 from train.config import Config, GGAMConfig
 from train.run import Run
 
 CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs").glob("*.py"))
+ABLATIONS = sorted((CONFIGS[0].parent / "ablations").glob("*.py"))
 EXAMPLES = {
     "digits": (10, 1437),
     "folder:images": (3, 100),
@@ -108,6 +110,31 @@ def test_its_net_takes_its_images_and_its_optimizer_the_net(path: Path):
     jax.eval_shape(run.optimizer().init, abstract_params(config.model.name, run.image_shape))
     assert config.model.num_classes in (None, len(run.class_names))
     assert (config.model.num_classes == 1000) == (config.data.source == "tfds:imagenet2012")
+
+
+@pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)
+def test_an_ablation_tells_its_command_time_and_result(path: Path):
+    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    command = rf"    python -m train\.ablate configs/ablations/{path.name} .*--workdir runs/{path.stem}"
+    assert re.search(command, text)
+    assert re.search(r"^Time: .*\d", text, re.M)
+    assert re.search(r"^Result(, [^:]+)?: \S", text, re.M)
+    ablation = read_from_file(str(path), "ablation", Ablation)
+    assert bool(ablation.published) == bool(ablation.source)
+
+
+@pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)
+def test_every_variant_of_an_ablation_builds_a_net_of_its_own(path: Path):
+    ablation = read_from_file(str(path), "ablation", Ablation)
+    assert len(ablation.variants) > 1
+    seen = []
+    for label in ablation.variants:
+        config = ablation.config(label)
+        assert config not in seen
+        seen.append(config)
+        run = run_of(config)
+        state = run.abstract_state()
+        assert state.variables["params"]["fc"]["bias"].shape == (len(run.class_names),)
 
 
 @pytest.mark.parametrize("path", [p for p in CONFIGS if p.stem.startswith("imagenet_")], ids=lambda path: path.stem)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import orbax.checkpoint as ocp
 
 from train import checksums
-from train.errors import UserError
+from train.errors import UserError, reason
 from train.hosts import is_first, on_first
 from train.state import TrainState
 
@@ -74,6 +74,16 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """Steps that have a checkpoint, in order; damaged ones are among them."""
         return checkpoint_steps(self._folder)
+
+    def whole_steps(self) -> list[int]:
+        """Those of them that are not damaged."""
+        return [step for step in self.steps() if checksums.damage(self._path(step)) is None]
+
+    def remove_after(self, step: int) -> None:
+        """Removes the whole ones after a step."""
+        for later in self.whole_steps():
+            if later > step:
+                self._remove(later)
 
     def save(self, step: int, state: TrainState, sums: dict[str, float], accuracy: float | None) -> None:
         """Begins to save the state of a step, see `Restored`. Where that is saved already, only the accuracy is new.
@@ -163,10 +173,8 @@ class Checkpoints:
         def find() -> tuple[int | None, float | None, list[tuple[int, str]]]:
             step, damaged = self._newest_whole()
             if step is None and damaged:
-                all_of_them = ", ".join(f"{bad} ({damage})" for bad, damage in damaged)
-                raise UserError(
-                    f"all checkpoints in {self._folder} are damaged: {all_of_them}; remove them to begin anew"
-                )
+                each = ", ".join(f"{bad} ({damage})" for bad, damage in damaged)
+                raise UserError(f"all checkpoints in {self._folder} are damaged: {each}; remove them to begin anew")
             return step, None if step is None else self._accuracy(step), damaged
 
         step, accuracy, damaged = on_first("find the newest whole checkpoint", find)
@@ -205,9 +213,8 @@ class Checkpoints:
             warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)  # Orbax leaves them
             whole, _ = self._newest_whole()
             kept = "there is no whole checkpoint yet" if whole is None else f"the last whole checkpoint is step {whole}"
-            raise UserError(
-                f"cannot save the checkpoint of step {step} in {self._folder}: {_reason(error)}; {kept}"
-            ) from error
+            what = f"cannot save the checkpoint of step {step} in {self._folder}"
+            raise UserError(f"{what}: {reason(error)}; {kept}") from error
 
     def _seal(self) -> None:
         """Writes the checksums of a checkpoint that is complete but for its name; Orbax calls it in its thread."""
@@ -233,16 +240,11 @@ class Checkpoints:
         return [step for _, step in sorted(measured, reverse=True)]
 
     def _remove_old(self) -> None:
-        """A folder loses its name before its files, so that a kill leaves no checkpoint in parts."""
         steps = self.steps()
         for step in set(steps) - {*steps[-self._keep_last :], *self._best_first(steps)[: self._keep_best]}:
-            os.rename(self._path(step), self._path(step) + _REMOVED)
-            shutil.rmtree(self._path(step) + _REMOVED)
+            self._remove(step)
 
-
-def _reason(error: Exception) -> str:
-    """What the operating system says, where it is the cause, or else the error's first line."""
-    code = re.search(r"os_error_code='(\d+)'", str(error))
-    if code:
-        return os.strerror(int(code[1]))
-    return getattr(error, "strerror", None) or str(error).partition("\n")[0]
+    def _remove(self, step: int) -> None:
+        """A folder loses its name before its files, so that a kill leaves no checkpoint in parts."""
+        os.rename(self._path(step), self._path(step) + _REMOVED)
+        shutil.rmtree(self._path(step) + _REMOVED)

@@ -147,6 +147,15 @@ def read_config_file(path: str) -> Config:
     Raises:
       UserError: there is no such file, it fails, or it defines no `config` of type Config.
     """
+    return read_from_file(path, "config", Config)
+
+
+def read_from_file(path: str, name: str, kind: type[_T]) -> _T:
+    """Runs a file, which is the user's own Python code, and returns what it calls by that name.
+
+    Raises:
+      UserError: there is no such file, it fails, or it defines nothing of that name and kind.
+    """
     if os.path.isdir(path):
         raise UserError(f"{path} is a folder, not a config file")
     if not os.path.isfile(path):
@@ -157,10 +166,10 @@ def read_config_file(path: str) -> Config:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
         line = getattr(error, "lineno", None) or (frames[-1].lineno if frames else "?")
         raise UserError(f"{path}, line {line}: {_describe(error)}") from error
-    config = names.get("config")
-    if not isinstance(config, Config):
-        raise UserError(f"{path} must define config = Config(...), see train/config.py")
-    return config
+    value = names.get(name)
+    if not isinstance(value, kind):
+        raise UserError(f"{path} must define {name} = {kind.__name__}(...), see {kind.__module__.replace('.', '/')}.py")
+    return value
 
 
 def _nearest_file(path: str) -> str:

@@ -6,12 +6,23 @@ import dataclasses
 import math
 import typing
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+import tyro
 
 from train.checked import Checked
 from train.errors import UserError
 
 _T = TypeVar("_T")
+
+_SET_ELSEWHERE = {
+    "name": "model.name",
+    "num_classes": "model.num_classes",
+    "dtype": "model.dtype",
+    "param_dtype": "the program: it is float32",
+    "norm": "parallel.batch_norm",
+}
+"""Arguments of a net that are none of `model.options`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,14 +39,19 @@ class ModelConfig(Checked):
     """Compute type. Parameters and statistics are always float32."""
     weights: str | None = None
     """Start from these weights, a file or folder that attnjax.convert has written; None starts afresh."""
+    options: Annotated[Mapping[str, Any], tyro.conf.Suppress] = dataclasses.field(default_factory=dict, hash=False)
+    """Arguments in place of the net's own, as `attnjax.create_model` takes them: plain data, only in config files."""
 
     def validate(self) -> None:
         import attnjax
 
+        for name, setting in _SET_ELSEWHERE.items():
+            if name in self.options:
+                raise UserError(f"model.options: {name!r} is set by {setting}")
         try:
-            attnjax.model_info(self.name)
+            attnjax.create_model(self.name, **self.options)
         except ValueError as error:
-            raise UserError(f"model.name: {error}") from error
+            raise UserError(f"model.{'options' if self.name in attnjax.list_models() else 'name'}: {error}") from error
 
     def require_ggam(self, setting: str) -> None:
         """Raises UserError where a setting asks for GGAM's loss and the net is not one of its nets."""
@@ -353,6 +369,14 @@ def from_dict(cls: type[_T], values: Mapping[str, Any]) -> _T:
     arguments = {}
     for name, value in values.items():
         if dataclasses.is_dataclass(hints[name]):
-            value = from_dict(typing.cast(Any, hints[name]), value)
-        arguments[name] = tuple(value) if isinstance(value, list) else value
+            arguments[name] = from_dict(typing.cast(Any, hints[name]), value)
+        else:
+            arguments[name] = _with_tuples(value)
     return cls(**arguments)
+
+
+def _with_tuples(value: Any) -> Any:
+    """Plain data with a tuple in place of each list, which JSON has for both."""
+    if isinstance(value, Mapping):
+        return {name: _with_tuples(item) for name, item in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value

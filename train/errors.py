@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+import re
 from collections.abc import Iterable
 
 
@@ -32,3 +34,11 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """Ends a message with the nearest of some names, where one is near."""
     near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.75)
     return f": did you mean {near[0]}?" if near else ""
+
+
+def reason(error: Exception) -> str:
+    """What the operating system says, where it is the cause, or else the error's first line."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if code:
+        return os.strerror(int(code[1]))
+    return getattr(error, "strerror", None) or str(error).partition("\n")[0]

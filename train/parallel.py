@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -13,9 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from train.config import Config
 from train.errors import UserError
 from train.layout import Layout
-from train.metrics import Metrics
 from train.run import Run
-from train.state import TrainState
 from train.step import train_step
 
 _AXIS = "device"
@@ -53,18 +52,21 @@ def norm_options(config: Config, num_devices: int) -> dict[str, Any]:
 
 
 class Step(Protocol):
-    """A compiled training step, and the way into and out of the form that it keeps a state in."""
+    """A compiled training step of one run or of several, and the way into and out of the form that it keeps states in.
 
-    def enter(self, tree: Any) -> Any:
-        """From arrays that lie as the layout says, which are used up, to the step's own form."""
+    The steps of this module are those of one run.
+    """
+
+    def enter(self, trees: Sequence[Any]) -> Any:
+        """From one tree for each run, of arrays that lie as the layout says and are used up, to the step's own form."""
         ...
 
-    def __call__(self, state: Any, metrics: Any, batch: Mapping[str, np.ndarray]) -> tuple[Any, Any]:
-        """One step; state and metrics are used up. Every process gives its rows of the batch."""
+    def __call__(self, state: Any, metrics: Any, batches: Sequence[Mapping[str, np.ndarray]]) -> tuple[Any, Any]:
+        """One step; state and metrics are used up. Every process gives its rows of each run's batch."""
         ...
 
-    def leave(self, tree: Any) -> Any:
-        """Back to arrays that lie as the layout says."""
+    def leave(self, tree: Any) -> list[Any]:
+        """Back to a tree for each run, of arrays that lie as the layout says."""
         ...
 
 
@@ -74,34 +76,42 @@ def training_step(run: Run, layout: Layout) -> Step:
     step = partial(train_step, model, run.optimizer(), run.config)
     if run.config.parallel.engine == "pmap":
         return _Pmap(step, layout)
-    return _Jit(step, layout, layout.shardings(run.abstract_state()))
+    state, together = layout.shardings(run.abstract_state()), layout.replicated
+    gather = partial(jax.lax.with_sharding_constraint, shardings=together)
+    options: dict[str, Any] = {} if layout.mesh.shape["shard"] == 1 else {"gather": gather}
+    program = jax.jit(
+        partial(step, **options),
+        in_shardings=(state, together, layout.split),
+        out_shardings=(state, together),
+        donate_argnums=(0, 1),
+    )
+    return JitStep(program, layout)
 
 
-class _Jit:
-    """One program over the mesh; a batch is global."""
+@dataclasses.dataclass(frozen=True)
+class JitStep:
+    """One program over the mesh; a batch is global.
 
-    def __init__(self, step: Callable[..., Any], layout: Layout, state: Any) -> None:
-        self._layout = layout
-        together = layout.replicated
-        gather = partial(jax.lax.with_sharding_constraint, shardings=together)
-        options: dict[str, Any] = {} if layout.mesh.shape["shard"] == 1 else {"gather": gather}
-        self.program = jax.jit(
-            partial(step, **options),
-            in_shardings=(state, together, layout.split),
-            out_shardings=(state, together),
-            donate_argnums=(0, 1),
-        )
+    Attributes:
+      program: of state, metrics and batch, and what else it takes.
+      layout: where they lie.
+      more: what else it takes.
+    """
 
-    def enter(self, tree: Any) -> Any:
+    program: Callable[..., Any]
+    layout: Layout
+    more: tuple[Any, ...] = ()
+
+    def enter(self, trees: Sequence[Any]) -> Any:
+        (tree,) = trees
         return tree
 
-    def __call__(
-        self, state: TrainState, metrics: Metrics, batch: Mapping[str, np.ndarray]
-    ) -> tuple[TrainState, Metrics]:
-        return self.program(state, metrics, self._layout.put_batch(batch))
+    def __call__(self, state: Any, metrics: Any, batches: Sequence[Mapping[str, np.ndarray]]) -> tuple[Any, Any]:
+        (batch,) = batches
+        return self.program(state, metrics, self.layout.put_batch(batch), *self.more)
 
-    def leave(self, tree: Any) -> Any:
-        return tree
+    def leave(self, tree: Any) -> list[Any]:
+        return [tree]
 
 
 class _Pmap:
@@ -115,7 +125,7 @@ class _Pmap:
             partial(step, axis_name=_AXIS), axis_name=_AXIS, devices=devices.tolist(), donate_argnums=(0, 1)
         )
 
-    def enter(self, tree: Any) -> Any:
+    def enter(self, trees: Sequence[Any]) -> Any:
         """Stacks the copies of all devices along a new first axis."""
 
         def stack(leaf: jax.Array) -> jax.Array:
@@ -124,9 +134,11 @@ class _Pmap:
             leaf.delete()
             return jax.make_array_from_single_device_arrays(shape, self._stacked, copies)
 
+        (tree,) = trees
         return jax.tree.map(stack, tree)
 
-    def __call__(self, state: Any, metrics: Any, batch: Mapping[str, np.ndarray]) -> tuple[Any, Any]:
+    def __call__(self, state: Any, metrics: Any, batches: Sequence[Mapping[str, np.ndarray]]) -> tuple[Any, Any]:
+        (batch,) = batches
         local = len(self._layout.mesh.local_devices)
 
         def put(rows: np.ndarray) -> jax.Array:
@@ -136,11 +148,11 @@ class _Pmap:
 
         return self.program(state, metrics, jax.tree.map(put, dict(batch)))
 
-    def leave(self, tree: Any) -> Any:
+    def leave(self, tree: Any) -> list[Any]:
         """One copy of many: they are all the same."""
 
         def unstack(leaf: jax.Array) -> jax.Array:
             copies = [shard.data[0] for shard in leaf.addressable_shards]
             return jax.make_array_from_single_device_arrays(leaf.shape[1:], self._layout.replicated, copies)
 
-        return jax.tree.map(unstack, tree)
+        return [jax.tree.map(unstack, tree)]

@@ -10,8 +10,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import matplotlib
-import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
@@ -20,9 +18,8 @@ from tqdm import tqdm
 from train.checkpoint import checkpoint_steps
 from train.evaluate import Evaluation
 from train.files import replacing
+from train.pictures import draw_confusion, draw_curves
 from train.run import Run, checkpoint_folder
-
-matplotlib.use("Agg")
 
 
 class Report:
@@ -33,10 +30,13 @@ class Report:
       step: the step that the run starts or resumes at; what the files tell of later steps is taken back.
       total_steps: the step it ends at.
       evaluated: whether what they tell of the test images at this very step stands.
+      label: begins every line of a run that is one of many; of these, little more than evaluations is told.
     """
 
-    def __init__(self, workdir: str, step: int, total_steps: int, evaluated: bool = False) -> None:
-        self._workdir, self._total = workdir, total_steps
+    def __init__(
+        self, workdir: str, step: int, total_steps: int, evaluated: bool = False, label: str | None = None
+    ) -> None:
+        self._workdir, self._total, self._label = workdir, total_steps, label
         self._jsonl_path = os.path.join(workdir, "metrics.jsonl")
         self._rewind(step, evaluated)
         self._jsonl = open(self._jsonl_path, "a", buffering=1)  # noqa: SIM115 - closed by close()
@@ -54,32 +54,34 @@ class Report:
         with replacing(self._jsonl_path) as path, open(path, "w") as file:
             file.writelines(json.dumps(record) + "\n" for record in records)
 
-    def start(self, run: Run) -> None:
-        """Says what is trained, and where the run goes on; on a terminal the progress bar begins."""
+    def start(self, run: Run, bar: bool = True) -> None:
+        """Says what is trained, and where the run goes on; on a terminal the progress bar begins, if there is one."""
         step, total = self._first_step, self._total
         if step:
             self.say(f"{self._workdir} resumes at step {step} of {total}")
         config, (height, width, channels) = run.config, run.image_shape
-        self.say(
+        self._detail(
             f"{config.model.name} on {config.data.source}: {run.num_examples} training images of "
             f"{height}x{width}x{channels}, {len(run.class_names)} classes, {total} steps of {config.data.batch_size}"
         )
         if config.data.batch_size > run.num_examples:
-            self.say("a batch is larger than the data set: it has images several times")
-        if _is_terminal():
+            self._detail("a batch is larger than the data set: it has images several times")
+        if bar and _is_terminal():
             self._bar = tqdm(total=total, initial=step, unit="step", file=sys.stdout)
             self._bar.set_postfix_str("compiling")
 
     def say(self, text: str) -> None:
         """Prints a line, above the progress bar where there is one."""
-        if self._bar is None:
-            print(text, flush=True)
-        else:
-            self._bar.write(text, file=sys.stdout)
+        with tqdm.external_write_mode(file=sys.stdout):
+            print(text if self._label is None else f"{self._label}: {text}", flush=True)
+
+    def _detail(self, text: str) -> None:
+        if self._label is None:
+            self.say(text)
 
     def compiled(self) -> None:
         """Says how long it took up to the end of the first step; time is counted from here on."""
-        self.say(f"first step after {time.perf_counter() - self._started:.0f} s, most of it compilation")
+        self._detail(f"first step after {time.perf_counter() - self._started:.0f} s, most of it compilation")
         self._started, self._first_step = time.perf_counter(), self._first_step + 1
         if self._bar is not None:
             self._bar.set_postfix_str("")
@@ -96,7 +98,7 @@ class Report:
             f"loss {figures['loss']:.4f}, top-1 {figures['accuracy']:.4f}, {figures['images_per_second']:.0f} images/s"
         )
         if self._bar is None:
-            print(f"step {step}/{self._total}: {text}{self._remaining(step)}", flush=True)
+            self._detail(f"step {step}/{self._total}: {text}{self._remaining(step)}")
         else:
             self._bar.set_postfix_str(text)
 
@@ -140,11 +142,11 @@ class Report:
             table = csv.writer(file, lineterminator="\n")
             table.writerow(["true", *class_names])
             table.writerows([name, *row] for name, row in zip(class_names, result.confusion.tolist(), strict=True))
-        _draw_curves(self._workdir)
-        _draw_confusion(self._workdir, result.confusion, class_names)
+        draw_curves(read_metrics(self._workdir), os.path.join(self._workdir, "curves.png"))
+        draw_confusion(result.confusion, class_names, os.path.join(self._workdir, "confusion.png"))
         if unreadable:
             self.say(f"{len(unreadable)} unreadable images skipped, see summary.json")
-        self.say(f"steps {self._resumed_at} to {self._total} took {seconds:.0f} s, the run lies in {self._workdir}")
+        self._detail(f"steps {self._resumed_at} to {self._total} took {seconds:.0f} s, the run lies in {self._workdir}")
 
     def close(self) -> None:
         """Closes files and progress bar."""
@@ -193,58 +195,3 @@ def _is_terminal() -> bool:
         return sys.stdout.isatty() and min(os.get_terminal_size(sys.stdout.fileno())) > 0
     except OSError:
         return False
-
-
-def _draw_curves(workdir: str) -> None:
-    import matplotlib.pyplot as plt
-    from matplotlib.ticker import FuncFormatter
-
-    records = read_metrics(workdir)
-    figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
-    for split in ("train", "test"):
-        part = [record for record in records if record["split"] == split]
-        steps = [record["step"] for record in part]
-        axes[0].plot(steps, [record["loss"] for record in part], ".-", label=split)
-        axes[1].plot(steps, [100 * (1 - record["accuracy"]) for record in part], ".-", label=split)
-        if split == "train":
-            axes[2].plot(steps, [record["learning_rate"] for record in part], ".-")
-    for axis, title in zip(axes, ("loss", "top-1 error, %", "learning rate"), strict=True):
-        axis.set(title=title, xlabel="step", xlim=(0, 1.03 * max(record["step"] for record in records)))
-        axis.grid(alpha=0.3)
-    axes[0].set_yscale("log")
-    axes[1].set_yscale("symlog", linthresh=1)
-    axes[1].set_ylim(-0.1, 120)
-    axes[1].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes[0].legend()
-    axes[1].legend()
-    _save(figure, os.path.join(workdir, "curves.png"))
-
-
-def _draw_confusion(workdir: str, confusion: np.ndarray, class_names: tuple[str, ...]) -> None:
-    import matplotlib.pyplot as plt
-
-    n = len(class_names)
-    side = min(12.0, 4 + 0.35 * n)
-    figure, axis = plt.subplots(figsize=(side + 1, side), layout="constrained")
-    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    picture = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axis.set(title="Confusion on the test images", xlabel="predicted class", ylabel="true class", xticks=[], yticks=[])
-    if n <= 40:
-        crowded = n * max(map(len, class_names)) > 40
-        names = [name.encode(errors="replace").decode() for name in class_names]
-        axis.set_xticks(range(n), names, rotation=90 if crowded else 0, parse_math=False)
-        axis.set_yticks(range(n), names, parse_math=False)
-    if n <= 20:
-        for row, column in zip(*np.nonzero(confusion), strict=True):
-            colour = "white" if shares[row, column] > 0.5 else "black"
-            axis.text(column, row, str(confusion[row, column]), ha="center", va="center", color=colour, fontsize=8)
-    figure.colorbar(picture, ax=axis, shrink=0.8, label="share of the true class")
-    _save(figure, os.path.join(workdir, "confusion.png"))
-
-
-def _save(figure: Any, path: str) -> None:
-    import matplotlib.pyplot as plt
-
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
-    plt.close(figure)

@@ -5,11 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import importlib.metadata
 import json
 import os
-import platform
-import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -30,6 +27,7 @@ from train.layout import Layout
 from train.optimizer import make_optimizer, make_schedule
 from train.state import TrainState, Variables, create_state
 from train.step import normalize
+from train.versions import git_commit, versions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +53,7 @@ class Run:
             num_classes=len(self.class_names),
             dtype=jnp.dtype(self.config.model.dtype),
             norm=partial(BatchNorm, **norm),
+            **self.config.model.options,
         )
 
     @property
@@ -78,9 +77,18 @@ class Run:
         )
 
     def abstract_state(self) -> TrainState:
-        """Shapes and types of the state, computed from the settings alone."""
+        """Shapes and types of the state, computed from the settings alone.
+
+        Raises:
+          UserError: the net refuses its options, or images of this shape.
+        """
         image = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
-        variables = jax.eval_shape(partial(self.model().init, train=False), jax.random.key(0), image)
+        try:
+            variables = jax.eval_shape(partial(self.model().init, train=False), jax.random.key(0), image)
+        except (TypeError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            see = "see data.image_size and model.options"
+            raise UserError(f"{self.config.model.name} does not work like this, {see}: {reason}") from error
         opt_state = jax.eval_shape(self.optimizer().init, variables["params"])
         ema = None if self.config.ema_decay is None else variables
         step: Any = jax.ShapeDtypeStruct((), jnp.int32)
@@ -193,8 +201,8 @@ def claim(run: Run, workdir: str, data: str) -> None:
     check_claim(run, workdir)
     now = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "git_commit": _git_commit(),
-        "versions": _versions(),
+        "git_commit": git_commit(),
+        "versions": versions(),
         "devices": [device.device_kind for device in jax.local_devices()],
         "data": data,
     }
@@ -226,22 +234,3 @@ def _check_same(stored: Run, run: Run, workdir: str) -> None:
 def checkpoint_folder(workdir: str) -> str:
     """Where a run keeps its checkpoints."""
     return os.path.join(workdir, "checkpoints")
-
-
-def _versions() -> dict[str, str]:
-    packages = ("attnjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-    versions = {"python": platform.python_version()}
-    for package in packages:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return versions
-
-
-def _git_commit() -> str | None:
-    """Commit of the checkout that this file is in, marked where files differ from it; None outside of one."""
-    here = os.path.dirname(os.path.abspath(__file__))
-    command = ["git", "-C", here, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    with contextlib.suppress(OSError):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        return done.stdout.strip() or None
-    return None

@@ -14,7 +14,6 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 import attnjax
-from train.errors import UserError
 from train.weights import start_from
 
 Variables = dict[str, Any]
@@ -52,13 +51,9 @@ def create_state(
     """A state before the first step, with start weights from a file or fresh ones, which the seed fixes.
 
     Raises:
-      UserError: the net refuses images of this shape, or the file does not fit the net.
+      UserError: the file does not fit the net.
     """
-    try:
-        variables = attnjax.init(model, jax.random.key(seed), (1, *image_shape))
-    except ValueError as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"the net does not take these images, see data.image_size: {reason}") from error
+    variables = attnjax.init(model, jax.random.key(seed), (1, *image_shape))
     if weights is not None:
         variables = start_from(weights, variables)
     ema = jax.tree.map(jnp.copy, variables) if average else None

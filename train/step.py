@@ -38,6 +38,7 @@ def train_step(
     *,
     axis_name: str | None = None,
     gather: Callable[[Any], Any] = lambda params: params,
+    seed: int | jax.Array | None = None,
 ) -> tuple[TrainState, Metrics]:
     """One step of the optimiser on the mean loss of a batch; adds the batch to the metrics.
 
@@ -46,8 +47,10 @@ def train_step(
       state, metrics, batch: as they are before the step.
       axis_name: the `pmap` axis over which the batch goes on; None where the batch is whole, as under `jit`.
       gather: brings parameters that lie in parts on several devices together where they are used.
+      seed: of the random numbers, uint32 () where it is an array; None takes that of the settings.
     """
-    mixing, dropping = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), state.step))
+    key = jax.random.key(config.seed if seed is None else seed)
+    mixing, dropping = jax.random.split(jax.random.fold_in(key, state.step))
     if axis_name is not None:
         dropping = jax.random.fold_in(dropping, jax.lax.axis_index(axis_name))
     keys = {"mix": mixing, "dropout": dropping}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import fnmatch
-from typing import Any, cast
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import flax.linen as nn
 
@@ -29,32 +31,50 @@ def create_model(name: str, **arguments: Any) -> nn.Module:
     Args:
       name: one of `list_models()`.
       **arguments: arguments of the net's class that replace the named net's, such as `num_classes` (0 leaves out the
-        classifier), `dtype` (compute type), `attention`, `stem` or `stride_at`; see `attnjax.models.ResNet`.
+        classifier), `dtype` (compute type), `attention`, `stem` or `stride_at`; see `attnjax.models.ResNet`. Where the
+        named net has a constructor, a mapping changes arguments of that constructor and keeps the others; where it has
+        a sequence of them, as Residual Attention nets have, arguments of each. Mappings may hold mappings.
 
     Returns:
       A Linen module. Make its variables with `attnjax.init`.
 
     Raises:
-      ValueError: the name or an argument is unknown; the message gives the nearest ones.
+      ValueError: the name or an argument, also one inside a mapping, is unknown; the message gives the nearest ones.
+        Or there is a mapping where the net has no constructor.
 
     Example:
       >>> import jax.numpy as jnp
       >>> import attnjax
       >>> attnjax.create_model("cbam_resnet50", num_classes=10, dtype=jnp.bfloat16).num_classes
       10
+      >>> attnjax.create_model("cbam_resnet50", attention={"kernel_size": 3}).attention.keywords
+      {'reduction': 16, 'kernel_size': 3}
     """
-    net = _find(name)
-    allowed = [
-        field.name
-        for field in dataclasses.fields(cast(Any, net.constructor.func))
-        if field.name not in ("parent", "name")
-    ]
-    for argument in arguments:
+    return _changed(_find(name).constructor, arguments, f"model {name!r}")()
+
+
+def _changed(constructor: Callable[..., Any], changes: Mapping[str, Any], what: str) -> partial[Any]:
+    """The constructor with other arguments; `what` it makes is for errors."""
+    parameters = inspect.signature(constructor).parameters
+    allowed = [argument for argument in parameters if argument not in ("parent", "name")]
+    values = {}
+    for argument, value in changes.items():
         if argument not in allowed:
             near = difflib.get_close_matches(argument, allowed, n=1)
             hint = f"did you mean {near[0]}?" if near else f"allowed are {', '.join(allowed)}"
-            raise ValueError(f"unknown argument {argument!r} of model {name!r}: {hint}")
-    return net.constructor(**arguments)
+            raise ValueError(f"unknown argument {argument!r} of {what}: {hint}")
+        if isinstance(value, Mapping):
+            value = _changed_each(parameters[argument].default, value, f"{argument} of {what}")
+        values[argument] = value
+    return partial(constructor, **values)
+
+
+def _changed_each(current: Any, changes: Mapping[str, Any], what: str) -> Any:
+    if isinstance(current, tuple):
+        return tuple(None if each is None else _changed_each(each, changes, what) for each in current)
+    if not callable(current):
+        raise ValueError(f"{what} is {current!r}, no constructor whose arguments {dict(changes)} could change")
+    return _changed(current, changes, what)
 
 
 def list_models(pattern: str = "*") -> list[str]:

@@ -88,3 +88,48 @@ def test_unknown_names_get_the_nearest() -> None:
         attnjax.model_info("zzz")
     with pytest.raises(ValueError, match="unknown argument 'num_clases' of model 'resnet18': did you mean num_classes"):
         attnjax.create_model("resnet18", num_clases=3)
+
+
+def test_a_mapping_changes_arguments_of_the_nets_own_constructor() -> None:
+    small = {"widths": (8, 16, 32), "stage_sizes": (1, 1, 1)}
+    shape = (1, 16, 16, 3)
+    released, changed = (
+        attnjax.create_model("cbam_resnet20_cifar", attention={"reduction": 4} | kernel, **small)
+        for kernel in ({}, {"kernel_size": 3})
+    )
+    assert changed.attention.keywords == {"reduction": 4, "kernel_size": 3}
+    counts = [attnjax.count_parameters(net, shape) for net in (released, changed)]
+    assert counts[0] - counts[1] == 3 * 2 * (7 * 7 - 3 * 3)
+
+
+def test_a_mapping_changes_each_constructor_of_a_sequence_and_those_inside() -> None:
+    net = attnjax.create_model("attention56", attention={"mask_norm": "channel"})
+    three = [{"pools": pools, "mask_norm": "channel"} for pools in (3, 2, 1)]
+    assert [each and each.keywords for each in net.attention] == [*three, None]
+    inside = {"stage_sizes": (1, 1, 1), "block": {"attention_placement": "3x3"}}
+    backbone = attnjax.create_model("ggam_resnet20_cifar", backbone=inside).backbone.keywords
+    assert (backbone["stage_sizes"], backbone["widths"]) == ((1, 1, 1), (16, 32, 64))
+    assert backbone["block"].keywords == {"attention_placement": "3x3"}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        (
+            "cbam_resnet50",
+            {"attention": {"kernelsize": 3}},
+            "unknown argument 'kernelsize' of attention of model 'cbam_resnet50': did you mean kernel_size?",
+        ),
+        (
+            "ggam_resnet50",
+            {"backbone": {"widhts": (8,)}},
+            "unknown argument 'widhts' of backbone of model 'ggam_resnet50': did you mean widths?",
+        ),
+        ("attention56", {"attention": {"pol": "ceil"}}, "unknown argument 'pol' of attention of model 'attention56'"),
+        ("resnet50", {"attention": {"reduction": 4}}, "attention of model 'resnet50' is None, no constructor"),
+        ("resnet50", {"widths": {"first": 4}}, "widths of model 'resnet50' is .*, no constructor"),
+    ],
+)
+def test_a_mapping_that_does_not_fit_is_named(name: str, arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        attnjax.create_model(name, **arguments)

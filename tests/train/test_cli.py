@@ -321,7 +321,26 @@ def test_help_is_no_error(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as stop:
         main([DIGITS, "--help"])
     assert stop.value.code == 0
-    assert "--optimizer.learning_rate" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "--optimizer.learning_rate" in said
+    assert "options" not in re.findall(r"--model\.(\w+)", said)
+
+
+def test_options_of_the_net_are_set_in_config_files_alone(config_file: Callable[[str], str], fails: Fails):
+    path = config_file('config = Config(ModelConfig(options={"widths": (8, 16, 32)}), total_steps=1)')
+    flags = ("--model.dtype", "bfloat16")
+    default = Arguments(read_config_file(path), "runs/x")
+    assert parse(Arguments, flags, default=default, prog="train").config.model.options == {"widths": (8, 16, 32)}
+    assert fails(main, path, "--model.options", "3") == "error: there is no --model.options"
+
+
+def test_options_that_the_net_refuses_are_said_in_one_line(
+    config_file: Callable[[str], str], fails: Fails, tmp_path: Path
+):
+    path = config_file('config = Config(ModelConfig(options={"attention": {"kernel_size": 4}}), total_steps=1)')
+    line = fails(main, path, "--workdir", tmp_path / "run")
+    see = "see data.image_size and model.options: kernel_size=4 must be odd"
+    assert line == f"error: cbam_resnet20_cifar does not work like this, {see}"
 
 
 @pytest.mark.parametrize(

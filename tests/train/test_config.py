@@ -75,7 +75,20 @@ from train.errors import UserError
             "keep_last_checkpoints=0 must be at least 1",
         ),
         (Config, {"total_steps": 1, "data": {}}, "data={} must be of type DataConfig"),
-        (ModelConfig, {"name": "resnet21_cifar"}, "resnet20_cifar"),
+        (ModelConfig, {"name": "resnet21_cifar"}, "model.name: unknown model 'resnet21_cifar': did you mean resnet"),
+        (ModelConfig, {"options": {"width": (8,)}}, "model.options: unknown argument 'width' of model"),
+        (
+            ModelConfig,
+            {"options": {"attention": {"kernel": 3}}},
+            "of attention of model 'cbam_resnet20_cifar': did",
+        ),
+        (ModelConfig, {"options": {"num_classes": 3}}, "model.options: 'num_classes' is set by model.num_classes"),
+        (ModelConfig, {"options": {"name": "resnet18"}}, "model.options: 'name' is set by model.name"),
+        (
+            ModelConfig,
+            {"options": {"widths": [8]}},
+            "model.options={'widths': [8]} must be of type dict",
+        ),
         (GGAMConfig, {"weight": -1}, "ggam.weight=-1 must be at least 0"),
         (GGAMConfig, {"epsilon": 0.0}, "ggam.epsilon=0.0 must be between 0 and 1"),
         (GGAMConfig, {"wrt": "B"}, "ggam.wrt='B' must be of type 'A' or 'D'"),
@@ -119,8 +132,12 @@ def test_names_are_those_of_the_command_line():
 
 
 def test_a_config_comes_back_from_json():
-    config = small({"optimizer.clip_norm": 2.0, "ema_decay": 0.9})
-    assert from_dict(Config, json.loads(json.dumps(dataclasses.asdict(config)))) == config
+    options = {"widths": (8, 16, 32), "attention": {"pools": ("avg",), "spatial": False}}
+    config = small({"optimizer.clip_norm": 2.0, "ema_decay": 0.9, "model": ModelConfig(options=options)})
+    again = from_dict(Config, json.loads(json.dumps(dataclasses.asdict(config))))
+    assert again == config
+    assert hash(again) == hash(config)
+    assert flatten(again)["model.options"] == options
 
 
 def test_unknown_settings_in_json_are_named():

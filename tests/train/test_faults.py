@@ -19,7 +19,7 @@ import pytest
 from tests.train.faults import ENGINES, Runs
 from tests.train.runs import DIGITS, SMALL, figures, kill_at, lines, outcome, run, small, training, write_images
 from tests.train.test_damaged_checkpoints import DAMAGE, flip
-from train import checksums, evaluate, loop
+from train import checksums, evaluate, shared
 from train.__main__ import main
 from train.data import sources
 from train.errors import UserError
@@ -209,8 +209,8 @@ def test_sigterm_before_the_first_step_ends_well(
         os.kill(os.getpid(), signal.SIGTERM)
         return original(*arguments)
 
-    original = loop.open_dataset
-    monkeypatch.setattr(loop, "open_dataset", open_dataset)
+    original = shared.open_dataset
+    monkeypatch.setattr(shared, "open_dataset", open_dataset)
     assert train(small(), str(tmp_path)) is None
     assert capsys.readouterr().out.endswith("SIGTERM: nothing to save yet; the same command goes on from there\n")
     assert not any((tmp_path / "checkpoints").iterdir())

@@ -85,13 +85,13 @@ def run_steps(
     layout = Layout.of(config, jax.devices()[:devices])
     run = tiny_run(config)
     step = training_step(run, layout)
-    state, rng, losses = step.enter(layout.put_state(run.fresh_state())), np.random.default_rng(0), []
+    state, rng, losses = step.enter([layout.put_state(run.fresh_state())]), np.random.default_rng(0), []
     for _ in range(count):
         batch = {"image": rng.integers(0, 256, (32, 8, 8, 1), np.uint8), "label": rng.integers(0, 10, 32, np.int32)}
         batch = {name: rows[order] for name, rows in batch.items()}
-        state, metrics = step(state, step.enter(layout.put(Metrics.zero())), batch)
-        losses.append(jax.device_get(step.leave(metrics)).figures()["loss"])
-    return np.asarray(losses), jax.device_get(step.leave(state))
+        state, metrics = step(state, step.enter([layout.put(Metrics.zero())]), [batch])
+        losses.append(jax.device_get(step.leave(metrics)[0]).figures()["loss"])
+    return np.asarray(losses), jax.device_get(step.leave(state)[0])
 
 
 @functools.cache
@@ -174,7 +174,7 @@ def test_sharded_parameters_lie_in_parts_on_the_devices_and_small_ones_whole():
         assert parts == (4 if leaf.size >= 2**14 else 1)
     step = training_step(run, layout)
     batch = {"image": np.zeros((32, 8, 8, 1), np.uint8), "label": np.zeros(32, np.int32)}
-    after, _ = step(state, layout.put(Metrics.zero()), batch)
+    after, _ = step(state, layout.put(Metrics.zero()), [batch])
     assert jax.tree.map(lambda leaf: leaf.sharding, after) == layout.shardings(after)
 
 

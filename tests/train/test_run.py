@@ -18,15 +18,15 @@ from PIL import Image
 
 import train
 from tests.train.runs import ROOT, figures, reader_of_split, small
-from train import agreement, evaluate, loop, predict, report
-from train import run as run_module
+from train import agreement, evaluate, member, predict, report, versions
 from train.checkpoint import Checkpoints
 from train.config import Config
 from train.data import evaluation_batches, open_dataset
 from train.errors import UserError
 from train.evaluate import Evaluation
 from train.loop import train as train_run
-from train.run import load_run
+from train.run import Run, load_run
+from train.shared import describe
 from train.state import digest
 from train.step import normalize
 
@@ -116,10 +116,10 @@ def test_the_commit_is_named_by_its_hash_in_a_tagged_checkout(tmp_path: Path, mo
     git("add", "run.py")
     git("commit", "-m", "one")
     git("tag", "-a", "v1", "-m", "v1")
-    monkeypatch.setattr(run_module, "__file__", str(tmp_path / "run.py"))
-    assert run_module._git_commit() == git("rev-parse", "HEAD")
+    monkeypatch.setattr(versions, "__file__", str(tmp_path / "run.py"))
+    assert versions.git_commit() == git("rev-parse", "HEAD")
     (tmp_path / "run.py").write_text("changed")
-    assert run_module._git_commit() == git("rev-parse", "HEAD") + "-dirty"
+    assert versions.git_commit() == git("rev-parse", "HEAD") + "-dirty"
 
 
 def test_metrics_have_a_line_for_each_log_and_each_evaluation(trained: Trained):
@@ -403,7 +403,7 @@ def test_config_json_remembers_the_start_and_every_resume(tmp_path: Path):
 def test_processes_that_differ_do_not_train(monkeypatch: pytest.MonkeyPatch, name: str, value: object):
     config = small()
     dataset = open_dataset(config.data)
-    run = loop.describe(config, dataset)
+    run = describe(config, dataset)
     monkeypatch.setattr(agreement, "gather", lambda about, mine: [mine, mine, mine | {name: value}])
     with pytest.raises(UserError, match=rf"all processes need the same: {name} is .* and {value!r} in process 2"):
         agreement.check_agreement(run, dataset)
@@ -417,9 +417,9 @@ def test_a_work_directory_that_is_not_shared_is_named(monkeypatch: pytest.Monkey
 
 
 def test_the_images_of_a_device_are_recorded_as_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def claim(run: run_module.Run, *_: str) -> None:
+    def claim(run: Run, *_: str) -> None:
         raise UserError(f"batch norm over {run.config.parallel.batch_norm} images")
 
-    monkeypatch.setattr(loop, "claim", claim)
+    monkeypatch.setattr(member, "claim", claim)
     with pytest.raises(UserError, match="batch norm over 4 images"):
         train_run(small({"parallel.batch_norm": "device", "data.batch_size": 32}), str(tmp_path))

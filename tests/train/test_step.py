@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -213,6 +214,20 @@ def test_the_first_step_that_is_not_finite_is_kept(bad: str):
     assert int(metrics.bad_step) == 7
     _, metrics = train_step(model, optimizer, CONFIG, state, metrics, batch())
     assert int(metrics.bad_step) == 7
+
+
+def test_a_seed_given_as_an_array_replaces_that_of_the_settings():
+    config = replace(CONFIG, {"data.mixup": 0.4, "data.cutmix": 1.0, "seed": 3})
+    model, optimizer = Net(), make_optimizer(CONFIG.optimizer, lambda step: 0.1)
+    step, seeds = partial(train_step, model, optimizer), (0, 3, 2**31 + 5, 2**32 - 1)
+    given = jax.jit(lambda seed, *arguments: step(config, *arguments, seed=seed))
+    losses = set()
+    for seed in seeds:
+        state = create_state(model, optimizer, (8, 8, 1), 0, False)
+        expected = jax.jit(partial(step, replace(config, {"seed": seed})))(state, Metrics.zero(), batch())
+        chex.assert_trees_all_equal(given(np.uint32(seed), state, Metrics.zero(), batch()), expected)
+        losses.add(float(expected[1].loss))
+    assert len(losses) == len(seeds)
 
 
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters():

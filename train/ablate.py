@@ -1,0 +1,119 @@
+"""python -m train.ablate FILE [--seeds 5] [--workdir DIR] [--together auto|yes|no] [--only VARIANT ...] ..."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Annotated
+
+from train.cli import parse, program, read_from_file, with_duration_of  # first: it checks the extra
+
+# isort: split
+import tyro
+
+from train.ablation import Ablation, folder_name
+from train.cohort import Together, is_done, train_cohort, trains_together
+from train.config import Config
+from train.errors import UserError, nearest
+from train.lock import locked
+from train.preemption import Reached, preemption
+from train.run import read_run
+from train.table import Row, about, write_table
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Trains the variants of an ablation with several seeds each, and writes table.md, table.csv and plot.png.
+
+    FILE is a Python file that defines `ablation`, see configs/ablations. It is run: use only files you trust. Each seed
+    of each variant is an ordinary run in WORKDIR/VARIANT/seed_N. The same command again goes on where it stopped.
+    """
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    workdir: str
+    """Folder of the table and the runs; it is made where there is none."""
+    seeds: int = 5
+    """How many seeds, from the config's on."""
+    together: Together = "auto"
+    """Whether the seeds of a variant train in one vmapped step (yes) or one after the other (no); auto is yes on
+    accelerators."""
+    only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="VARIANT ...")] = ()
+    """Variants to train; none is all. The table has what is there of the others too."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Reads the flags and trains."""
+    if not arguments or arguments[0].startswith("-"):
+        raise UserError("give the file of an ablation first, such as configs/ablations/cbam_arrangement.py")
+    path, *flags = arguments
+    ablation = read_from_file(path, "ablation", Ablation)
+    name = os.path.splitext(os.path.basename(path))[0]
+    default = Arguments(with_duration_of(ablation.base, flags), os.path.join("runs", name))
+    parsed = parse(Arguments, flags, default=default, prog="python -m train.ablate FILE")
+    if parsed.seeds < 1:
+        raise UserError(f"--seeds={parsed.seeds} must be at least 1")
+    for label in parsed.only:
+        if label not in ablation.variants:
+            raise UserError(f"--only: there is no variant {label!r}{nearest(label, ablation.variants)}")
+    with preemption() as reached, locked(parsed.workdir):
+        _Study(name, dataclasses.replace(ablation, base=parsed.config), parsed).train(reached)
+
+
+class _Study:
+    """The runs of an ablation and what has come of them."""
+
+    def __init__(self, name: str, ablation: Ablation, arguments: Arguments) -> None:
+        self._name, self._ablation, self._arguments = name, ablation, arguments
+        first = ablation.base.seed
+        self._seeds = range(first, first + arguments.seeds)
+        self._done: dict[str, set[int]] = {
+            label: {seed for seed in self._seeds if self._is_done(label, seed)} for label in ablation.variants
+        }
+
+    def _folder(self, label: str, seed: int) -> str:
+        return os.path.join(self._arguments.workdir, folder_name(label), f"seed_{seed}")
+
+    def _is_done(self, label: str, seed: int) -> bool:
+        folder = self._folder(label, seed)
+        if not os.path.exists(os.path.join(folder, "config.json")):
+            return False
+        config = dataclasses.replace(self._ablation.config(label), seed=seed)
+        return is_done(dataclasses.replace(read_run(folder), config=config), folder)
+
+    def train(self, reached: Reached) -> None:
+        """Trains what is still to do, and writes the table after every seed."""
+        together, why = trains_together(self._arguments.together)
+        chosen = self._arguments.only or tuple(self._ablation.variants)
+        runs = [(label, seed) for label in chosen for seed in self._seeds if seed not in self._done[label]]
+        there = sum(map(len, self._done.values()))
+        print(
+            f"{len(runs)} runs to train, {there} are done; seeds train {'together' if together else 'in turn'}: {why}",
+            flush=True,
+        )
+        numbers = {run: number for number, run in enumerate(runs, 1)}
+        for label in chosen:
+            left = [seed for variant, seed in runs if variant == label]
+            folders = {seed: self._folder(label, seed) for seed in left}
+            labels = {seed: f"[{numbers[label, seed]}/{len(runs)}] {label}, seed {seed}" for seed in left}
+            for seed in train_cohort(self._ablation.config(label), folders, together, reached, labels) if left else ():
+                self._done[label].add(seed)
+                self._write()
+            if reached():
+                return
+        print(*self._write(), sep="\n")
+
+    def _write(self) -> list[str]:
+        """Writes the table and returns its lines."""
+        ablation, rows = self._ablation, []
+        for label, done in self._done.items():
+            if done:
+                folders = [self._folder(label, seed) for seed in sorted(done)]
+                rows.append(Row.read(label, folders, ablation.published.get(label, "")))
+        first, last = self._seeds[0], self._seeds[-1]
+        seeds = f"seeds {first} to {last}" if last > first else f"seed {first}"
+        return write_table(self._arguments.workdir, rows, about(self._name, rows, seeds), ablation.source)
+
+
+if __name__ == "__main__":
+    program(main)
