@@ -124,7 +124,13 @@ class DataConfig(Checked):
         kind, _, rest = self.source.partition(":")
         if self.source not in ("digits", "canvas_digits") and not (kind in ("tfds", "folder") and rest):
             self._require(False, "source", "digits, canvas_digits, tfds:NAME or folder:PATH")
-        limits = {"batch_size": (1, 2**20), "train_images": (1, 2**31), "num_threads": (1, 1024), "pad": (0, 1024), "image_size": (1, 8192)}
+        limits = {
+            "batch_size": (1, 2**20),
+            "train_images": (1, 2**31),
+            "num_threads": (1, 1024),
+            "pad": (0, 1024),
+            "image_size": (1, 8192),
+        }
         for name, (low, high) in limits.items():
             value = getattr(self, name)
             self._require(value is None or low <= value <= high, name, f"from {low} to {high}")

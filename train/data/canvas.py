@@ -13,13 +13,13 @@ _SIDE = 64
 """Pixels of a canvas."""
 _COPIES = 4
 """Canvases of each digit."""
-_DIGIT = (16, 24)
+_DIGIT = (18, 24)
 """Least and greatest side of a digit, which is 8x8 as it was scanned."""
-_PIECE = (8, 12)
+_PIECE = (6, 10)
 """Least and greatest side of a fragment."""
-_PIECES = 10
+_PIECES = 8
 """Fragments on a canvas."""
-_NOISE = 20.0
+_NOISE = 12.0
 """Standard deviation of the noise, of 255."""
 
 
