@@ -16,6 +16,6 @@ config = Config(
     ),
     optimizer=OptimizerConfig(learning_rate=0.1, nesterov=True, weight_decay=5e-4),
     schedule=ScheduleConfig(kind="cosine", warmup=0.05),
-    total_epochs=8,
-    evaluate_every_steps=360,
+    total_epochs=6,
+    evaluate_every_steps=270,
 )

@@ -49,7 +49,7 @@ class Arguments:
     """How the map is made, see `attnjax.explain.grad_cam`."""
     target: Literal["label", "prediction"] = "label"
     """The class that is explained: that of the image, or the net's own answer; files have the latter alone."""
-    scores: bool = False
+    scores: tyro.conf.FlagCreatePairsOff[bool] = False
     """Instead of drawing, print how faithful the maps of all methods are, and write explain_scores.json into each run's
     folder: the pointing game where boxes are known, insertion, deletion and ROAD."""
     out: str | None = None
@@ -164,7 +164,7 @@ def _writing(out: str) -> Iterator[str]:
 
 def main(arguments: Sequence[str]) -> None:
     """Reads the flags and writes the picture, or the scores."""
-    parsed = parse(Arguments, arguments, prog="python -m train.explain")
+    parsed = parse(Arguments, arguments, prog="python -m train.explain", switches=True)
     count = parsed.count if parsed.count is not None else 256 if parsed.scores else 8
     if count < 1:
         raise UserError(f"--count={count} must be at least 1")

@@ -24,6 +24,7 @@ METHODS = (
     "score_cam",
     "full_grad",
 )
+_NAMES = ("insertion", "deletion", "road")
 _SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 """What ROAD removes."""
 
@@ -63,7 +64,7 @@ def score_maps(
             inputs, chosen = loaded.preprocess(jnp.asarray(images[batch])), classes[batch]
             maps = make(inputs, chosen)
             hits = {} if boxes is None else {"pointing_game": pointing_game(maps, boxes[batch])}
-            rows.append(hits | score(inputs, maps, chosen))
+            rows.append(hits | dict(zip(_NAMES, score(inputs, maps, chosen), strict=True)))
         table[method] = {
             name: float(np.concatenate([row[name] for row in rows])[: len(images)].mean()) for name in rows[0]
         }
@@ -80,7 +81,8 @@ def _maps(loaded: LoadedRun, layer: str, method: str, images: jax.Array, classes
     return grad_cam(loaded.model, loaded.variables, images, layer=layer, target=classes, method=method).map
 
 
-def _scores(loaded: LoadedRun, images: jax.Array, maps: jax.Array, classes: jax.Array) -> dict[str, jax.Array]:
+def _scores(loaded: LoadedRun, images: jax.Array, maps: jax.Array, classes: jax.Array) -> tuple[jax.Array, ...]:
+    """By image, in the order of the names."""
     given = (loaded.model, loaded.variables, images, maps, classes)
     areas = insertion_deletion(*given)
-    return {"insertion": areas.insertion, "deletion": areas.deletion, "road": road(*given, shares=_SHARES).score}
+    return areas.insertion, areas.deletion, road(*given, shares=_SHARES).score
