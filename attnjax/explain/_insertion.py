@@ -102,9 +102,12 @@ def insertion_deletion(
 
         return jax.lax.map(at, jnp.arange(steps + 1, dtype=jnp.int32)).T
 
-    curves = curve(images, start), curve(end, images)
-    areas = (jnp.mean((values[:, 1:] + values[:, :-1]) / 2, -1) for values in curves)
-    return InsertionDeletion(*areas, *curves)
+    inserted, deleted = curve(images, start), curve(end, images)
+    return InsertionDeletion(_area(inserted), _area(deleted), inserted, deleted)
+
+
+def _area(values: jax.Array) -> jax.Array:
+    return jnp.mean((values[:, 1:] + values[:, :-1]) / 2, -1)
 
 
 def _blank(name: str, value: str, images: jax.Array, sigma: float) -> jax.Array:
