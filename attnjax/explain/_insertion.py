@@ -74,9 +74,9 @@ def insertion_deletion(
       >>> images, good = jnp.ones((1, 2, 2, 1)), jnp.array([[[1.0, 0.0], [0.0, 0.0]]])
       >>> for maps in (good, -good):
       ...     scores = insertion_deletion(Bright(), {}, images, maps, 1, steps=4, insertion="zero")
-      ...     print(scores.insertion.round(3).tolist(), scores.deletion.round(3).tolist())
-      [0.875] [0.125]
-      [0.125] [0.875]
+      ...     print([round(float(score[0]), 3) for score in (scores.insertion, scores.deletion)])
+      [0.875, 0.125]
+      [0.125, 0.875]
 
     References:
       Petsiuk, Das and Saenko, "RISE: Randomized Input Sampling for Explanation of Black-box Models", BMVC 2018.
