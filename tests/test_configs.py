@@ -15,13 +15,14 @@ import pytest
 import attnjax
 from train.ablation import Ablation
 from train.cli import read_config_file, read_from_file
-from train.config import Config, GGAMConfig
+from train.config import Config, GGAMConfig, ModelConfig
 from train.run import Run
 
 CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs").glob("*.py"))
 ABLATIONS = sorted((CONFIGS[0].parent / "ablations").glob("*.py"))
 EXAMPLES = {
     "digits": (10, 1437),
+    "canvas_digits": (10, 5748),
     "folder:images": (3, 100),
     "tfds:imagenet2012": (1000, 1_281_167),
     "tfds:fashion_mnist": (10, 60_000),
@@ -32,7 +33,7 @@ EXAMPLES = {
     "tfds:fgvc_aircraft": (100, 6667),
 }
 """Classes and training images of each source."""
-SMALL_AND_GRAY = {"digits": 8, "tfds:fashion_mnist": 28}
+SMALL_AND_GRAY = {"digits": 8, "canvas_digits": 64, "tfds:fashion_mnist": 28}
 """Sides of images of one channel."""
 PUBLISHED_ON = {
     "tfds:imagenet2012": "ImageNet-1K",
@@ -96,10 +97,10 @@ def test_it_tells_the_published_results_of_its_net(path: Path):
 
 
 @functools.cache
-def abstract_params(model: str, shape: tuple[int, int, int]) -> Any:
+def abstract_params(model: ModelConfig, shape: tuple[int, int, int]) -> Any:
     """Shapes of a net's parameters, from a call with two images."""
     images = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
-    init = functools.partial(attnjax.create_model(model).init, train=False)
+    init = functools.partial(attnjax.create_model(model.name, **model.options).init, train=False)
     return jax.eval_shape(init, jax.random.key(0), images)["params"]
 
 
@@ -107,7 +108,7 @@ def abstract_params(model: str, shape: tuple[int, int, int]) -> Any:
 def test_its_net_takes_its_images_and_its_optimizer_the_net(path: Path):
     run = run_of(load(path))
     config = run.config
-    jax.eval_shape(run.optimizer().init, abstract_params(config.model.name, run.image_shape))
+    jax.eval_shape(run.optimizer().init, abstract_params(config.model, run.image_shape))
     assert config.model.num_classes in (None, len(run.class_names))
     assert (config.model.num_classes == 1000) == (config.data.source == "tfds:imagenet2012")
 

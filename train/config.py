@@ -69,7 +69,10 @@ class DataConfig(Checked):
     _prefix: ClassVar[str] = "data."
 
     source: str = "digits"
-    """`digits`, `tfds:NAME` (a prepared TFDS data set) or `folder:PATH` (images in folders named by class)."""
+    """`digits`, `canvas_digits` (digits at random places of larger canvases, among clutter), `tfds:NAME` (a prepared
+    TFDS data set) or `folder:PATH` (images in folders named by class)."""
+    train_images: int | None = None
+    """How many training images to use, always the same of them; None is all."""
     batch_size: int = 64
     """Images per step, over all devices."""
     augmentation: Literal["none", "pad_crop", "random_resized_crop", "resize_crop"] = "pad_crop"
@@ -119,9 +122,15 @@ class DataConfig(Checked):
 
     def validate(self) -> None:
         kind, _, rest = self.source.partition(":")
-        if self.source != "digits" and not (kind in ("tfds", "folder") and rest):
-            self._require(False, "source", "digits, tfds:NAME or folder:PATH")
-        limits = {"batch_size": (1, 2**20), "num_threads": (1, 1024), "pad": (0, 1024), "image_size": (1, 8192)}
+        if self.source not in ("digits", "canvas_digits") and not (kind in ("tfds", "folder") and rest):
+            self._require(False, "source", "digits, canvas_digits, tfds:NAME or folder:PATH")
+        limits = {
+            "batch_size": (1, 2**20),
+            "train_images": (1, 2**31),
+            "num_threads": (1, 1024),
+            "pad": (0, 1024),
+            "image_size": (1, 8192),
+        }
         for name, (low, high) in limits.items():
             value = getattr(self, name)
             self._require(value is None or low <= value <= high, name, f"from {low} to {high}")

@@ -1,12 +1,14 @@
-"""python -m train.explain --workdir RUN [--compare RUN ...] [--layer LAYER] [--method grad_cam] [IMAGE ...]"""
+"""python -m train.explain --workdir RUN [--compare RUN ...] [--method grad_cam | --scores] [IMAGE ...]"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from train.cli import parse, program  # first: it checks the extra
 
@@ -18,7 +20,9 @@ import tyro
 
 from attnjax.explain import Column, gallery, grad_cam
 from train.data import Reader, evaluation_transform, open_dataset
+from train.data.canvas import canvas_boxes
 from train.errors import UserError
+from train.faithfulness import score_maps
 from train.files import replacing
 from train.predict import prepare
 from train.run import LoadedRun, Run, load_run, read_run
@@ -26,7 +30,8 @@ from train.run import LoadedRun, Run, load_run, read_run
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Draws where the nets of runs look: images, and beside them the class activation maps of each run."""
+    """Draws where the nets of runs look: images, and beside them the class activation maps of each run; or scores the
+    maps of every method."""
 
     images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE ...")]
     """Image files: JPEG, PNG or WebP. None takes test images of the run, evenly spaced."""
@@ -36,24 +41,28 @@ class Arguments:
     """Folders of other runs on the same classes and images of the same size."""
     checkpoint: str = "last"
     """`last`, `best` (the highest test accuracy) or a step, of every run."""
-    count: int = 8
-    """Test images to take."""
+    count: int | None = None
+    """Test images to take; None is 8 to draw and 256 to score."""
     layer: str | None = None
     """Whose map it is, see `attnjax.explain.grad_cam`; None takes the last one of the net's `features`."""
     method: str = "grad_cam"
     """How the map is made, see `attnjax.explain.grad_cam`."""
     target: Literal["label", "prediction"] = "label"
     """The class that is explained: that of the image, or the net's own answer; files have the latter alone."""
+    scores: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Instead of drawing, print how faithful the maps of all methods are, and write explain_scores.json into each run's
+    folder: the pointing game where boxes are known, insertion, deletion and ROAD."""
     out: str | None = None
     """PNG file to write; None is explain.png in the run's folder."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
-    """Images as the nets see them, uint8 (b, h, w, c), with their labels where they have some."""
+    """Images as the nets see them, uint8 (b, h, w, c), with labels and boxes of the objects where they are known."""
 
     images: np.ndarray
     labels: np.ndarray | None
+    boxes: np.ndarray | None
     names: Sequence[str]
 
 
@@ -65,12 +74,15 @@ def held_out(run: Run, count: int) -> Pictures:
     examples = [reader[int(place)] for place in places]
     images = [evaluation_transform(run.config.data, example["image"]) for example in examples]
     labels = np.array([example["label"] for example in examples])
-    return Pictures(np.stack(images), labels, [run.class_names[label] for label in labels])
+    boxes = canvas_boxes(dataset.test) if run.config.data.image_size is None else None
+    boxes = None if boxes is None else boxes[places]
+    return Pictures(np.stack(images), labels, boxes, [run.class_names[label] for label in labels])
 
 
 def files(run: Run, paths: Sequence[str]) -> Pictures:
     """Image files, as `train.predict` reads them."""
-    return Pictures(np.stack([prepare(run, path) for path in paths]), None, [os.path.basename(path) for path in paths])
+    images = np.stack([prepare(run, path) for path in paths])
+    return Pictures(images, None, None, [os.path.basename(path) for path in paths])
 
 
 def column(title: str, loaded: LoadedRun, pictures: Pictures, arguments: Arguments) -> Column:
@@ -82,8 +94,7 @@ def column(title: str, loaded: LoadedRun, pictures: Pictures, arguments: Argumen
     model, images = loaded.model, loaded.preprocess(jnp.asarray(pictures.images))
     layer = arguments.layer or _last(loaded, images)
     logits = jax.jit(partial(model.apply, train=False))(loaded.variables, images)
-    by_label = arguments.target == "label" and pictures.labels is not None
-    classes = jnp.asarray(pictures.labels) if by_label else jnp.argmax(logits, -1)
+    classes = _classes(pictures, logits, arguments)
     explain = jax.jit(partial(grad_cam, model, layer=layer, method=arguments.method))
     try:
         maps = explain(loaded.variables, images, target=classes).map
@@ -96,35 +107,87 @@ def column(title: str, loaded: LoadedRun, pictures: Pictures, arguments: Argumen
     return Column(title, maps, told)
 
 
+def scores(loaded: LoadedRun, pictures: Pictures, arguments: Arguments) -> dict[str, Any]:
+    """How faithful the maps of all methods are to a net, and what they were made of.
+
+    Raises:
+      UserError: the net has no such layer.
+    """
+    images = loaded.preprocess(jnp.asarray(pictures.images))
+    layer = arguments.layer or _last(loaded, images)
+    logits = jax.jit(partial(loaded.model.apply, train=False))(loaded.variables, images)
+    classes, boxes = _classes(pictures, logits, arguments), pictures.boxes
+    try:
+        table = score_maps(loaded, pictures.images, np.asarray(classes), boxes, layer=layer)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    made_of = {"layer": layer, "target": arguments.target, "images": len(images)}
+    if boxes is not None:
+        sizes = boxes[:, 2:] - boxes[:, :2]
+        made_of["box_share"] = float(np.mean(sizes.prod(-1)) / np.prod(images.shape[1:3]))
+    return {**made_of, "scores": table}
+
+
+def _classes(pictures: Pictures, logits: jax.Array, arguments: Arguments) -> jax.Array:
+    """What is explained: the labels, or the net's answers."""
+    by_label = arguments.target == "label" and pictures.labels is not None
+    return jnp.asarray(pictures.labels) if by_label else jnp.argmax(logits, -1)
+
+
 def _last(loaded: LoadedRun, images: jax.Array) -> str:
     """The last key of the net's features."""
     features = partial(loaded.model.apply, train=False, method="features")
     return list(jax.eval_shape(features, loaded.variables, images))[-1]
 
 
+def tell(workdir: str, found: dict[str, Any]) -> None:
+    """Prints scores as a table and writes them into the run's folder."""
+    names = list(next(iter(found["scores"].values())))
+    share = f", boxes cover {found['box_share']:.1%}" if "box_share" in found else ""
+    print(f"{workdir}: {found['images']} images, {found['layer']}, class by {found['target']}{share}")
+    print("| method | " + " | ".join(name.replace("_", " ") for name in names) + " |")
+    print("| --- " * (len(names) + 1) + "|")
+    for method, values in found["scores"].items():
+        print(f"| {method} | " + " | ".join(f"{values[name]:.3f}" for name in names) + " |")
+    with _writing(os.path.join(workdir, "explain_scores.json")) as path, open(path, "w") as file:
+        json.dump(found, file, indent=2)
+
+
+@contextlib.contextmanager
+def _writing(out: str) -> Iterator[str]:
+    try:
+        with replacing(out) as path:
+            yield path
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}") from error
+
+
 def main(arguments: Sequence[str]) -> None:
-    """Reads the flags and writes the picture."""
-    parsed = parse(Arguments, arguments, prog="python -m train.explain")
-    if parsed.count < 1:
-        raise UserError(f"--count={parsed.count} must be at least 1")
+    """Reads the flags and writes the picture, or the scores."""
+    parsed = parse(Arguments, arguments, prog="python -m train.explain", switches=True)
+    count = parsed.count if parsed.count is not None else 256 if parsed.scores else 8
+    if count < 1:
+        raise UserError(f"--count={count} must be at least 1")
     run = read_run(parsed.workdir)
-    pictures = files(run, parsed.images) if parsed.images else held_out(run, parsed.count)
-    columns = []
-    for workdir in (parsed.workdir, *parsed.compare):
+    pictures = files(run, parsed.images) if parsed.images else held_out(run, count)
+    workdirs = (parsed.workdir, *parsed.compare)
+    for workdir in workdirs:
         other = read_run(workdir)
         for what in ("class_names", "image_shape"):
             if getattr(other, what) != getattr(run, what):
                 raise UserError(f"{workdir} has other {what} than {parsed.workdir}: {getattr(other, what)}")
-        columns.append(
-            column(os.path.basename(os.path.normpath(workdir)), load_run(workdir, parsed.checkpoint), pictures, parsed)
-        )
+    if parsed.scores:
+        for workdir in workdirs:
+            tell(workdir, scores(load_run(workdir, parsed.checkpoint), pictures, parsed))
+        return
+    columns = [
+        column(os.path.basename(os.path.normpath(workdir)), load_run(workdir, parsed.checkpoint), pictures, parsed)
+        for workdir in workdirs
+    ]
     figure = gallery(jnp.asarray(pictures.images), columns, pictures.names)
     out = parsed.out or os.path.join(parsed.workdir, "explain.png")
-    try:
-        with replacing(out) as path:
-            figure.savefig(path, format="png", dpi=150)
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}") from error
+    with _writing(out) as path:
+        figure.savefig(path, format="png", dpi=150)
     print(out)
 
 

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from attnjax.layers import at_least_float32
+
 Target = Any
 """None, classes or a callable; see `grad_cam`."""
 
@@ -26,6 +28,14 @@ def scores(outputs: Any, target: Target, batch: int) -> jax.Array:
         return values
     logits = _logits(outputs)
     return jnp.take_along_axis(logits, classes(logits, target)[:, None], axis=-1)[:, 0]
+
+
+def probabilities(outputs: Any, target: Target, batch: int) -> jax.Array:
+    """The probability of each image's class, (b,); of a callable target its number."""
+    if not callable(target):
+        logits = _logits(outputs)
+        outputs = jax.nn.softmax(logits.astype(at_least_float32(logits.dtype)))
+    return scores(outputs, target, batch)
 
 
 def classes(outputs: Any, target: Target) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The three sources behind one interface: digits, prepared TFDS sets and image folders."""
+"""The sources behind one interface: digits, alone or on canvases, prepared TFDS sets and image folders."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import os
 import numpy as np
 
 from train.config import DataConfig
-from train.data.dataset import Dataset
+from train.data.canvas import on_canvases
+from train.data.dataset import Dataset, Split
 from train.data.images import SUFFIXES, read_image
 from train.data.prepared import open_prepared
 from train.errors import UserError
@@ -18,14 +19,45 @@ def open_dataset(config: DataConfig) -> Dataset:
     """Opens the source that the settings name.
 
     Raises:
-      UserError: it is not there, is empty, or is not as it should be.
+      UserError: it is not there, is empty, is not as it should be, or has fewer training images than are asked for.
     """
+    dataset = _open(config)
+    if config.train_images is None:
+        return dataset
+    return dataclasses.replace(dataset, train=_some(dataset.train, config.train_images))
+
+
+def _open(config: DataConfig) -> Dataset:
     kind, _, name = config.source.partition(":")
     if kind == "tfds":
         return open_prepared(name, config.tfds_dir)
     if kind == "folder":
         return _folder(name, config)
-    return _digits()
+    return on_canvases(_digits()) if kind == "canvas_digits" else _digits()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Some:
+    """Some images of a split."""
+
+    split: Split
+    places: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        return self.split[int(self.places[index])]
+
+    def name(self, index: int) -> str:
+        return self.split.name(int(self.places[index]))
+
+
+def _some(split: Split, count: int) -> Split:
+    """The first images of a shuffle that is always the same: more of them hold fewer of them."""
+    if count > len(split):
+        raise UserError(f"data.train_images={count} is more than the {len(split)} training images that there are")
+    return _Some(split, np.random.default_rng(0).permutation(len(split))[:count])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,21 @@
+"""A small CBAM-ResNet on digits at random places of cluttered canvases of 64x64 pixels.
+
+    python -m train configs/canvas_cbam.py --workdir runs/canvas_cbam
+    python -m train.explain --workdir runs/canvas_cbam --scores
+
+Time: TODO 0
+Result: TODO
+"""
+
+from train.config import Config, DataConfig, ModelConfig, OptimizerConfig, ScheduleConfig
+
+config = Config(
+    model=ModelConfig(name="cbam_resnet20_cifar", options={"stage_sizes": (1, 1, 1), "stem": "imagenet"}),
+    data=DataConfig(
+        source="canvas_digits", batch_size=64, augmentation="none", flip=False, mean=(0.237,), std=(0.157,)
+    ),
+    optimizer=OptimizerConfig(learning_rate=0.1, nesterov=True, weight_decay=5e-4),
+    schedule=ScheduleConfig(kind="cosine", warmup=0.05),
+    total_epochs=6,
+    evaluate_every_steps=270,
+)
