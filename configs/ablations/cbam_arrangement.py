@@ -4,8 +4,9 @@
 
 CBAM paper, table 3, there with ResNet-50 on ImageNet; here a ResNet-8 of widths 8, 16 and 32 on the scanned digits.
 
-Time:
-Result:
+Time: 6 minutes for 20 runs of 450 steps, beside other jobs on two CPU cores (2026-11-21).
+Result, test error over seeds 0 to 4: SE 1.50 +- 0.64 %, channel first 1.17 +- 0.57 %, spatial first 1.28 +- 0.37 %,
+parallel 1.06 +- 0.23 %: they do not differ by more than their spread.
 """
 
 import dataclasses
