@@ -2,8 +2,11 @@
 
     python -m train configs/canvas_resnet.py --workdir runs/canvas_resnet
 
-Time: TODO 0
-Result: TODO
+Time: 539 steps of 64 images take about 28 s of CPU time on two cores of an AMD EPYC (2026-11-21).
+Result, test accuracy: 85.74 +- 0.84 % over seeds 0 to 4, 85.97 % with seed 0.
+
+Pointing game of Grad-CAM at stage2 on the 1,440 test images: 89.2 +- 5.5 %; at stage3, whose maps have 4x4 places,
+52.7 +- 1.9 %. The centre of the image always: 18.3 %; the boxes' share of the area: 8.2 %.
 """
 
 import dataclasses

@@ -2,8 +2,8 @@
 
     python -m train configs/canvas_se.py --workdir runs/canvas_se
 
-Time: TODO 0
-Result: TODO
+Time: 539 steps of 64 images take about 29 s of CPU time on two cores of an AMD EPYC (2026-11-21).
+Result, test accuracy: 80.60 +- 1.92 % over seeds 0 to 4, 81.81 % with seed 0.
 """
 
 import dataclasses
