@@ -10,13 +10,14 @@ Result: none yet.
 """
 
 import dataclasses
+from typing import Any
 
 from configs.canvas_cbam import config as canvas
 from train.ablation import Ablation
 from train.config import ModelConfig
 
 _NET = {"widths": (32, 64, 128), "stem": "imagenet", "stem_width": 16}
-_NETS = {
+_NETS: dict[str, dict[str, Any]] = {
     "plain": {"model.name": "preact_resnet164_cifar", "model.options": {**_NET, "stage_units": (2, 2, 2)}},
     "attention": {"model.name": "attention56_cifar"},
 }
