@@ -7,17 +7,18 @@ RUN ?= runs/digits_cbam
 WORKERS ?= 2
 POD ?= configs/imagenet_resnet50.py configs/imagenet_cbam_resnet50.py configs/imagenet_attention56.py
 
-.PHONY: help train test test-slow faults pod pod-all lint clean
+.PHONY: help train test test-slow test-notebooks faults pod pod-all lint clean
 
 help:
-	@echo "make train      train CBAM-ResNet-20 on the embedded digits (RUN=$(RUN)): a minute or two on two CPU cores"
-	@echo "make test       the tests, but for the long ones, WORKERS=$(WORKERS) at a time"
-	@echo "make test-slow  the long tests: whole runs, kills"
-	@echo "make faults     kill training runs at 60 random moments, saves included: each must end as the unbroken one"
-	@echo "make pod        compile three training steps for 256 TPU chips, without one: minutes each (POD=...)"
-	@echo "make pod-all    the same for all ImageNet configs, and the largest batches that fit: hours; goes on where it stopped"
-	@echo "make lint       style (ruff) and types (mypy)"
-	@echo "make clean      remove $(VENV)"
+	@echo "make train           train CBAM-ResNet-20 on the embedded digits (RUN=$(RUN)): a minute or two on two CPU cores"
+	@echo "make test            the tests, but for the long ones, WORKERS=$(WORKERS) at a time"
+	@echo "make test-slow       the long tests: whole runs, kills"
+	@echo "make test-notebooks  run the notebooks: some minutes"
+	@echo "make faults          kill training runs at 60 random moments, saves included: each must end as the unbroken one"
+	@echo "make pod             compile three training steps for 256 TPU chips, without one: minutes each (POD=...)"
+	@echo "make pod-all         the same for all ImageNet configs, and the largest batches that fit: hours; goes on where it stopped"
+	@echo "make lint            style (ruff) and types (mypy)"
+	@echo "make clean           remove $(VENV)"
 
 train: $(VENV)/train.done
 	$(BIN)/python -m train configs/digits_cbam.py --workdir $(RUN)
@@ -27,6 +28,9 @@ test: $(VENV)/dev.done
 
 test-slow: $(VENV)/dev.done
 	$(BIN)/python -m pytest -m slow
+
+test-notebooks: $(VENV)/dev.done
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest --nbmake --nbmake-timeout=600 --numprocesses $(WORKERS) notebooks
 
 faults: $(VENV)/dev.done
 	$(BIN)/python -m tests.train.faults
