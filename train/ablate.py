@@ -15,7 +15,7 @@ import tyro
 from train.ablation import Ablation, folder_name
 from train.cohort import Together, is_done, train_cohort, trains_together
 from train.config import Config
-from train.errors import UserError, nearest
+from train.errors import NotFiniteError, UserError, nearest
 from train.lock import locked
 from train.preemption import Reached, preemption
 from train.run import read_run
@@ -92,16 +92,24 @@ class _Study:
             flush=True,
         )
         numbers = {run: number for number, run in enumerate(runs, 1)}
+        lost = []
         for label in chosen:
             left = [seed for variant, seed in runs if variant == label]
             folders = {seed: self._folder(label, seed) for seed in left}
             labels = {seed: f"[{numbers[label, seed]}/{len(runs)}] {label}, seed {seed}" for seed in left}
-            for seed in train_cohort(self._ablation.config(label), folders, together, reached, labels) if left else ():
-                self._done[label].add(seed)
-                self._write()
+            try:
+                config = self._ablation.config(label)
+                for seed in train_cohort(config, folders, together, reached, labels) if left else ():
+                    self._done[label].add(seed)
+                    self._write()
+            except NotFiniteError as error:
+                lost.append(str(error))
             if reached():
                 return
-        print(*self._write(), sep="\n")
+        if any(self._done.values()):
+            print(*self._write(), sep="\n")
+        if lost:
+            raise UserError("; ".join(lost))
 
     def _write(self) -> list[str]:
         """Writes the table and returns its lines."""

@@ -63,8 +63,9 @@ def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
       UserError: a setting is unknown, or a value does not fit.
     """
     known, values = flatten(config), dataclasses.asdict(config)
+    del known["seed"]
     for name, value in settings.items():
-        if name not in known or name == "seed":
+        if name not in known:
             raise UserError(f"{name!r} is no setting of a variant{nearest(name, known)}")
         *groups, last = name.split(".")
         group = values

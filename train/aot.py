@@ -138,7 +138,7 @@ def read_record(path: str, key: str) -> dict[str, Any] | None:
     """What `record` gave of the step with this key; None where the file has no such figures."""
     with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
         stored = json.load(file)
-        return stored if stored["key"] == key else None
+        return stored if stored.get("key") == key else None
     return None
 
 
@@ -191,8 +191,9 @@ def main(arguments: Sequence[str]) -> None:
 
     step = Compiled.of_record(stored["step"]) if stored and stored["step"] else None
     try:
-        step = step or pod.compile(config)
-        write()
+        if step is None:
+            step = pod.compile(config)
+            write()
         known = {0: step.fixed, step.images: step.needed}
         print(*describe(pod, config, step), sep="\n", flush=True)
     except NotEnoughMemoryError as error:

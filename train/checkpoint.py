@@ -29,6 +29,12 @@ def checkpoint_steps(folder: str) -> list[int]:
     return sorted(int(name) for name in os.listdir(folder) if re.fullmatch(r"0|[1-9][0-9]*", name))
 
 
+def newest_whole_step(folder: str) -> int:
+    """The newest step whose checkpoint is not damaged; -1 where there is none."""
+    whole = (step for step in checkpoint_steps(folder) if checksums.damage(os.path.join(folder, str(step))) is None)
+    return max(whole, default=-1)
+
+
 class Restored(NamedTuple):
     """What a checkpoint gives back.
 
@@ -74,16 +80,6 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """Steps that have a checkpoint, in order; damaged ones are among them."""
         return checkpoint_steps(self._folder)
-
-    def whole_steps(self) -> list[int]:
-        """Those of them that are not damaged."""
-        return [step for step in self.steps() if checksums.damage(self._path(step)) is None]
-
-    def remove_after(self, step: int) -> None:
-        """Removes the whole ones after a step."""
-        for later in self.whole_steps():
-            if later > step:
-                self._remove(later)
 
     def save(self, step: int, state: TrainState, sums: dict[str, float], accuracy: float | None) -> None:
         """Begins to save the state of a step, see `Restored`. Where that is saved already, only the accuracy is new.

@@ -11,12 +11,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from train.checkpoint import checkpoint_steps
+from train.checkpoint import checkpoint_steps, newest_whole_step
 from train.config import Config
-from train.errors import UserError
+from train.errors import NotFiniteError, UserError
 from train.layout import Layout
 from train.loop import train_seeds
-from train.parallel import JitStep, Step, norm_options
+from train.parallel import JitStep, norm_options
 from train.preemption import Reached
 from train.report import is_finished
 from train.run import Run, check_claim, checkpoint_folder, read_run
@@ -35,7 +35,7 @@ def trains_together(asked: Together) -> tuple[bool, str]:
     backend = jax.default_backend()
     if backend == "cpu":
         return False, "on a CPU a convolution is 4 to 10 times slower under vmap"
-    return True, f"on a {backend.upper()} one vmapped step of all is faster than theirs in turn"
+    return True, f"on a {backend.upper()} one vmapped step of all fills the device better than theirs in turn"
 
 
 def train_cohort(
@@ -49,9 +49,9 @@ def train_cohort(
     Args:
       config: the settings of all but for the seed.
       workdirs: the folder of the run with each seed.
-      together: whether all go on together, from the newest step of which all have a checkpoint. They take as many
-        devices as divide their number, and each device some seeds. Otherwise they share one program, which divides a
-        batch among the devices as usual.
+      together: whether those that stand at the same step go on together. They take as many devices as divide their
+        number, and each device some seeds. Otherwise they share one program, which divides a batch among the devices
+        as usual.
       reached: says whether to end now.
       labels: what the lines of each seed begin with.
 
@@ -60,6 +60,7 @@ def train_cohort(
 
     Raises:
       UserError: the settings do not allow it, or a folder belongs to another run.
+      NotFiniteError: a seed was lost; the others have come to their end, but for those that went together with it.
     """
     parallel = config.parallel
     if parallel.engine != "jit" or parallel.shard_parameters != 1 or parallel.batch_norm == "device":
@@ -68,16 +69,25 @@ def train_cohort(
             f"parallel.batch_norm: got {parallel.engine!r}, {parallel.shard_parameters} and {parallel.batch_norm!r}"
         )
     shared = Shared.of(config)
-    step_of: Callable[[Sequence[int]], Step]
-    if together and len(workdirs) > 1:
-        groups, step_of = [list(workdirs)], partial(TogetherStep.of, shared.run, shared.layout)
-    else:
-        groups, step_of = [[seed] for seed in workdirs], seeded(shared.run, shared.layout)
-    for seeds in groups:
+    in_turn = seeded(shared.run, shared.layout)
+    groups: dict[int, list[int]] = {}
+    for number, (seed, workdir) in enumerate(workdirs.items()):
+        group = newest_whole_step(checkpoint_folder(workdir)) if together else number
+        groups.setdefault(group, []).append(seed)
+    lost = []
+    for seeds in groups.values():
         folders = {seed: workdirs[seed] for seed in seeds}
-        if train_seeds(shared, step_of(seeds), folders, reached, labels) is None:
+        step = TogetherStep.of(shared.run, shared.layout, seeds) if len(seeds) > 1 else in_turn(seeds)
+        try:
+            results = train_seeds(shared, step, folders, reached, labels)
+        except NotFiniteError as error:
+            lost.append(str(error))
+            continue
+        if results is None:
             return
         yield from seeds
+    if lost:
+        raise NotFiniteError("; ".join(lost))
 
 
 def is_done(run: Run, workdir: str) -> bool:

@@ -15,6 +15,10 @@ class UserError(ValueError):
     """
 
 
+class NotFiniteError(UserError):
+    """The loss, a gradient or a parameter of a run is no longer finite."""
+
+
 def explain(error: BaseException) -> tuple[str, int] | None:
     """One line for the user, and the exit code; None for what only a programmer can mend."""
     if isinstance(error, OSError):

@@ -121,7 +121,8 @@ def scores(loaded: LoadedRun, pictures: Pictures, arguments: Arguments) -> dict[
         table = score_maps(loaded, pictures.images, np.asarray(classes), boxes, layer=layer)
     except ValueError as error:
         raise UserError(str(error)) from error
-    made_of = {"layer": layer, "target": arguments.target, "images": len(images)}
+    target = "prediction" if pictures.labels is None else arguments.target
+    made_of = {"layer": layer, "target": target, "images": len(images)}
     if boxes is not None:
         sizes = boxes[:, 2:] - boxes[:, :2]
         made_of["box_share"] = float(np.mean(sizes.prod(-1)) / np.prod(images.shape[1:3]))
@@ -168,6 +169,8 @@ def main(arguments: Sequence[str]) -> None:
     count = parsed.count if parsed.count is not None else 256 if parsed.scores else 8
     if count < 1:
         raise UserError(f"--count={count} must be at least 1")
+    if parsed.scores and (parsed.out is not None or parsed.method != Arguments.method):
+        raise UserError("--scores takes all methods and writes explain_scores.json: leave out --method and --out")
     run = read_run(parsed.workdir)
     pictures = files(run, parsed.images) if parsed.images else held_out(run, count)
     workdirs = (parsed.workdir, *parsed.compare)

@@ -54,6 +54,7 @@ def score_maps(
     Raises:
       ValueError: the net has no such layer.
     """
+    batch_size = min(batch_size, len(images))
     score = jax.jit(partial(_scores, loaded))
     places = np.arange(-(-len(images) // batch_size) * batch_size).reshape(-1, batch_size)
     table = {}

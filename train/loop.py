@@ -19,7 +19,7 @@ from train.checkpoint import Restored
 from train.config import Config
 from train.evaluate import Evaluation, Evaluator
 from train.hosts import failing_together, is_first, standing
-from train.member import Member, take_back, taken
+from train.member import Member, taken
 from train.metrics import Metrics
 from train.parallel import Step, training_step
 from train.preemption import Reached, preemption
@@ -55,7 +55,7 @@ def train_seeds(
     reached: Reached,
     labels: Mapping[int, str] | None = None,
 ) -> list[Evaluation] | None:
-    """Trains, or resumes, runs together: all stand at the same step.
+    """Trains, or resumes, runs together. The newest whole checkpoints of all are of the same step.
 
     Args:
       shared: what they have in common.
@@ -74,8 +74,6 @@ def train_seeds(
         origin = shared.dataset.origin
         places = [stack.enter_context(taken(shared.with_seed(seed), workdirs[seed], origin)) for seed in workdirs]
         stack.enter_context(failing_together())
-        if len(places) > 1:
-            take_back(places)
         begins = [place.beginning(shared.layout, shared.like) for place in places]
         step, total = int(begins[0].state.step), shared.run.total_steps
         if step == total and all(place.finished for place in places):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import grain
 import jax
@@ -12,7 +12,7 @@ import jax
 from train.agreement import check_shared
 from train.checkpoint import Checkpoints, Restored
 from train.data import Reader, training_iterator
-from train.errors import UserError
+from train.errors import NotFiniteError
 from train.evaluate import Evaluation
 from train.hosts import gather, on_first
 from train.layout import Layout
@@ -75,13 +75,6 @@ def taken(run: Run, workdir: str, origin: str) -> Iterator[Place]:
         yield Place(run, workdir, checkpoints, finished)
 
 
-def take_back(places: Sequence[Place]) -> None:
-    """Takes runs that go on together back to the newest step of which all have a whole checkpoint, or to the start."""
-    steps = set.intersection(*(set(place.checkpoints.whole_steps()) for place in places))
-    for place in places:
-        place.checkpoints.remove_after(max(steps, default=-1))
-
-
 @dataclasses.dataclass(frozen=True)
 class Member:
     """A run that the loop trains, alone or with others.
@@ -125,7 +118,7 @@ class Member:
         """Fetches the sums.
 
         Raises:
-          UserError: something was not finite.
+          NotFiniteError: something was not finite.
         """
         sums: Metrics = jax.device_get(metrics)
         if sums.bad_step < 0:
@@ -134,7 +127,7 @@ class Member:
         steps = self.checkpoints.steps()
         kept = f"the last good checkpoint is step {steps[-1]}" if steps else "there is no checkpoint yet"
         where = "" if self.label is None else f"{self.label}: "
-        raise UserError(
+        raise NotFiniteError(
             f"{where}loss, gradient or parameters are not finite at step {int(sums.bad_step) + 1} ({kept}): lower "
             "optimizer.learning_rate, or set schedule.warmup or optimizer.clip_norm, with another --workdir"
         )

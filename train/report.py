@@ -160,7 +160,7 @@ class Silence:
     """The report of a process that is not the first: it says and writes nothing."""
 
     def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *arguments: None
+        return lambda *arguments, **options: None
 
 
 def read_metrics(workdir: str) -> list[dict[str, Any]]:

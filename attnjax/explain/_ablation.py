@@ -26,9 +26,11 @@ def ablation_cam(net: Net, layers: Sequence[Layer], images: jax.Array, target: T
             outputs, _ = net.tapped(images, [layer], [jnp.where(chosen, -x, jnp.zeros_like(x))])
             return scores(outputs, target, len(images))
 
-        # -1 leaves all channels: run in the same way as the others, so that the rounding they share cancels.
-        scored = _for_each_channel(without, jnp.arange(-1, x.shape[-1]), len(images)).T
-        whole, rest = scored[:, :1], scored[:, 1:]
+        # -1 leaves all channels: run in the same program as the others, so that the rounding they share cancels.
+        at_once, channels = _at_once(len(images)), x.shape[-1]
+        none = jnp.full(at_once - channels % at_once, -1)
+        scored = _for_each_channel(without, jnp.concatenate([none, jnp.arange(channels)]), len(images)).T
+        whole, rest = scored[:, :1], scored[:, -channels:]
         return (whole - rest) / jnp.where(whole == 0, jnp.ones_like(whole), whole)
 
     return [_weighted(x, weights(layer, x)) for layer, x in zip(layers, maps, strict=True)]
@@ -52,7 +54,12 @@ def score_cam(net: Net, layers: Sequence[Layer], images: jax.Array, target: Targ
 
 
 def _for_each_channel(function: Callable[[jax.Array], jax.Array], channels: jax.Array, batch: int) -> jax.Array:
-    return jax.lax.map(function, channels, batch_size=max(1, _IMAGES // batch))
+    return jax.lax.map(function, channels, batch_size=_at_once(batch))
+
+
+def _at_once(batch: int) -> int:
+    """Channels that are run together."""
+    return max(1, _IMAGES // batch)
 
 
 def _weighted(x: jax.Array, weights: jax.Array) -> jax.Array:

@@ -96,11 +96,11 @@ def insertion_deletion(
     order, pixels = places(maps), maps[0].size
 
     def curve(first: jax.Array, rest: jax.Array) -> jax.Array:
-        def at(step: jax.Array) -> jax.Array:
-            mixed = jnp.where((order < step * pixels // steps)[..., None], first, rest)
+        def at(count: jax.Array) -> jax.Array:
+            mixed = jnp.where((order < count)[..., None], first, rest)
             return probabilities(net(mixed), target, len(images))
 
-        return jax.lax.map(at, jnp.arange(steps + 1, dtype=jnp.int32)).T
+        return jax.lax.map(at, jnp.array([step * pixels // steps for step in range(steps + 1)], jnp.int32)).T
 
     inserted, deleted = curve(images, start), curve(end, images)
     return InsertionDeletion(_area(inserted), _area(deleted), inserted, deleted)

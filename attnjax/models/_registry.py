@@ -70,9 +70,9 @@ def _changed(constructor: Callable[..., Any], changes: Mapping[str, Any], what: 
 
 
 def _changed_each(current: Any, changes: Mapping[str, Any], what: str) -> Any:
-    if isinstance(current, tuple):
+    if isinstance(current, tuple) and any(current):
         return tuple(None if each is None else _changed_each(each, changes, what) for each in current)
-    if not callable(current):
+    if not callable(current) or current is inspect.Parameter.empty:
         raise ValueError(f"{what} is {current!r}, no constructor whose arguments {dict(changes)} could change")
     return _changed(current, changes, what)
 

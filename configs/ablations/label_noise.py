@@ -35,5 +35,5 @@ ablation = Ablation(
         for percent, errors in _PUBLISHED.items()
         for label, error in zip(_NETS, errors, strict=True)
     },
-    source="CIFAR-10 top-1 error, RAN paper, table 7 (recalled)",
+    source="CIFAR-10 top-1 error, RAN paper (recalled)",
 )

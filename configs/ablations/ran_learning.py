@@ -2,7 +2,7 @@
 
     python -m train.ablate configs/ablations/ran_learning.py --workdir runs/ran_learning
 
-RAN paper, table 1, there on CIFAR-10: with T (1 + M) errors fall with depth, with T M they rise. Here narrow nets with
+RAN paper, there on CIFAR-10: with T (1 + M) errors fall with depth, with T M they rise. Here narrow nets with
 one and two modules a stage, on cluttered canvases.
 
 Time: not measured yet; 539 steps a seed.
@@ -36,5 +36,5 @@ ablation = Ablation(
         "2 modules a stage, residual": "4.99",
         "2 modules a stage, naive": "5.35",
     },
-    source="CIFAR-10 top-1 error, RAN paper, table 1 (recalled)",
+    source="CIFAR-10 top-1 error, RAN paper (recalled)",
 )

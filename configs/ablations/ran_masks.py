@@ -26,5 +26,5 @@ ablation = Ablation(
     base=dataclasses.replace(canvas, model=ModelConfig(name="attention56_cifar", options=_NET)),
     variants={"mixed": _mask("mixed"), "channel": _mask("channel"), "spatial": _mask("spatial")},
     published={"mixed": "5.20", "channel": "6.24", "spatial": "6.33"},
-    source="CIFAR-10 top-1 error, RAN paper, table 2 (recalled)",
+    source="CIFAR-10 top-1 error, RAN paper (recalled)",
 )

@@ -25,5 +25,5 @@ ablation = Ablation(
     base=dataclasses.replace(canvas, model=ModelConfig(name="attention56_cifar", options=_NET)),
     variants={"encoder and decoder": _mask("encoder_decoder"), "local convolutions": _mask("local")},
     published={"encoder and decoder": "5.52", "local convolutions": "6.48"},
-    source="CIFAR-10 top-1 error, RAN paper, table 3 (recalled)",
+    source="CIFAR-10 top-1 error, RAN paper (recalled)",
 )

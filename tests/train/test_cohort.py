@@ -22,7 +22,7 @@ from tests.train.test_parallel import CONFIG, MIXED, STEPS
 from train.checkpoint import checkpoint_steps
 from train.cohort import TogetherStep, is_done, seeded, train_cohort, trains_together
 from train.config import Config, ModelConfig
-from train.errors import UserError
+from train.errors import NotFiniteError, UserError
 from train.layout import Layout
 from train.loop import train
 from train.metrics import Metrics
@@ -172,18 +172,16 @@ def test_seeds_that_were_killed_go_on_and_end_as_the_unbroken_ones(
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def test_seeds_together_go_on_from_the_newest_step_of_all(
+def test_seeds_together_go_on_each_from_its_newest_whole_step(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    cohort(tmp_path / "unbroken", True)
-    interrupted(monkeypatch, tmp_path / "broken", True, seed=1, step=6)
-    shutil.rmtree(tmp_path / "broken" / "seed_0" / "checkpoints" / "4")
+    interrupted(monkeypatch, tmp_path, True, seed=1, step=6)
+    shutil.rmtree(tmp_path / "seed_0" / "checkpoints" / "4")
     capsys.readouterr()
-    assert cohort(tmp_path / "broken", True) == [0, 1]
+    assert cohort(tmp_path, True) == [0, 1]
     resumed = [line for line in capsys.readouterr().out.splitlines() if "resumes" in line]
-    assert [line.partition(" resumes ")[2] for line in resumed] == ["at step 2 of 6"] * 2
-    for seed in (0, 1):
-        assert outcome(tmp_path / "broken" / f"seed_{seed}") == outcome(tmp_path / "unbroken" / f"seed_{seed}")
+    assert [line.partition(" resumes ")[2] for line in resumed] == ["at step 2 of 6", "at step 4 of 6"]
+    assert all(is_done(read_run(str(tmp_path / f"seed_{seed}")), str(tmp_path / f"seed_{seed}")) for seed in (0, 1))
 
 
 @pytest.mark.parametrize(("asked", "saved"), [(False, {0: [3]}), (True, {0: [3], 1: [3]})])
@@ -192,6 +190,19 @@ def test_sigterm_saves_and_ends(asked: bool, saved: dict[int, list[int]], tmp_pa
     assert cohort(tmp_path, asked, replace(CUT, {"evaluate_every_steps": 9}), lambda: next(calls) >= 3) == []
     folders = {seed: str(tmp_path / f"seed_{seed}" / "checkpoints") for seed in (0, 1)}
     assert {seed: steps[-1:] for seed, at in folders.items() if (steps := checkpoint_steps(at))} == saved
+
+
+def test_a_seed_that_diverges_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    def lose_the_first(shared: Any, step: Any, workdirs: Mapping[int, str], *rest: Any) -> list[None]:
+        if 0 in workdirs:
+            raise NotFiniteError("seed 0: not finite")
+        return [None]
+
+    monkeypatch.setattr("train.cohort.train_seeds", lose_the_first)
+    seeds = train_cohort(CUT, {seed: str(tmp_path / str(seed)) for seed in (0, 1, 2)}, False, lambda: False, {})
+    assert [next(seeds), next(seeds)] == [1, 2]
+    with pytest.raises(NotFiniteError, match="seed 0: not finite"):
+        next(seeds)
 
 
 def test_a_run_of_another_duration_is_refused(lone_runs: dict[int, Path], tmp_path: Path):
