@@ -273,7 +273,8 @@ def test_a_record_without_a_label_is_named(tmp_path: Path):
 
 @pytest.mark.parametrize("source", ["digit", "tfds:", "folder:", "folder", "http://x", ""])
 def test_an_unknown_source_is_refused(source: str):
-    with pytest.raises(UserError, match=rf"data\.source='{source}' must be digits, canvas_digits, tfds:NAME or folder:PATH"):
+    allowed = "digits, canvas_digits, tfds:NAME or folder:PATH"
+    with pytest.raises(UserError, match=rf"data\.source='{source}' must be {allowed}"):
         DataConfig(source=source)
 
 
