@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
@@ -21,6 +21,8 @@ from train.checkpoint import checkpoint_steps
 from train.evaluate import Evaluation
 from train.files import replacing
 from train.run import Run, checkpoint_folder
+
+matplotlib.use("Agg")
 
 
 class Report:
@@ -194,11 +196,11 @@ def _is_terminal() -> bool:
 
 
 def _draw_curves(workdir: str) -> None:
+    import matplotlib.pyplot as plt
     from matplotlib.ticker import FuncFormatter
 
     records = read_metrics(workdir)
-    figure = Figure((13, 3.6), layout="constrained")
-    axes = figure.subplots(1, 3)
+    figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
     for split in ("train", "test"):
         part = [record for record in records if record["split"] == split]
         steps = [record["step"] for record in part]
@@ -219,10 +221,11 @@ def _draw_curves(workdir: str) -> None:
 
 
 def _draw_confusion(workdir: str, confusion: np.ndarray, class_names: tuple[str, ...]) -> None:
+    import matplotlib.pyplot as plt
+
     n = len(class_names)
     side = min(12.0, 4 + 0.35 * n)
-    figure = Figure((side + 1, side), layout="constrained")
-    axis = figure.subplots()
+    figure, axis = plt.subplots(figsize=(side + 1, side), layout="constrained")
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     picture = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axis.set(title="Confusion on the test images", xlabel="predicted class", ylabel="true class", xticks=[], yticks=[])
@@ -239,6 +242,9 @@ def _draw_confusion(workdir: str, confusion: np.ndarray, class_names: tuple[str,
     _save(figure, os.path.join(workdir, "confusion.png"))
 
 
-def _save(figure: Figure, path: str) -> None:
+def _save(figure: Any, path: str) -> None:
+    import matplotlib.pyplot as plt
+
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
+    plt.close(figure)
