@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial, reduce
 from typing import NamedTuple, Protocol
 
@@ -127,21 +128,24 @@ def block_diagonal(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array
     return native(x, full, window._replace(groups=1))
 
 
+def _with_kernel_tangent(other: Lowering) -> Callable[[jax.Array, jax.Array, Window], jax.Array]:
+    """XLA's own, with another form for the derivative by the kernel, and so for the filter gradient."""
+    form = jax.custom_jvp(native, nondiff_argnums=(2,))
+
+    @form.defjvp
+    def jvp(
+        window: Window, primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
+        (x, kernel), (x_dot, kernel_dot) = primals, tangents
+        from_kernel = other(x, kernel_dot, window)
+        return form(x, kernel, window), form(x_dot, kernel, window) + from_kernel
+
+    return form
+
+
 def grouped(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     """XLA's grouped convolution, with a filter gradient that is a grouped convolution again."""
     return _grouped(x, kernel, window)
-
-
-_grouped = jax.custom_jvp(native, nondiff_argnums=(2,))
-
-
-@_grouped.defjvp
-def _grouped_jvp(
-    window: Window, primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
-) -> tuple[jax.Array, jax.Array]:
-    (x, kernel), (x_dot, kernel_dot) = primals, tangents
-    from_kernel = _groups_in_batch(x, kernel_dot, window)
-    return grouped(x, kernel, window), grouped(x_dot, kernel, window) + from_kernel
 
 
 def _groups_in_batch(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
@@ -168,18 +172,6 @@ def to_one_channel(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array
     return _to_one_channel(x, kernel, window)
 
 
-_to_one_channel = jax.custom_jvp(native, nondiff_argnums=(2,))
-
-
-@_to_one_channel.defjvp
-def _to_one_channel_jvp(
-    window: Window, primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
-) -> tuple[jax.Array, jax.Array]:
-    (x, kernel), (x_dot, kernel_dot) = primals, tangents
-    from_kernel = rows_product(x, kernel_dot, window)
-    return to_one_channel(x, kernel, window), to_one_channel(x_dot, kernel, window) + from_kernel
-
-
 def rows_product(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     """A convolution as a product of every position's column of the window with all columns of the kernel's matrix."""
     rows = jnp.concatenate(window.views(x, 1, kernel.shape[0]), -1)  # (b, h', w, rows and c)
@@ -193,3 +185,7 @@ def patches_product(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Arra
     x = jnp.stack(window.views(x, 1, kernel.shape[0]), -2)
     x = jnp.stack(window.views(x, 2, kernel.shape[0]), -3)  # (b, h', w', columns, rows, c)
     return jax.lax.dot_general(x, kernel, (((4, 3, 5), (0, 1, 2)), ((), ())))
+
+
+_grouped = _with_kernel_tangent(_groups_in_batch)
+_to_one_channel = _with_kernel_tangent(rows_product)
