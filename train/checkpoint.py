@@ -29,10 +29,15 @@ def checkpoint_steps(folder: str) -> list[int]:
     return sorted(int(name) for name in os.listdir(folder) if re.fullmatch(r"0|[1-9][0-9]*", name))
 
 
-def newest_whole_step(folder: str) -> int:
-    """The newest step whose checkpoint is not damaged; -1 where there is none."""
-    whole = (step for step in checkpoint_steps(folder) if checksums.damage(os.path.join(folder, str(step))) is None)
-    return max(whole, default=-1)
+def newest_whole(folder: str) -> tuple[int | None, list[tuple[int, str]]]:
+    """The newest whole step, and what is wrong with those after it."""
+    damaged: list[tuple[int, str]] = []
+    for step in reversed(checkpoint_steps(folder)):
+        damage = checksums.damage(os.path.join(folder, str(step)))
+        if damage is None:
+            return step, damaged
+        damaged.append((step, damage))
+    return None, damaged
 
 
 class Restored(NamedTuple):
@@ -148,7 +153,7 @@ class Checkpoints:
 
         def check() -> float | None:
             if damage := checksums.damage(self._path(step)):
-                whole, _ = self._newest_whole()
+                whole, _ = newest_whole(self._folder)
                 other = "none is whole" if whole is None else f"step {whole} is the newest whole one"
                 raise UserError(f"checkpoint {self._path(step)} is damaged ({damage}): {other}")
             return self._accuracy(step)
@@ -167,7 +172,7 @@ class Checkpoints:
         """
 
         def find() -> tuple[int | None, float | None, list[tuple[int, str]]]:
-            step, damaged = self._newest_whole()
+            step, damaged = newest_whole(self._folder)
             if step is None and damaged:
                 each = ", ".join(f"{bad} ({damage})" for bad, damage in damaged)
                 raise UserError(f"all checkpoints in {self._folder} are damaged: {each}; remove them to begin anew")
@@ -207,7 +212,7 @@ class Checkpoints:
         except Exception as error:  # Orbax raises many kinds
             self._begun = None
             warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)  # Orbax leaves them
-            whole, _ = self._newest_whole()
+            whole, _ = newest_whole(self._folder)
             kept = "there is no whole checkpoint yet" if whole is None else f"the last whole checkpoint is step {whole}"
             what = f"cannot save the checkpoint of step {step} in {self._folder}"
             raise UserError(f"{what}: {reason(error)}; {kept}") from error
@@ -217,16 +222,6 @@ class Checkpoints:
         assert self._begun is not None
         step, accuracy = self._begun
         checksums.seal(self._path(step) + _UNFINISHED, ("state", "metrics"), {"accuracy": accuracy})
-
-    def _newest_whole(self) -> tuple[int | None, list[tuple[int, str]]]:
-        """The newest whole step, and what is wrong with those after it."""
-        damaged: list[tuple[int, str]] = []
-        for step in reversed(self.steps()):
-            damage = checksums.damage(self._path(step))
-            if damage is None:
-                return step, damaged
-            damaged.append((step, damage))
-        return None, damaged
 
     def _accuracy(self, step: int) -> float | None:
         return checksums.facts(self._path(step)).get("accuracy")

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from train.checkpoint import checkpoint_steps, newest_whole_step
+from train.checkpoint import checkpoint_steps, newest_whole
 from train.config import Config
 from train.errors import NotFiniteError, UserError
 from train.layout import Layout
@@ -70,9 +70,9 @@ def train_cohort(
         )
     shared = Shared.of(config)
     in_turn = seeded(shared.run, shared.layout)
-    groups: dict[int, list[int]] = {}
+    groups: dict[int | None, list[int]] = {}
     for number, (seed, workdir) in enumerate(workdirs.items()):
-        group = newest_whole_step(checkpoint_folder(workdir)) if together else number
+        group = newest_whole(checkpoint_folder(workdir))[0] if together else number
         groups.setdefault(group, []).append(seed)
     lost = []
     for seeds in groups.values():
