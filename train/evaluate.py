@@ -26,7 +26,7 @@ from train.layout import Layout
 from train.metrics import Metrics
 from train.run import load_state, read_run
 from train.state import Variables, digest
-from train.step import eval_step
+from train.step import eval_step, has_guide
 from train.views import Crops, Views, views_step
 
 
@@ -40,6 +40,8 @@ class Evaluation:
       top5_accuracy: share of images whose class is among the five most probable ones.
       count: images.
       confusion: int (true class, answer).
+      kl: mean of GGAM's guidance loss, without its factor; None for nets without GGAM's attention, and over views.
+      correlation: mean over the images of the correlation of S and W over the channels; None likewise.
     """
 
     loss: float
@@ -47,6 +49,13 @@ class Evaluation:
     top5_accuracy: float
     count: int
     confusion: np.ndarray
+    kl: float | None = None
+    correlation: float | None = None
+
+    def figures(self) -> dict[str, float]:
+        """What is to be told, by name."""
+        told = {name: getattr(self, name) for name in ("loss", "accuracy", "top5_accuracy", "kl", "correlation")}
+        return {name: value for name, value in told.items() if value is not None}
 
 
 class Evaluator:
@@ -71,6 +80,7 @@ class Evaluator:
         views: Views | None = None,
     ) -> None:
         self._reader, self._layout, self._num_classes = reader, layout, num_classes
+        self._guided = views is None and has_guide(model)
         self._batches = evaluation_batches if views is None else views.batches
         step = partial(eval_step if views is None else views_step, model, config)
         self._step = jax.jit(step, out_shardings=layout.replicated, donate_argnums=(1, 2))
@@ -89,12 +99,14 @@ class Evaluator:
             sums = self._step(variables, *sums, self._layout.put_batch(batch))
         metrics, confusion = jax.device_get(sums)
         count = int(metrics.count)
+        guidance = {name: float(getattr(metrics, name)) / count for name in ("kl", "correlation") if self._guided}
         return Evaluation(
             loss=float(metrics.loss) / count,
             accuracy=int(metrics.correct) / count,
             top5_accuracy=int(metrics.top5) / count,
             count=count,
             confusion=confusion,
+            **guidance,
         )
 
 
@@ -147,6 +159,8 @@ def _evaluate(parsed: Arguments) -> None:
     if not is_first():
         return
     print(f"step {int(state.step)}: test_loss={result.loss:.4f} on {result.count} images")
+    if result.kl is not None:
+        print(f"test_kl={result.kl:.4f}, test_correlation={result.correlation:.4f}")
     if unreadable:
         print(f"{len(unreadable)} unreadable images skipped", file=sys.stderr)
     if len(run.class_names) > 5:

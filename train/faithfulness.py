@@ -7,23 +7,12 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
-from attnjax.explain import grad_cam, insertion_deletion, pointing_game, road
+from attnjax.explain import METHODS, grad_cam, insertion_deletion, pointing_game, road
 from train.run import LoadedRun
+from train.state import Variables
 
-METHODS = (
-    "grad_cam",
-    "grad_cam++",
-    "hires_cam",
-    "layer_cam",
-    "xgrad_cam",
-    "grad_cam_elementwise",
-    "eigen_cam",
-    "eigen_grad_cam",
-    "ablation_cam",
-    "score_cam",
-    "full_grad",
-)
 _NAMES = ("insertion", "deletion", "road")
 _SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 """What ROAD removes."""
@@ -55,35 +44,39 @@ def score_maps(
       ValueError: the net has no such layer.
     """
     batch_size = min(batch_size, len(images))
-    score = jax.jit(partial(_scores, loaded))
+    score = jax.jit(partial(_scores, loaded.model))
     places = np.arange(-(-len(images) // batch_size) * batch_size).reshape(-1, batch_size)
     table = {}
     for method in (*METHODS, "centre", "random"):
-        make = jax.jit(partial(_maps, loaded, layer, method))
+        make = jax.jit(partial(_maps, loaded.model, layer, method))
         rows = []
         for batch in np.minimum(places, len(images) - 1):  # the last one is filled up: one program serves all
             inputs, chosen = loaded.preprocess(jnp.asarray(images[batch])), classes[batch]
-            maps = make(inputs, chosen)
+            maps = make(loaded.variables, inputs, chosen)
             hits = {} if boxes is None else {"pointing_game": pointing_game(maps, boxes[batch])}
-            rows.append(hits | dict(zip(_NAMES, score(inputs, maps, chosen), strict=True)))
+            rows.append(hits | dict(zip(_NAMES, score(loaded.variables, inputs, maps, chosen), strict=True)))
         table[method] = {
             name: float(np.concatenate([row[name] for row in rows])[: len(images)].mean()) for name in rows[0]
         }
     return table
 
 
-def _maps(loaded: LoadedRun, layer: str, method: str, images: jax.Array, classes: jax.Array) -> jax.Array:
+def _maps(
+    model: nn.Module, layer: str, method: str, variables: Variables, images: jax.Array, classes: jax.Array
+) -> jax.Array:
     shape = images.shape[:3]
     if method == "random":
         return jax.random.uniform(jax.random.key(0), shape)
     if method == "centre":
         down, across = (jnp.square(jnp.arange(side, dtype=jnp.float32) - side // 2) for side in shape[1:])
         return jnp.broadcast_to(-(down[:, None] + across[None, :])[None], shape)
-    return grad_cam(loaded.model, loaded.variables, images, layer=layer, target=classes, method=method).map
+    return grad_cam(model, variables, images, layer=layer, target=classes, method=method).map
 
 
-def _scores(loaded: LoadedRun, images: jax.Array, maps: jax.Array, classes: jax.Array) -> tuple[jax.Array, ...]:
+def _scores(
+    model: nn.Module, variables: Variables, images: jax.Array, maps: jax.Array, classes: jax.Array
+) -> tuple[jax.Array, ...]:
     """By image, in the order of the names."""
-    given = (loaded.model, loaded.variables, images, maps, classes)
+    given = (model, variables, images, maps, classes)
     areas = insertion_deletion(*given)
     return areas.insertion, areas.deletion, road(*given, shares=_SHARES).score

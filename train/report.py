@@ -104,9 +104,7 @@ class Report:
 
     def evaluation(self, step: int, result: Evaluation) -> None:
         """Tells the figures on the test images."""
-        self._record(
-            step, "test", {"loss": result.loss, "accuracy": result.accuracy, "top5_accuracy": result.top5_accuracy}
-        )
+        self._record(step, "test", result.figures())
         self.say(f"step {step}/{self._total}: test loss {result.loss:.4f}, test top-1 {result.accuracy:.4f}")
 
     def _record(self, step: int, split: str, figures: dict[str, float]) -> None:
@@ -130,8 +128,7 @@ class Report:
         summary = {
             "steps": self._total,
             "resumed_at_step": self._resumed_at,
-            "test_accuracy": result.accuracy,
-            "test_loss": result.loss,
+            **{f"test_{name}": value for name, value in result.figures().items()},
             "test_images": result.count,
             "seconds": round(seconds, 1),
             "unreadable_images": unreadable,

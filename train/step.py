@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from attnjax.losses import cross_entropy, ggam_loss
+from attnjax.losses import GGAMTerms, cross_entropy, ggam_loss
+from attnjax.models import GGAMNet
 from train.config import Config, DataConfig
 from train.metrics import Metrics
 from train.mix import mix
@@ -156,8 +157,28 @@ def eval_step(
     batch: Mapping[str, jax.Array],
 ) -> tuple[Metrics, jax.Array]:
     """Adds the unmasked examples to the metrics and to the confusion matrix, int32 (true class, answer)."""
-    logits: Any = model.apply(variables, normalize(config.data, batch["image"]), train=False)
-    return add_answers(metrics, confusion, batch, logits)
+    images = normalize(config.data, batch["image"])
+    if not has_guide(model):
+        logits: Any = model.apply(variables, images, train=False)
+        return add_answers(metrics, confusion, batch, logits)
+    _, terms = ggam_loss(model, variables, images, batch["label"], train=False, **dataclasses.asdict(config.ggam))
+    return add_answers(_add_guidance(metrics, batch["mask"], terms), confusion, batch, terms.logits)
+
+
+def has_guide(model: nn.Module) -> TypeGuard[GGAMNet]:
+    """Whether a net has channel weights S, which GGAM's loss compares with the Grad-CAM weights W."""
+    return isinstance(model, GGAMNet) and model.attention is not None
+
+
+def _add_guidance(metrics: Metrics, mask: jax.Array, terms: GGAMTerms) -> Metrics:
+    """Adds guidance losses, and Pearson's correlations of S and W over the channels, which are 0 for constants."""
+    s, w = (x - x.mean(-1, keepdims=True) for x in (terms.channel_weights, terms.cam_weights))
+    spread = jnp.linalg.norm(s, axis=-1) * jnp.linalg.norm(w, axis=-1)
+    correlation = jnp.sum(s * w, -1) / jnp.where(spread > 0, spread, 1)
+    return metrics.replace(
+        kl=metrics.kl + jnp.where(mask, terms.guidance, 0).sum(),
+        correlation=metrics.correlation + jnp.where(mask, correlation, 0).sum(),
+    )
 
 
 def add_answers(

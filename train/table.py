@@ -30,7 +30,8 @@ class Outcome:
     Attributes:
       error: on the test images, %.
       loss: on the test images.
-      training_loss, kl: mean of the last steps that were logged; the guidance loss where there is one.
+      training_loss: mean of the last steps that were logged.
+      kl, correlation: GGAM's guidance loss, and the correlation of S and W, on the test images; None for other nets.
       step: milliseconds of a step, with the reading of its images: the median over what was logged, compilation left
         out. Of seeds that share a step, each has its part.
     """
@@ -39,6 +40,7 @@ class Outcome:
     loss: float
     training_loss: float
     kl: float | None
+    correlation: float | None
     step: float
 
     @classmethod
@@ -49,9 +51,14 @@ class Outcome:
         records = [record for record in read_metrics(workdir) if record["split"] == "train"]
         size = read_run(workdir).config.data.batch_size
         times = [1000 * size / record["images_per_second"] for record in records]
-        last = records[-1]
-        error = 100 * (1 - summary["test_accuracy"])
-        return cls(error, summary["test_loss"], last["loss"], last.get("kl"), statistics.median(times))
+        return cls(
+            error=100 * (1 - summary["test_accuracy"]),
+            loss=summary["test_loss"],
+            training_loss=records[-1]["loss"],
+            kl=summary.get("test_kl"),
+            correlation=summary.get("test_correlation"),
+            step=statistics.median(times),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +79,7 @@ class Row:
         return cls(variant, run, *_counts(run), [Outcome.read(workdir) for workdir in workdirs], published)
 
     def figures(self, name: str) -> list[float]:
-        """A figure of all seeds; none where it was not logged."""
+        """A figure of all seeds; none where it is not known."""
         return [value for outcome in self.outcomes if (value := getattr(outcome, name)) is not None]
 
 
@@ -87,7 +94,8 @@ _FIGURES = {
     "error": ("test error, %", 2),
     "loss": ("test loss", 4),
     "training_loss": ("last training loss", 4),
-    "kl": ("KL", 4),
+    "kl": ("guidance loss", 4),
+    "correlation": ("correlation of S and W", 2),
     "step": ("step, ms", 1),
 }
 """Heading and decimals in the table."""

@@ -1,6 +1,6 @@
 """What a net looks at: class activation maps and scores of them, guided gradients, gates of attention blocks."""
 
-from attnjax.explain._cam import CAM, grad_cam
+from attnjax.explain._cam import CAM, METHODS, grad_cam
 from attnjax.explain._gates import GateStatistics, attention_maps, gate_statistics
 from attnjax.explain._guided import guided_backprop, guided_grad_cam
 from attnjax.explain._insertion import InsertionDeletion, insertion_deletion
@@ -10,6 +10,7 @@ from attnjax.explain._road import ROAD, road
 
 __all__ = [
     "CAM",
+    "METHODS",
     "ROAD",
     "Column",
     "GateStatistics",

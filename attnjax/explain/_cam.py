@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from attnjax.explain._ablation import ablation_cam, score_cam
 from attnjax.explain._full_grad import full_grad
-from attnjax.explain._methods import METHODS, principal
+from attnjax.explain._methods import BY_GRADIENT, principal
 from attnjax.explain._scale import picture
 from attnjax.explain._tap import Layer, Net, check_images, check_influence, maps_and_gradients
 from attnjax.explain._target import Target, scorer
@@ -60,9 +60,9 @@ def grad_cam(
         whatever is named.
       target: the score that is explained: None, the largest logit; a class or (b,) classes, their logits; or a callable
         from the net's outputs to (b,) numbers, each of which depends on its own image alone.
-      method: with gradients `"grad_cam"`, `"grad_cam++"`, `"hires_cam"`, `"layer_cam"`, `"xgrad_cam"`,
-        `"grad_cam_elementwise"`, `"eigen_grad_cam"`, `"full_grad"`; with the map alone `"eigen_cam"`; with a run of the
-        net for every channel `"ablation_cam"`, `"score_cam"`.
+      method: one of `METHODS`: with gradients `"grad_cam"`, `"grad_cam++"`, `"hires_cam"`, `"layer_cam"`,
+        `"xgrad_cam"`, `"grad_cam_elementwise"`, `"eigen_grad_cam"`, `"full_grad"`; with the map alone `"eigen_cam"`;
+        with a run of the net for every channel `"ablation_cam"`, `"score_cam"`.
       eigen_smooth: project the weighted channels on their first principal component in place of adding them up.
       aug_smooth: take the mean over six runs: images and their mirror images, each times 0.9, 1 and 1.1. `raw` is that
         of the images themselves.
@@ -96,8 +96,8 @@ def grad_cam(
       pytorch-grad-cam. `ablation_cam` sets a channel to 0, as its paper does, where that package
       takes a large negative number for layers that are nowhere 0.
     """
-    if method not in (*_METHODS, "full_grad"):
-        near = difflib.get_close_matches(str(method), [*_METHODS, "full_grad"], n=2, cutoff=0)
+    if method not in METHODS:
+        near = difflib.get_close_matches(str(method), METHODS, n=2, cutoff=0)
         raise ValueError(f"unknown method={method!r}: did you mean {' or '.join(near)}?")
     check_images(images)
     if not layer and method != "full_grad":
@@ -143,11 +143,12 @@ def _wide(x: jax.Array) -> jax.Array:
 
 
 _METHODS: dict[str, Callable[..., list[jax.Array]]] = {
-    **{name: _by_gradient(weigh) for name, weigh in METHODS.items()},
+    **{name: _by_gradient(weigh) for name, weigh in BY_GRADIENT.items()},
     "eigen_cam": _maps,
     "ablation_cam": ablation_cam,
     "score_cam": score_cam,
 }
+METHODS = (*_METHODS, "full_grad")
 _PROJECTED = ("eigen_cam", "eigen_grad_cam")
 
 

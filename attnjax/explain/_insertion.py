@@ -82,7 +82,8 @@ def insertion_deletion(
       Petsiuk, Das and Saenko, "RISE: Randomized Input Sampling for Explanation of Black-box Models", BMVC 2018.
 
     Notes:
-      Pixels of equal value come in reading order. The paper changes 224 pixels a step, of 224x224. Zeros are those of
+      Pixels of equal value come in reading order. The paper changes 224 pixels a step, of 224x224; its code blurs with
+      a kernel of 11x11 pixels, which cuts the Gaussian of 5 off, here it is whole. Zeros are those of
       the images that the net is given: the mean colour, where images are normalised.
     """
     check_images(images)

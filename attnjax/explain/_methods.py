@@ -46,7 +46,7 @@ def grad_cam_elementwise(maps: jax.Array, gradients: jax.Array) -> jax.Array:
     return jax.nn.relu(gradients * maps)
 
 
-METHODS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+BY_GRADIENT: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "grad_cam": grad_cam,
     "grad_cam++": grad_cam_plus_plus,
     "hires_cam": hires_cam,

@@ -14,23 +14,10 @@ import pytest
 
 import attnjax
 from attnjax.attention import CBAM, PyramidSqueezeAttention
-from attnjax.explain import CAM, grad_cam
+from attnjax.explain import CAM, METHODS, grad_cam
 from attnjax.models import VGG, BasicBlock, Bottleneck, GGAMNet, ResNet
 
 NET = ResNet((1, 1), BasicBlock, 5, partial(CBAM, reduction=4), widths=(8, 16), stem="cifar", stem_width=8)
-METHODS = (
-    "grad_cam",
-    "grad_cam++",
-    "hires_cam",
-    "layer_cam",
-    "xgrad_cam",
-    "grad_cam_elementwise",
-    "eigen_grad_cam",
-    "eigen_cam",
-    "ablation_cam",
-    "score_cam",
-    "full_grad",
-)
 
 
 class Other(nn.Module):

@@ -277,6 +277,14 @@ GUIDED: Config = replace(
 )
 
 
+GUIDED_NET = GGAMNet(
+    partial(ResNet, (1,), BasicBlock, widths=(8,), stem="cifar", stem_width=8),
+    partial(ChannelSpatialAttention, reduction=2),
+    CLASSES,
+    hidden=4,
+)
+
+
 @pytest.mark.parametrize(
     "knobs",
     [
@@ -287,12 +295,7 @@ GUIDED: Config = replace(
 )
 def test_a_guided_step_is_one_on_ggams_loss(knobs: dict[str, Any]):
     config = replace(GUIDED, {f"ggam.{name}": value for name, value in knobs.items()})
-    model = GGAMNet(
-        partial(ResNet, (1,), BasicBlock, widths=(8,), stem="cifar", stem_width=8),
-        partial(ChannelSpatialAttention, reduction=2),
-        CLASSES,
-        hidden=4,
-    )
+    model = GUIDED_NET
     optimizer = make_optimizer(config.optimizer, lambda step: 0.1)
     state = create_state(model, optimizer, (8, 8, 1), 0, False)
     after, metrics = jax.jit(partial(train_step, model, optimizer, config))(state, Metrics.zero(), batch())
@@ -312,6 +315,24 @@ def test_a_guided_step_is_one_on_ggams_loss(knobs: dict[str, Any]):
     assert figures["loss"] == pytest.approx(float(value), rel=1e-5)
     assert figures["kl"] == pytest.approx(float(terms.guidance.mean()), rel=1e-4)
     assert figures["kl"] > 1e-6
+
+
+@pytest.mark.parametrize("weight", [0.0, 2.0])
+def test_an_evaluation_tells_how_near_channel_weights_are_to_those_of_grad_cam(weight: float):
+    config = replace(GUIDED, {"ggam.weight": weight, "ggam.beta_norm": "softmax", "ggam.wrt": "D"})
+    variables = create_state(
+        GUIDED_NET, make_optimizer(config.optimizer, lambda step: 0.1), (8, 8, 1), 0, False
+    ).variables
+    given = batch() | {"mask": np.arange(len(batch()["label"])) % 3 > 0}
+    sums, confusion = Metrics.zero(), jnp.zeros((CLASSES, CLASSES), jnp.int32)
+    metrics, confusion = jax.jit(partial(eval_step, GUIDED_NET, config))(variables, sums, confusion, given)
+    images = normalize(config.data, jnp.asarray(given["image"][given["mask"]]))
+    labels = jnp.asarray(given["label"][given["mask"]])
+    _, terms = ggam_loss(GUIDED_NET, variables, images, labels, train=False, beta_norm="softmax", wrt="D")
+    pairs = zip(np.asarray(terms.channel_weights), np.asarray(terms.cam_weights), strict=True)
+    assert float(metrics.kl) == pytest.approx(float(terms.guidance.sum()), rel=1e-3)
+    assert float(metrics.correlation) == pytest.approx(sum(np.corrcoef(s, w)[0, 1] for s, w in pairs), abs=1e-2)
+    assert int(metrics.correct) == int((terms.logits.argmax(-1) == labels).sum()) == int(jnp.trace(confusion))
 
 
 def test_without_guidance_there_is_no_figure_of_it():
