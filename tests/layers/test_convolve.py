@@ -17,6 +17,7 @@ import attnjax
 from attnjax.layers import Conv
 from attnjax.layers._convolve import (
     Window,
+    banded_product,
     block_diagonal,
     choose_for_cpu,
     choose_for_tpu,
@@ -25,9 +26,7 @@ from attnjax.layers._convolve import (
     matrix_product,
     native,
     patches_product,
-    rows_product,
     shifted_products,
-    to_one_channel,
 )
 
 # form, (b, h, w, c), features, kernel size, window
@@ -46,9 +45,9 @@ CASES: list[tuple[Any, tuple[int, ...], int, int, Window]] = [
     (native, (2, 6, 6, 4), 8, 3, Window(1, 1, 1, 1)),
 ]
 ON_TPU: list[tuple[Any, tuple[int, ...], int, int, Window]] = [
-    (to_one_channel, (2, 6, 5, 2), 1, 7, Window(1, 3)),
-    (to_one_channel, (2, 6, 5, 3), 1, 3, Window(2, 2, 2)),
-    (rows_product, (2, 6, 5, 2), 4, 3, Window(2, 1)),
+    (banded_product, (2, 6, 5, 2), 1, 7, Window(1, 3)),
+    (banded_product, (2, 6, 5, 3), 1, 3, Window(2, 2, 2)),
+    (banded_product, (2, 6, 5, 2), 4, 3, Window(2, 1)),
 ]
 ONE_OF_EACH = list({case[0].__name__: case for case in CASES if case[0] is not native}.values())
 every_case = pytest.mark.parametrize(("form", "shape", "features", "kernel_size", "window"), CASES)
@@ -103,20 +102,22 @@ def test_forms_agree_to_the_second_derivative(
 def test_forms_for_tpus_agree_to_the_second_derivative(
     form: Any, shape: tuple[int, ...], features: int, kernel_size: int, window: Window
 ) -> None:
-    assert (choose_for_tpu((kernel_size, kernel_size, shape[-1], features)) is to_one_channel) == (features == 1)
+    assert (choose_for_tpu((kernel_size, kernel_size, shape[-1], features)) is form) == (features == 1)
     _assert_native_to_the_second_derivative(form, shape, features, kernel_size, window)
 
 
-def test_the_filter_gradient_of_one_channel_is_a_product_on_tpus_alone() -> None:
-    x, kernel = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((2, 6, 6, 2), (7, 7, 2, 1)))
+@pytest.mark.parametrize("sizes", ["2, 6, 6", "b, h, w"])
+def test_a_convolution_to_one_channel_is_a_product_on_tpus_alone(sizes: str) -> None:
+    shapes = ((*export.symbolic_shape(sizes), 2), (7, 7, 2, 1))
+    x, kernel = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
     gradient = jax.jit(jax.grad(lambda kernel, x: jnp.sum(jnp.sin(convolve(x, kernel, Window(1, 3))))))
     modules = {name: export.export(gradient, platforms=(name,))(kernel, x).mlir_module() for name in ("cpu", "tpu")}
     assert {name: "dot_general" in text for name, text in modules.items()} == {"cpu": False, "tpu": True}
 
 
-@pytest.mark.parametrize("case", ONE_OF_EACH, ids=lambda case: case[0].__name__)
+@pytest.mark.parametrize("case", [*ONE_OF_EACH, ON_TPU[0]], ids=lambda case: case[0].__name__)
 def test_bfloat16_is_as_precise_as_the_native_form(case: Any) -> None:
-    _, shape, features, kernel_size, window = case
+    form, shape, features, kernel_size, window = case
     x, kernel = (a.astype(jnp.bfloat16) for a in _operands(shape, features, kernel_size, window))
 
     cotangent = jax.random.normal(jax.random.key(0), native(x, kernel, window).shape, jnp.bfloat16)
@@ -126,7 +127,7 @@ def test_bfloat16_is_as_precise_as_the_native_form(case: Any) -> None:
         y, pullback = jax.vjp(lambda x, kernel: form(x, kernel, window), x, kernel)
         return y, *pullback(cotangent.astype(y.dtype))
 
-    ours, theirs = compute(convolve, x, kernel), compute(native, x, kernel)
+    ours, theirs = compute(form, x, kernel), compute(native, x, kernel)
     exact = compute(native, x.astype(jnp.float32), kernel.astype(jnp.float32))
     for mine, other, wide in zip(ours, theirs, exact, strict=True):
         assert mine.dtype == jnp.bfloat16
