@@ -18,15 +18,16 @@ import tyro
 from flax import linen as nn
 from tqdm import tqdm
 
+from attnjax.models import GGAMNet
 from train.config import Config
 from train.data import Reader, evaluation_batches, open_dataset
 from train.errors import UserError
 from train.hosts import Hosts, connected, gather, is_first
 from train.layout import Layout
-from train.metrics import Metrics
+from train.metrics import GuidedMetrics, Metrics
 from train.run import load_state, read_run
 from train.state import Variables, digest
-from train.step import eval_step, has_guide
+from train.step import eval_step
 from train.views import Crops, Views, views_step
 
 
@@ -80,7 +81,8 @@ class Evaluator:
         views: Views | None = None,
     ) -> None:
         self._reader, self._layout, self._num_classes = reader, layout, num_classes
-        self._guided = views is None and has_guide(model)
+        guided = views is None and isinstance(model, GGAMNet) and model.attention is not None
+        self._metrics = GuidedMetrics if guided else Metrics
         self._batches = evaluation_batches if views is None else views.batches
         step = partial(eval_step if views is None else views_step, model, config)
         self._step = jax.jit(step, out_shardings=layout.replicated, donate_argnums=(1, 2))
@@ -93,20 +95,20 @@ class Evaluator:
           before_batch: is called before each batch, and ends the evaluation by an exception.
         """
         matrix = jnp.zeros((self._num_classes, self._num_classes), jnp.int32)
-        sums = self._layout.put((Metrics.zero(), matrix))
+        sums = self._layout.put((self._metrics.zero(), matrix))
         for batch in self._batches(self._reader, (jax.process_index(), jax.process_count())):
             before_batch()
             sums = self._step(variables, *sums, self._layout.put_batch(batch))
         metrics, confusion = jax.device_get(sums)
         count = int(metrics.count)
-        guidance = {name: float(getattr(metrics, name)) / count for name in ("kl", "correlation") if self._guided}
+        told = ("kl", "correlation") if isinstance(metrics, GuidedMetrics) else ()
         return Evaluation(
             loss=float(metrics.loss) / count,
             accuracy=int(metrics.correct) / count,
             top5_accuracy=int(metrics.top5) / count,
             count=count,
             confusion=confusion,
-            **guidance,
+            **{name: float(getattr(metrics, name)) / count for name in told},
         )
 
 

