@@ -19,7 +19,7 @@ from train.aot import read_record
 from train.chips import chip_of
 from train.errors import UserError
 from train.files import replacing
-from train.tpu import GIB, Pod
+from train.tpu import GIB, Compiled, Pod
 
 _COLUMNS = (
     "config",
@@ -95,6 +95,7 @@ def table(records: Mapping[str, Mapping[str, Any]], arguments: Arguments) -> str
         "no step is faster, real ones are slower.",
         "`MB accessed` is XLA's count of what operations take and give, on the chip too; `MB from and to HBM` is read",
         "from the compiled program. XLA counts what is in a loop once, the other columns as often as it runs.",
+        "The most images a chip are compiled, too; where it says about, they are reckoned from this step's memory.",
         "",
         *(f"{stack};" for stack in sorted(stacks)),
         *sorted(places),
@@ -108,12 +109,13 @@ def table(records: Mapping[str, Mapping[str, Any]], arguments: Arguments) -> str
 def _row(path: str, record: Mapping[str, Any]) -> str:
     step, largest = record["step"] or record["largest"], record["largest"]
     traffic, times = step["traffic"], step["times"]
+    most = largest["images"] if largest else f"about {Compiled.of_record(step).most_images(record['memory_limit'])}"
     cells = (
         os.path.splitext(os.path.basename(path))[0],
         record["config"]["model.name"],
         step["images"],
         f"{step['needed'] / GIB:.2f}",
-        largest["images"] if largest else "",
+        most,
         traffic.get("all-reduce", {}).get("count", 0),
         f"{sum(kind['bytes'] for kind in traffic.values()) / 1e6:.1f}",
         f"{step['flops'] / step['images'] / 1e9:.1f}",

@@ -45,6 +45,11 @@ _CONFIG = Config(
 )
 
 
+def test_the_most_images_are_reckoned_from_a_steps_temporaries():
+    assert _STEP.fixed == 5 * GIB
+    assert _STEP.most_images(39 * GIB + 1) == 16  # 17, down to a multiple of 8
+
+
 @pytest.fixture
 def pod() -> Pod:
     """Eight devices that are there, in the place of chips."""
@@ -309,6 +314,7 @@ def test_the_table_goes_on_where_it_stopped(
     assert compiled[3:] == ["b", "c"]
     aot_table.main(command)
     assert compiled[5:] == []
+    assert table.read_text().count("| 13.00 | about 0 |") == 3
     aot_table.main([*command, "--find_batch"])
     assert compiled[5:] == ["a", "b", "c"]
     assert capsys.readouterr().out.endswith(table.read_text())
