@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -299,7 +300,8 @@ def test_the_table_goes_on_where_it_stopped(
         Path(command[command.index("--json") + 1]).write_text(json.dumps(record(pod, _CONFIG, key, _STEP, largest)))
         return subprocess.CompletedProcess(command, 0)
 
-    monkeypatch.setattr(subprocess, "run", run)
+    ours = SimpleNamespace(run=run, CalledProcessError=subprocess.CalledProcessError)
+    monkeypatch.setattr(aot_table, "subprocess", ours)  # the module's own name: the standard library runs some, too
     paths = [tmp_path / f"{name}.py" for name in "abc"]
     for path in paths:
         path.write_text("from train.config import *\nconfig = Config(total_steps=1)\n")
