@@ -30,7 +30,7 @@ test-slow: $(VENV)/dev.done
 	$(BIN)/python -m pytest -m slow
 
 test-notebooks: $(VENV)/dev.done
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest --nbmake --nbmake-timeout=600 --numprocesses $(WORKERS) notebooks
 
 faults: $(VENV)/dev.done
 	$(BIN)/python -m tests.train.faults
