@@ -69,7 +69,7 @@ def guidance_loss(
       (b,), of the type of `channel_weights`. The symmetric form is never negative, whatever S and W sum to.
 
     Raises:
-      ValueError: `kl` is unknown.
+      ValueError: `kl` is unknown or `epsilon` not positive.
 
     Example:
       >>> import jax.numpy as jnp
@@ -82,6 +82,8 @@ def guidance_loss(
       Xu et al., "Grad-CAM Guided Channel-spatial Attention Module for Fine-grained Visual Classification", 2021.
     """
     _check("kl", kl, ("symmetric", "forward"))
+    if epsilon <= 0:
+        raise ValueError(f"epsilon={epsilon} must be positive")
     ratio = jnp.log(jnp.maximum(channel_weights, epsilon)) - jnp.log(jnp.maximum(cam_weights, epsilon))
     if kl == "forward":
         return jnp.sum(channel_weights * ratio, axis=-1)
@@ -211,6 +213,9 @@ def _forward(
     """A and D, the logits, S, and the new batch statistics."""
     if not isinstance(model, GGAMNet):
         raise ValueError(f"model={type(model).__name__} must be a GGAMNet")
+    wanted = f"model.attention={model.attention} sows no channel_weights: take ChannelSpatialAttention"
+    if model.attention is None:
+        raise ValueError(wanted)
 
     def run(net: GGAMNet, x: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
         maps = net.features(x, train=train)
@@ -221,7 +226,7 @@ def _forward(
     (maps, logits), updates = passed
     seen = updates.pop("intermediates", {}).get("attention", {})
     if "channel_weights" not in seen:
-        raise ValueError(f"model.attention={model.attention} sows no channel_weights: take ChannelSpatialAttention")
+        raise ValueError(wanted)
     return maps, logits, seen["channel_weights"][-1], updates
 
 

@@ -14,12 +14,14 @@ import tyro
 
 from train.ablation import Ablation, folder_name
 from train.cohort import Together, is_done, train_cohort, trains_together
-from train.config import Config
+from train.config import Config, flatten
 from train.errors import NotFiniteError, UserError, nearest
 from train.lock import locked
 from train.preemption import Reached, preemption
 from train.run import read_run
 from train.table import Row, about, write_table
+
+_PROGRAM = "python -m train.ablate FILE"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,20 +46,30 @@ class Arguments:
 
 def main(arguments: Sequence[str]) -> None:
     """Reads the flags and trains."""
+    if {"-h", "--help"} & set(arguments[:1]):
+        parse(Arguments, arguments, default=Arguments(Config(total_epochs=1), "runs/FILE"), prog=_PROGRAM)
     if not arguments or arguments[0].startswith("-"):
         raise UserError("give the file of an ablation first, such as configs/ablations/cbam_arrangement.py")
     path, *flags = arguments
     ablation = read_from_file(path, "ablation", Ablation)
     name = os.path.splitext(os.path.basename(path))[0]
     default = Arguments(with_duration_of(ablation.base, flags), os.path.join("runs", name))
-    parsed = parse(Arguments, flags, default=default, prog="python -m train.ablate FILE")
+    parsed = parse(Arguments, flags, default=default, prog=_PROGRAM)
     if parsed.seeds < 1:
         raise UserError(f"--seeds={parsed.seeds} must be at least 1")
     for label in parsed.only:
         if label not in ablation.variants:
             raise UserError(f"--only: there is no variant {label!r}{nearest(label, ablation.variants)}")
+    before, after = flatten(default.config), flatten(parsed.config)
+    for name in (name for name in after if after[name] != before[name]):
+        for label, settings in ablation.variants.items():
+            if name in settings:
+                raise UserError(f"--{name}: variant {label!r} sets it: change it in {path}")
     with preemption() as reached, locked(parsed.workdir):
-        _Study(name, dataclasses.replace(ablation, base=parsed.config), parsed).train(reached)
+        try:
+            _Study(name, dataclasses.replace(ablation, base=parsed.config), parsed).train(reached)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("the same command goes on from the last checkpoint") from None
 
 
 class _Study:
@@ -107,7 +119,7 @@ class _Study:
             if reached():
                 return
         if any(self._done.values()):
-            print(*self._write(), sep="\n")
+            print(*self._write(), "", f"table and plot lie in {self._arguments.workdir}", sep="\n")
         if lost:
             raise UserError("; ".join(lost))
 

@@ -11,6 +11,9 @@ from train.checked import Checked
 from train.config import Config, flatten, from_dict
 from train.errors import UserError, nearest
 
+OWN_FILES = ("lock", "table.md", "table.csv", "plot.png")
+"""What lies beside the folders of the variants."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Ablation(Checked):
@@ -31,13 +34,13 @@ class Ablation(Checked):
     def validate(self) -> None:
         if not self.variants:
             raise UserError("an ablation needs variants")
-        folders: dict[str, str] = {}
+        folders = {name: f"the table's own {name}" for name in OWN_FILES}
         for label in self.variants:
             folder = folder_name(label)
-            if not folder or folder in folders:
-                other = f" as of {folders[folder]!r}" if folder else ""
+            if not folder or folder.casefold() in folders:
+                other = f" as {folders[folder.casefold()]}" if folder else ""
                 raise UserError(f"variant {label!r} has {folder!r} for a folder{other}: take another label")
-            folders[folder] = label
+            folders[folder.casefold()] = repr(label)
             self.config(label)
         for label in self.published:
             if label not in self.variants:

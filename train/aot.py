@@ -15,11 +15,11 @@ from train.cli import parse, program, read_config_file, with_duration_of  # firs
 # isort: split
 import tyro
 
-from train.benchmark import processor
 from train.config import Config, flatten
 from train.errors import UserError
 from train.files import replacing
 from train.tpu import GIB, Compiled, NotEnoughMemoryError, Pod, versions
+from train.versions import processor
 
 _DEFAULT_CONFIG = "configs/imagenet_cbam_resnet50.py"
 _MOST_IMAGES = 2**20

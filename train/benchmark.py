@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +25,7 @@ import attnjax
 from attnjax.layers import _convolve as convolve
 from attnjax.layers._convolve import Window
 from train.errors import UserError
+from train.versions import processor
 
 _FORMS = (
     convolve.native,
@@ -138,14 +137,6 @@ class Arguments:
         Annotated[Layers, tyro.conf.subcommand("layers")] | Annotated[Model, tyro.conf.subcommand("model")],
         tyro.conf.arg(name=""),
     ]
-
-
-def processor() -> str:
-    """Cores and name of this machine's processor."""
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
-        name = next((line.split(": ")[1].strip() for line in file if line.startswith("model name")), name)
-    return f"{os.cpu_count()} cores of {name}"
 
 
 def machine() -> str:

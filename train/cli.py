@@ -59,6 +59,10 @@ def program(main: Callable[[Sequence[str]], None]) -> None:
             raise
         message, code = explained
         print(f"error: {message}", file=sys.stderr)
+        if isinstance(error, KeyboardInterrupt):  # the compiler may be at work, and falls with the interpreter
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
         sys.exit(code)
 
 

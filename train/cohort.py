@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -60,7 +61,7 @@ def train_cohort(
 
     Raises:
       UserError: the settings do not allow it, or a folder belongs to another run.
-      NotFiniteError: a seed was lost; the others have come to their end, but for those that went together with it.
+      NotFiniteError: a seed was lost, which was told at once; the others have come to their end.
     """
     parallel = config.parallel
     if parallel.engine != "jit" or parallel.shard_parameters != 1 or parallel.batch_norm == "device":
@@ -70,24 +71,32 @@ def train_cohort(
         )
     shared = Shared.of(config)
     in_turn = seeded(shared.run, shared.layout)
-    groups: dict[int | None, list[int]] = {}
-    for number, (seed, workdir) in enumerate(workdirs.items()):
-        group = newest_whole(checkpoint_folder(workdir))[0] if together else number
-        groups.setdefault(group, []).append(seed)
-    lost = []
-    for seeds in groups.values():
-        folders = {seed: workdirs[seed] for seed in seeds}
+    left, lost = dict(workdirs), []
+    while left:
+        folders = _at_one_step(left) if together else dict([next(iter(left.items()))])
+        seeds = list(folders)
         step = TogetherStep.of(shared.run, shared.layout, seeds) if len(seeds) > 1 else in_turn(seeds)
         try:
             results = train_seeds(shared, step, folders, reached, labels)
         except NotFiniteError as error:
-            lost.append(str(error))
+            print(error, file=sys.stderr, flush=True)
+            lost.append(error)
+            del left[error.seed]  # those that went with it go on without it
             continue
         if results is None:
             return
-        yield from seeds
+        for seed in seeds:
+            del left[seed]
+            yield seed
     if lost:
-        raise NotFiniteError("; ".join(lost))
+        raise NotFiniteError("; ".join(map(str, lost)), lost[0].seed)
+
+
+def _at_one_step(workdirs: Mapping[int, str]) -> dict[int, str]:
+    """Those whose newest whole checkpoint is of the same step as that of the first."""
+    steps = {seed: newest_whole(checkpoint_folder(workdir))[0] for seed, workdir in workdirs.items()}
+    first = next(iter(steps.values()))
+    return {seed: workdir for seed, workdir in workdirs.items() if steps[seed] == first}
 
 
 def is_done(run: Run, workdir: str) -> bool:

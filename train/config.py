@@ -60,6 +60,8 @@ class ModelConfig(Checked):
         nets = attnjax.list_models("ggam_*")
         if self.name not in nets:
             raise UserError(f"{setting} needs another net than model.name={self.name!r}: take {' or '.join(nets)}")
+        if "attention" in self.options and self.options["attention"] is None:
+            raise UserError(f"{setting} needs the net's attention, but model.options has 'attention': None")
 
 
 @dataclasses.dataclass(frozen=True)

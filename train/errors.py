@@ -16,7 +16,11 @@ class UserError(ValueError):
 
 
 class NotFiniteError(UserError):
-    """The loss, a gradient or a parameter of a run is no longer finite."""
+    """The loss, a gradient or a parameter of the run with a seed is no longer finite."""
+
+    def __init__(self, message: str, seed: int) -> None:
+        super().__init__(message)
+        self.seed = seed
 
 
 def explain(error: BaseException) -> tuple[str, int] | None:
@@ -25,8 +29,8 @@ def explain(error: BaseException) -> tuple[str, int] | None:
         said, code = f"{error.filename}: {error.strerror}" if error.filename else str(error), 2
     elif isinstance(error, UserError):
         said, code = str(error), 2
-    elif isinstance(error, MemoryError):
-        said, code = "out of memory: lower data.batch_size or data.image_size", 2
+    elif isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        said, code = "out of memory: lower data.batch_size or data.image_size, or train fewer seeds together", 2
     elif isinstance(error, KeyboardInterrupt):
         said, code = "; ".join(("interrupted", *map(str, error.args))), 130
     else:

@@ -162,7 +162,7 @@ def _evaluate(parsed: Arguments) -> None:
         return
     print(f"step {int(state.step)}: test_loss={result.loss:.4f} on {result.count} images")
     if result.kl is not None:
-        print(f"test_kl={result.kl:.4f}, test_correlation={result.correlation:.4f}")
+        print(f"test_kl={result.kl:.3g}, test_correlation={result.correlation:.4f}")
     if unreadable:
         print(f"{len(unreadable)} unreadable images skipped", file=sys.stderr)
     if len(run.class_names) > 5:

@@ -46,7 +46,8 @@ class Arguments:
     layer: str | None = None
     """Whose map it is, see `attnjax.explain.grad_cam`; None takes the last one of the net's `features`."""
     method: str = "grad_cam"
-    """How the map is made, see `attnjax.explain.grad_cam`."""
+    """How the map is made: grad_cam, grad_cam++, hires_cam, layer_cam, xgrad_cam, grad_cam_elementwise, eigen_cam,
+    eigen_grad_cam, ablation_cam, score_cam or full_grad, see `attnjax.explain.grad_cam`."""
     target: Literal["label", "prediction"] = "label"
     """The class that is explained: that of the image, or the net's own answer; files have the latter alone."""
     scores: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -104,7 +105,7 @@ def column(title: str, loaded: LoadedRun, pictures: Pictures, arguments: Argumen
     told = [
         f"{loaded.class_names[label]} {row[label]:.2f}" for label, row in zip(classes.tolist(), shares, strict=True)
     ]
-    return Column(title, maps, told)
+    return Column(f"{title}\n{arguments.method}, {layer}", maps, told)
 
 
 def scores(loaded: LoadedRun, pictures: Pictures, arguments: Arguments) -> dict[str, Any]:
@@ -129,6 +130,13 @@ def scores(loaded: LoadedRun, pictures: Pictures, arguments: Arguments) -> dict[
     return {**made_of, "scores": table}
 
 
+def titles(workdirs: Sequence[str]) -> list[str]:
+    """The ends of the folders' paths, as long as it takes to tell them apart."""
+    parts = [os.path.abspath(workdir).split(os.sep) for workdir in workdirs]
+    ends = [["/".join(path[-depth:]) for path in parts] for depth in range(1, max(map(len, parts)) + 1)]
+    return next((names for names in ends if len(set(names)) == len(names)), ends[0])
+
+
 def _classes(pictures: Pictures, logits: jax.Array, arguments: Arguments) -> jax.Array:
     """What is explained: the labels, or the net's answers."""
     by_label = arguments.target == "label" and pictures.labels is not None
@@ -150,8 +158,10 @@ def tell(workdir: str, found: dict[str, Any]) -> None:
     print("| --- " * (len(names) + 1) + "|")
     for method, values in found["scores"].items():
         print(f"| {method} | " + " | ".join(f"{values[name]:.3f}" for name in names) + " |")
-    with _writing(os.path.join(workdir, "explain_scores.json")) as path, open(path, "w") as file:
+    out = os.path.join(workdir, "explain_scores.json")
+    with _writing(out) as path, open(path, "w") as file:
         json.dump(found, file, indent=2)
+    print(out)
 
 
 @contextlib.contextmanager
@@ -184,8 +194,8 @@ def main(arguments: Sequence[str]) -> None:
             tell(workdir, scores(load_run(workdir, parsed.checkpoint), pictures, parsed))
         return
     columns = [
-        column(os.path.basename(os.path.normpath(workdir)), load_run(workdir, parsed.checkpoint), pictures, parsed)
-        for workdir in workdirs
+        column(title, load_run(workdir, parsed.checkpoint), pictures, parsed)
+        for title, workdir in zip(titles(workdirs), workdirs, strict=True)
     ]
     figure = gallery(jnp.asarray(pictures.images), columns, pictures.names)
     out = parsed.out or os.path.join(parsed.workdir, "explain.png")

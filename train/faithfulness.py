@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from tqdm import tqdm
 
 from attnjax.explain import METHODS, grad_cam, insertion_deletion, pointing_game, road
 from train.run import LoadedRun
@@ -47,7 +48,7 @@ def score_maps(
     score = jax.jit(partial(_scores, loaded.model))
     places = np.arange(-(-len(images) // batch_size) * batch_size).reshape(-1, batch_size)
     table = {}
-    for method in (*METHODS, "centre", "random"):
+    for method in tqdm((*METHODS, "centre", "random"), unit="method", leave=False, disable=None):
         make = jax.jit(partial(_maps, loaded.model, layer, method))
         rows = []
         for batch in np.minimum(places, len(images) - 1):  # the last one is filled up: one program serves all

@@ -129,7 +129,8 @@ class Member:
         where = "" if self.label is None else f"{self.label}: "
         raise NotFiniteError(
             f"{where}loss, gradient or parameters are not finite at step {int(sums.bad_step) + 1} ({kept}): lower "
-            "optimizer.learning_rate, or set schedule.warmup or optimizer.clip_norm, with another --workdir"
+            "optimizer.learning_rate, or set schedule.warmup or optimizer.clip_norm, with another --workdir",
+            self.run.config.seed,
         )
 
     def finish(self, result: Evaluation, test: Reader) -> None:

@@ -133,14 +133,14 @@ class Report:
             "seconds": round(seconds, 1),
             "unreadable_images": unreadable,
         }
-        with replacing(os.path.join(self._workdir, "summary.json")) as path, open(path, "w") as file:
-            json.dump(summary, file, indent=2)
         with replacing(os.path.join(self._workdir, "confusion.csv")) as path, open(path, "w", errors="replace") as file:
             table = csv.writer(file, lineterminator="\n")
             table.writerow(["true", *class_names])
             table.writerows([name, *row] for name, row in zip(class_names, result.confusion.tolist(), strict=True))
         draw_curves(read_metrics(self._workdir), os.path.join(self._workdir, "curves.png"))
         draw_confusion(result.confusion, class_names, os.path.join(self._workdir, "confusion.png"))
+        with replacing(os.path.join(self._workdir, "summary.json")) as path, open(path, "w") as file:
+            json.dump(summary, file, indent=2)
         if unreadable:
             self.say(f"{len(unreadable)} unreadable images skipped, see summary.json")
         self._detail(f"steps {self._resumed_at} to {self._total} took {seconds:.0f} s, the run lies in {self._workdir}")

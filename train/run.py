@@ -27,7 +27,7 @@ from train.layout import Layout
 from train.optimizer import make_optimizer, make_schedule
 from train.state import TrainState, Variables, create_state
 from train.step import normalize
-from train.versions import git_commit, versions
+from train.versions import git_commit, processor, versions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,6 +178,21 @@ def _read_record(workdir: str) -> dict[str, Any]:
         raise UserError(f"{path} is not the config.json of a run: {error}") from error
 
 
+def origins(workdir: str) -> list[str]:
+    """Machine, versions and date of the start of a run and of each time it resumed.
+
+    Raises:
+      UserError: the folder has no run.
+    """
+    stored = _read_record(workdir)
+    told = []
+    for part in (stored, *stored.get("resumed", [])):
+        devices = ", ".join(sorted(set(part["devices"])))
+        packages = ", ".join(f"{name} {part['versions'][name]}" for name in ("jax", "flax") if name in part["versions"])
+        told.append(f"{part.get('machine', 'unknown machine')}, device {devices}, {packages}; {part['date'][:10]}")
+    return told
+
+
 def check_claim(run: Run, workdir: str) -> None:
     """Checks that a folder is free for the run, or the run's own. One without a checkpoint is free.
 
@@ -203,6 +218,7 @@ def claim(run: Run, workdir: str, data: str) -> None:
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "git_commit": git_commit(),
         "versions": versions(),
+        "machine": processor(),
         "devices": [device.device_kind for device in jax.local_devices()],
         "data": data,
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import datetime
 import functools
 import json
 import os
@@ -15,12 +14,10 @@ from typing import Any
 from matplotlib.figure import Figure
 
 import attnjax
-from train.benchmark import machine
 from train.files import replacing
 from train.pictures import save
 from train.report import read_metrics
-from train.run import Run, read_run
-from train.versions import versions
+from train.run import Run, origins, read_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,12 +68,15 @@ class Row:
     macs: int
     outcomes: Sequence[Outcome]
     published: str
+    origins: Sequence[str]
 
     @classmethod
     def read(cls, variant: str, workdirs: Sequence[str], published: str) -> Row:
         """Reads it from the folders of a variant's finished runs, at least one."""
         run = read_run(workdirs[0])
-        return cls(variant, run, *_counts(run), [Outcome.read(workdir) for workdir in workdirs], published)
+        outcomes = [Outcome.read(workdir) for workdir in workdirs]
+        places = [origin for workdir in workdirs for origin in origins(workdir)]
+        return cls(variant, run, *_counts(run), outcomes, published, places)
 
     def figures(self, name: str) -> list[float]:
         """A figure of all seeds; none where it is not known."""
@@ -102,14 +102,13 @@ _FIGURES = {
 
 
 def about(title: str, rows: Sequence[Row], seeds: str) -> list[str]:
-    """What stands above a table: data, steps and seeds; machine, versions and date."""
+    """What stands above a table: data, steps and seeds; where and when the runs started and resumed."""
     runs = [row.run for row in rows]
     data = {f"{run.config.data.source}, {run.num_examples} training images of {_size(run)}" for run in runs}
     steps = {f"{run.total_steps} steps of {run.config.data.batch_size}" for run in runs}
-    packages = ", ".join(f"{name} {versions()[name]}" for name in ("attnjax", "flax", "python") if name in versions())
     return [
         f"{title}: {' or '.join(sorted(data))}; {' or '.join(sorted(steps))}; {seeds}.",
-        f"{machine()}, {packages}; {datetime.date.today().isoformat()}.",
+        *sorted({origin for row in rows for origin in row.origins}),
     ]
 
 

@@ -1,4 +1,4 @@
-"""What code a figure was made with."""
+"""What code and machine a figure was made with."""
 
 from __future__ import annotations
 
@@ -17,6 +17,14 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     return versions
+
+
+def processor() -> str:
+    """Cores and name of this machine's processor."""
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        name = next((line.split(": ")[1].strip() for line in file if line.startswith("model name")), name)
+    return f"{os.cpu_count()} cores of {name}"
 
 
 def git_commit() -> str | None:

@@ -59,7 +59,8 @@ class GateStatistics(NamedTuple):
     Attributes:
       mean: the mean value.
       deviation: the standard deviation; of a gate that does not depend on its input it is that over channels.
-      dead: share of values below a bound: what is behind them has no effect.
+      dead: share of values below a bound: what is behind them has no effect. Gates that sum to 1 over their positions
+        or channels (GGAM's S, its gates of sum and softmax, global context) are all small: for them it says nothing.
       saturated: share of values above a bound: the gate hands its input on.
 
     Example: see `gate_statistics`.

@@ -59,15 +59,17 @@ def guided_grad_cam(
     variables: Any,
     images: jax.Array,
     *,
-    layer: str | Sequence[str],
+    layer: str | Sequence[str] | None = None,
     target: Target = None,
     method: str = "grad_cam",
+    eigen_smooth: bool = False,
+    aug_smooth: bool = False,
     **kwargs: Any,
 ) -> jax.Array:
     """Guided backpropagation times the class activation map, which tells classes apart.
 
     Args:
-      model, variables, images, layer, target, method, **kwargs: as in `grad_cam`.
+      model, variables, images, layer, target, method, eigen_smooth, aug_smooth, **kwargs: as in `grad_cam`.
 
     Returns:
       An array like the images.
@@ -86,7 +88,8 @@ def guided_grad_cam(
     References:
       Selvaraju et al., "Grad-CAM", ICCV 2017, section 3.2.
     """
-    cam = grad_cam(model, variables, images, layer=layer, target=target, method=method, **kwargs)
+    options: Any = {"layer": layer, "method": method, "eigen_smooth": eigen_smooth, "aug_smooth": aug_smooth, **kwargs}
+    cam = grad_cam(model, variables, images, target=target, **options)
     return guided_backprop(model, variables, images, target=target, **kwargs) * cam.map[..., None].astype(images.dtype)
 
 

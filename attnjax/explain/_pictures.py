@@ -55,7 +55,7 @@ class Column(NamedTuple):
     """What a gallery shows of one net.
 
     Attributes:
-      title: stands above the column, such as the net's name.
+      title: stands above the column, such as the net's name; lines that are too long are shortened, here and below.
       maps: (b, h, w) in [0, 1].
       captions: a line below each image, such as the class and its probability.
 
@@ -65,6 +65,12 @@ class Column(NamedTuple):
     title: str
     maps: Any
     captions: Sequence[str]
+
+
+def _shortened(text: str, most: int) -> str:
+    """So many characters at most: what is too long loses its middle."""
+    keep = most // 2
+    return text if len(text) <= most else f"{text[: most - keep - 1]}…{text[-keep:]}"
 
 
 def gallery(images: jax.Array, columns: Sequence[Column], captions: Sequence[str] = ()) -> Any:
@@ -80,7 +86,7 @@ def gallery(images: jax.Array, columns: Sequence[Column], captions: Sequence[str
 
     Raises:
       ImportError: matplotlib is not installed.
-      ValueError: maps do not fit the images.
+      ValueError: maps do not fit the images, or there is not a caption for each.
 
     Example:
       >>> import jax.numpy as jnp
@@ -102,16 +108,20 @@ def gallery(images: jax.Array, columns: Sequence[Column], captions: Sequence[str
     pictures = [np.asarray(overlay(images, jnp.zeros(images.shape[:3]), opacity=0.0))]
     pictures += [np.asarray(overlay(images, jnp.asarray(column.maps))) for column in columns]
     texts = [captions or [""] * len(images), *(column.captions for column in columns)]
+    for title, given in zip(("input", *(column.title for column in columns)), texts, strict=True):
+        if len(given) != len(images):
+            raise ValueError(f"{title!r} has {len(given)} captions for {len(images)} images")
     rows, width = len(images), len(pictures)
     figure = Figure((width * _INCHES + 0.8, rows * (_INCHES + 0.25) + 0.3), layout="constrained")
     axes = figure.subplots(rows, width, squeeze=False)
     for column, title in enumerate(("input", *(column.title for column in columns))):
-        axes[0, column].set_title(title, fontsize=9, parse_math=False)
+        lines = (_shortened(line, 22) for line in title.split("\n"))
+        axes[0, column].set_title("\n".join(lines), fontsize=9, parse_math=False)
         for row in range(rows):
             axis = axes[row, column]
             axis.imshow(pictures[column][row], interpolation="nearest")
             axis.set(xticks=[], yticks=[])
-            axis.set_xlabel(texts[column][row], fontsize=8, parse_math=False)
+            axis.set_xlabel(_shortened(texts[column][row], 25), fontsize=8, parse_math=False)
     if columns:
         colours = ListedColormap(np.asarray(_colours(jnp.linspace(0, 1, 256))))
         bar = figure.colorbar(ScalarMappable(cmap=colours), ax=axes, shrink=min(1.0, 4 / rows), aspect=30)

@@ -14,6 +14,9 @@ from jax import export
 from attnjax.layers._dtypes import at_least_float32
 from attnjax.layers._shifted import shifted
 
+_LARGEST_BAND = 2**22
+"""Elements of a matrix: a 7x7 kernel on two channels of rows of 512 pixels."""
+
 
 class Window(NamedTuple):
     """What a convolution does besides its kernel, the same along both axes."""
@@ -46,7 +49,7 @@ def convolve(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
 
     The choice falls when the program is lowered, so that an export for several platforms holds each one's own form.
     """
-    on_cpu, on_tpu = choose_for_cpu(x.shape, kernel.shape, window), choose_for_tpu(kernel.shape)
+    on_cpu, on_tpu = choose_for_cpu(x.shape, kernel.shape, window), choose_for_tpu(x.shape, kernel.shape, window)
     if on_cpu is grouped and jax.typeof(x).sharding.spec[0] is not None:
         on_cpu = native  # groups cannot be put into a batch that a mesh of explicit axes has spread
     special = {name: form for name, form in (("cpu", on_cpu), ("tpu", on_tpu)) if form is not native}
@@ -79,13 +82,18 @@ def choose_for_cpu(shape: tuple[int, ...], kernel_shape: tuple[int, ...], window
     return patches_product if swapped and channels * features >= 64 * 64 else native
 
 
-def choose_for_tpu(kernel_shape: tuple[int, ...]) -> Lowering:
-    """XLA's own, but to one channel, where its filter gradient takes minutes to compile: 4 of them for a 7x7 kernel.
+def choose_for_tpu(shape: tuple[int, ...], kernel_shape: tuple[int, ...], window: Window) -> Lowering:
+    """XLA's own, but for a few channels to one, as spatial gates have them; times are in the README, Figures.
 
-    A product compiles in seconds, and fills the columns of the matrix unit, of which one channel would use one.
+    XLA's filter gradient takes minutes to compile there. A product compiles in seconds, and fills the columns of the
+    matrix unit, of which one channel would use one; its matrix must stay small.
     """
-    kernel_size, _, _, features = kernel_shape
-    return banded_product if kernel_size > 1 and features == 1 else native
+    kernel_size, _, inputs, features = kernel_shape
+    width = shape[-2]
+    if kernel_size == 1 or features > 1 or export.is_symbolic_dim(width):
+        return native
+    size = width * kernel_size * inputs * window.output_size(width, kernel_size)
+    return banded_product if size <= _LARGEST_BAND else native
 
 
 def native(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:

@@ -38,9 +38,9 @@ class GGAMNet(nn.Module):
 
     Returns:
       (b, n) logits in float32 or wider, or (b, hidden) where num_classes is 0. `method="features"` takes the same
-      arguments and gives the backbone's maps and D as `attention`, in order; `method="attend"` gives D of an A, and
-      `method="head"` the logits of a D. GGAM's loss, `attnjax.losses.ggam_loss`, finds S as
-      `intermediates/attention/channel_weights`, see `ChannelSpatialAttention`.
+      arguments and gives the backbone's maps and, where there is attention, D as `attention`, in order;
+      `method="attend"` gives D of an A, and `method="head"` the logits of a D. GGAM's loss, `attnjax.losses.ggam_loss`,
+      finds S as `intermediates/attention/channel_weights`, see `ChannelSpatialAttention`.
 
     Raises:
       ValueError: `num_classes` is negative or `hidden` is not positive, the backbone refuses x, or there is a single
@@ -89,8 +89,9 @@ class GGAMNet(nn.Module):
     def features(self, x: jax.Array, *, train: bool, freeze_batch_norm: bool = False) -> OrderedDict[str, jax.Array]:
         """Returns the backbone's outputs by name, in order, and D as `attention`."""
         maps = OrderedDict(self._backbone.features(x, train=train, freeze_batch_norm=freeze_batch_norm))
-        last = next(reversed(maps.values()))
-        maps["attention"] = self.attend(last, train=train, freeze_batch_norm=freeze_batch_norm)
+        if self.attention is not None:
+            last = next(reversed(maps.values()))
+            maps["attention"] = self.attend(last, train=train, freeze_batch_norm=freeze_batch_norm)
         return maps
 
     def attend(self, last: jax.Array, *, train: bool, freeze_batch_norm: bool = False) -> jax.Array:
@@ -109,4 +110,4 @@ class GGAMNet(nn.Module):
 
     def __call__(self, x: jax.Array, *, train: bool, freeze_batch_norm: bool = False) -> jax.Array:
         maps = self.features(x, train=train, freeze_batch_norm=freeze_batch_norm)
-        return self.head(maps["attention"], train=train, freeze_batch_norm=freeze_batch_norm)
+        return self.head(next(reversed(maps.values())), train=train, freeze_batch_norm=freeze_batch_norm)

@@ -94,7 +94,7 @@ def test_forms_agree_to_the_second_derivative(
 ) -> None:
     kernel_shape = (kernel_size, kernel_size, shape[-1] // window.groups, features)
     assert choose_for_cpu(shape, kernel_shape, window).__name__ == form.__name__
-    assert choose_for_tpu(kernel_shape) is native
+    assert choose_for_tpu(shape, kernel_shape, window) is native
     _assert_native_to_the_second_derivative(convolve, shape, features, kernel_size, window)
 
 
@@ -102,17 +102,24 @@ def test_forms_agree_to_the_second_derivative(
 def test_forms_for_tpus_agree_to_the_second_derivative(
     form: Any, shape: tuple[int, ...], features: int, kernel_size: int, window: Window
 ) -> None:
-    assert (choose_for_tpu((kernel_size, kernel_size, shape[-1], features)) is form) == (features == 1)
+    kernel_shape = (kernel_size, kernel_size, shape[-1], features)
+    assert (choose_for_tpu(shape, kernel_shape, window) is form) == (features == 1)
     _assert_native_to_the_second_derivative(form, shape, features, kernel_size, window)
 
 
-@pytest.mark.parametrize("sizes", ["2, 6, 6", "b, h, w"])
-def test_a_convolution_to_one_channel_is_a_product_on_tpus_alone(sizes: str) -> None:
+@pytest.mark.parametrize(("width", "channels", "is_banded"), [(512, 2, True), (520, 2, False), (56, 256, False)])
+def test_the_matrix_of_a_band_stays_small(width: int, channels: int, is_banded: bool) -> None:
+    chosen = choose_for_tpu((2, 56, width, channels), (7, 7, channels, 1), Window(1, 3))
+    assert (chosen is banded_product) == is_banded
+
+
+@pytest.mark.parametrize(("sizes", "on_tpu"), [("2, 6, 6", True), ("b, h, 6", True), ("b, h, w", False)])
+def test_a_convolution_to_one_channel_is_a_product_on_tpus_alone(sizes: str, on_tpu: bool) -> None:
     shapes = ((*export.symbolic_shape(sizes), 2), (7, 7, 2, 1))
     x, kernel = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
     gradient = jax.jit(jax.grad(lambda kernel, x: jnp.sum(jnp.sin(convolve(x, kernel, Window(1, 3))))))
     modules = {name: export.export(gradient, platforms=(name,))(kernel, x).mlir_module() for name in ("cpu", "tpu")}
-    assert {name: "dot_general" in text for name, text in modules.items()} == {"cpu": False, "tpu": True}
+    assert {name: "dot_general" in text for name, text in modules.items()} == {"cpu": False, "tpu": on_tpu}
 
 
 @pytest.mark.parametrize("case", [*ONE_OF_EACH, ON_TPU[0]], ids=lambda case: case[0].__name__)

@@ -174,7 +174,11 @@ def base() -> Config:
         ({"variants": {"a": {"model.name": "resnet21_cifar"}}}, "variant 'a': model.name: unknown model"),
         ({"variants": {"a": {"model.options": {"width": 3}}}}, "variant 'a': model.options: unknown argument 'width'"),
         ({"variants": {"a": {"data.batch_size": 0}}}, "variant 'a': data.batch_size=0 must be"),
-        ({"variants": {"k = 3": {}, "k: 3": {}}}, "variant 'k: 3' has 'k_3' for a folder as of 'k = 3'"),
+        ({"variants": {"k = 3": {}, "k: 3": {}}}, "variant 'k: 3' has 'k_3' for a folder as 'k = 3'"),
+        (
+            {"variants": {"Table: md": {}, "table.MD": {}}},
+            "variant 'table.MD' has 'table.MD' for a folder as the table's own table.md",
+        ),
         ({"variants": {"..": {}}}, "variant '..' has '' for a folder: take another label"),
         ({"variants": {"plain": {}}, "published": {"plian": "1"}}, "there is no variant 'plian': did you mean plain?"),
         ({"variants": {"a": 3}}, "variants={'a': 3} must be of type"),

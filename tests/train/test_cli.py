@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import sys
@@ -364,6 +365,7 @@ def test_an_interrupt_is_said_in_one_line(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(*called, interrupted)
+    monkeypatch.setattr(os, "_exit", sys.exit)
     monkeypatch.setattr("sys.argv", ["program", *arguments, "--workdir", str(tmp_path)])
     with pytest.raises(SystemExit) as stop:
         program(main_of)
@@ -383,6 +385,7 @@ def test_an_interrupt_that_falls_into_a_destructor_is_not_lost(
         threading.Event().wait(60)
 
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    monkeypatch.setattr(os, "_exit", sys.exit)
     usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # processes of pytest-xdist ignore it
     with pytest.raises(SystemExit) as stop:
         program(main_of)

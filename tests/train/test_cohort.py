@@ -192,17 +192,32 @@ def test_sigterm_saves_and_ends(asked: bool, saved: dict[int, list[int]], tmp_pa
     assert {seed: steps[-1:] for seed, at in folders.items() if (steps := checkpoint_steps(at))} == saved
 
 
-def test_a_seed_that_diverges_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    def lose_the_first(shared: Any, step: Any, workdirs: Mapping[int, str], *rest: Any) -> list[None]:
-        if 0 in workdirs:
-            raise NotFiniteError("seed 0: not finite")
+@pytest.mark.parametrize(
+    ("together", "expected"), [(False, [[0], [1], [2], [3]]), (True, [[0, 1, 2, 3], [0, 2, 3], [2, 3]])]
+)
+def test_seeds_that_diverge_do_not_stop_the_others(
+    together: bool,
+    expected: list[list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+):
+    asked = []
+
+    def lose_two(shared: Any, step: Any, workdirs: Mapping[int, str], *rest: Any) -> list[None]:
+        asked.append(list(workdirs))
+        for seed in (1, 0):
+            if seed in workdirs:
+                raise NotFiniteError(f"seed {seed}: not finite", seed)
         return [None]
 
-    monkeypatch.setattr("train.cohort.train_seeds", lose_the_first)
-    seeds = train_cohort(CUT, {seed: str(tmp_path / str(seed)) for seed in (0, 1, 2)}, False, lambda: False, {})
-    assert [next(seeds), next(seeds)] == [1, 2]
-    with pytest.raises(NotFiniteError, match="seed 0: not finite"):
+    monkeypatch.setattr("train.cohort.train_seeds", lose_two)
+    seeds = train_cohort(CUT, {seed: str(tmp_path / str(seed)) for seed in range(4)}, together, lambda: False, {})
+    assert [next(seeds), next(seeds)] == [2, 3]
+    assert sorted(capsys.readouterr().err.splitlines()) == ["seed 0: not finite", "seed 1: not finite"]
+    with pytest.raises(NotFiniteError, match=r"seed [01]: not finite; seed [01]: not finite"):
         next(seeds)
+    assert asked == expected
 
 
 def test_a_run_of_another_duration_is_refused(lone_runs: dict[int, Path], tmp_path: Path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,17 @@ import pytest
 from flax import linen as nn
 from PIL import Image
 
+import attnjax
+from attnjax.attention import ChannelSpatialAttention
+from attnjax.losses import ggam_loss
+from attnjax.models import BasicBlock, GGAMNet, ResNet
 from tests.train.runs import Arrays, replace, small
 from train.config import Config
-from train.data import Reader
+from train.data import Reader, evaluation_batches
 from train.errors import UserError
 from train.evaluate import Evaluation, Evaluator, main
 from train.layout import Layout
+from train.step import normalize
 from train.views import Views
 
 CLASSES = 7
@@ -209,3 +215,22 @@ def test_the_program_averages_over_views(trained: tuple[Path, Evaluation], capsy
 def test_the_program_refuses_a_crop_larger_than_the_image(trained: tuple[Path, Evaluation], fails: Callable[..., str]):
     message = fails(main, "--workdir", trained[0], "--sizes", 10, "--resize", 9)
     assert "resize=9 must be from image_size (10) to 8192" in message
+
+
+def test_guidance_is_told_of_nets_that_have_it_over_all_images_of_one_view():
+    backbone = partial(ResNet, (1,), BasicBlock, widths=(4,), stem="cifar", stem_width=4)
+    net = GGAMNet(backbone, partial(ChannelSpatialAttention, reduction=2), CLASSES, hidden=4)
+    layout, reader = Layout.of(CONFIG, jax.devices()[:1]), reader_of(CONFIG)
+    weights = attnjax.init(net, jax.random.key(0), (1, 8, 8, 1))
+    found = Evaluator(net, CONFIG, reader, layout, CLASSES)(layout.put(weights))
+    batches = [{name: v[batch["mask"]] for name, v in batch.items()} for batch in evaluation_batches(reader, (0, 1))]
+    images, labels = (np.concatenate([batch[name] for batch in batches]) for name in ("image", "label"))
+    assert len(images) == found.count == len(PHOTOS) < 16  # the last batch is padded
+    _, terms = ggam_loss(net, weights, normalize(CONFIG.data, images), labels, train=False)
+    assert found.kl == pytest.approx(float(terms.guidance.mean()), rel=1e-4)
+    assert list(found.figures()) == ["loss", "accuracy", "top5_accuracy", "kl", "correlation"]
+    views = Views.of(reader, "ten", (), ())
+    assert "kl" not in Evaluator(net, CONFIG, reader, layout, CLASSES, views)(layout.put(weights)).figures()
+    plain = Evaluator(net.clone(attention=None), CONFIG, reader, layout, CLASSES)
+    without = {name: value for name, value in weights["params"].items() if name != "attention"}
+    assert "kl" not in plain(layout.put({**weights, "params": without})).figures()

@@ -92,7 +92,8 @@ def test_the_program_prints_a_table_and_writes_it(trained: Trained, capsys: pyte
     ]
     values = found["scores"]["layer_cam"]
     assert said[3] == "| layer_cam | " + " | ".join(f"{values[name]:.3f}" for name in values) + " |"
-    assert len(said) == 6
+    assert len(said) == 7
+    assert said[-1] == str(workdir / "explain_scores.json")
 
 
 def test_layers_that_cannot_be_scored_are_one_line(trained: Trained, fails: Fails):
