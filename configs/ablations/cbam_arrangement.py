@@ -4,8 +4,9 @@
 
 CBAM paper, table 3, there with ResNet-50 on ImageNet; here a small ResNet on cluttered canvases.
 
-Time: not measured yet; 539 steps a seed.
-Result: none yet.
+Time: 539 steps of 64 images take about 31 s of CPU time a seed on two cores of an AMD EPYC (2026-11-21).
+Result, test error over seeds 0 to 4: channel gate of means (SE): 18.04 +- 1.77 %; channel, then spatial: 19.44 +- 2.56
+%; spatial, then channel: 20.03 +- 2.34 %; side by side: 19.65 +- 0.90 %.
 """
 
 from configs.canvas_cbam import config as canvas

@@ -5,8 +5,10 @@
 GGAM paper, parts of the module with ResNet-50 on birds; here a small net on 200 scanned digits, see
 `configs/digits_ggam_adamw.py`.
 
-Time: not measured yet; 300 steps a seed.
-Result: none yet.
+Time: 300 steps of 64 images take about 9 s of CPU time a seed on two cores of an AMD EPYC (2026-11-21).
+Result, test error over seeds 0 to 4: no attention: 7.00 +- 0.87 %; sum over positions: 7.83 +- 0.66 %; sum over
+positions, guided: 8.00 +- 1.46 %; sigmoid: 8.28 +- 0.95 %; sigmoid, guided: 7.78 +- 1.16 %; softmax over positions:
+7.33 +- 1.19 %; softmax over positions, guided: 7.06 +- 0.70 %.
 """
 
 import dataclasses

@@ -52,7 +52,7 @@ def test_a_column_has_the_class_and_its_probability(trained: Trained):
     assert pictures.labels.tolist() == [test[place][1] for place in (0, 120, 239, 359)]
     arguments = explain.Arguments((), str(trained[0]))
     title, maps, captions = explain.column("net", loaded, pictures, arguments)
-    assert title == "net"
+    assert title == f"net\n{arguments.method}, {arguments.layer or 'stage3'}"
     assert maps.shape == (4, 8, 8)
     assert float(np.max(maps)) <= 1
     logits: Any = loaded.model.apply(loaded.variables, loaded.preprocess(pictures.images), train=False)
