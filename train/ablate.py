@@ -61,10 +61,10 @@ def main(arguments: Sequence[str]) -> None:
         if label not in ablation.variants:
             raise UserError(f"--only: there is no variant {label!r}{nearest(label, ablation.variants)}")
     before, after = flatten(default.config), flatten(parsed.config)
-    for name in (name for name in after if after[name] != before[name]):
-        for label, settings in ablation.variants.items():
-            if name in settings:
-                raise UserError(f"--{name}: variant {label!r} sets it: change it in {path}")
+    changed = {setting for setting in after if after[setting] != before[setting]}
+    for label, settings in ablation.variants.items():
+        for setting in changed & set(settings):
+            raise UserError(f"--{setting}: variant {label!r} sets it: change it in {path}")
     with preemption() as reached, locked(parsed.workdir):
         try:
             _Study(name, dataclasses.replace(ablation, base=parsed.config), parsed).train(reached)

@@ -144,6 +144,7 @@ def test_some_variants_alone_with_one_seed_together(file: Path, tmp_path: Path, 
         (("--seeds", "0"), "--seeds=0 must be at least 1"),
         (("--optimizer.learing_rate", "1"), "there is no --optimizer.learing_rate: did you mean"),
         (("--total_steps", "8"), "is a run of 4 steps, not of 8: take another --workdir"),
+        (("--optimizer.learning_rate", "0.2"), "--optimizer.learning_rate: variant 'wide | 12' sets it: change it in"),
         (("--optimizer.momentum", "0.5"), "belongs to another run (optimizer.momentum is 0.9 there, 0.5 here)"),
     ],
 )
@@ -151,7 +152,11 @@ def test_what_cannot_be_is_one_line(study: Path, file: Path, fails: Fails, flags
     assert message in fails(ablate.main, file, "--workdir", study, *FLAGS, *flags)
 
 
-def test_a_file_without_an_ablation_is_named(fails: Fails):
+def test_a_file_without_an_ablation_is_named(fails: Fails, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stop:
+        ablate.main(["--help"])
+    assert stop.value.code == 0
+    assert "--seeds" in capsys.readouterr().out
     assert fails(ablate.main).startswith("error: give the file of an ablation first")
     assert fails(ablate.main, DIGITS).endswith("must define ablation = Ablation(...), see train/ablation.py")
 
