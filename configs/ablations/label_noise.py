@@ -5,8 +5,10 @@
 RAN paper, 10 to 70 % of CIFAR-10's training labels wrong, ResNet-164 against Attention-92; here a narrow Attention-56
 against a plain net of the same units and as many multiply-accumulates, on the scanned digits, 8x8 pixels.
 
-Time: not measured yet; 300 steps a seed.
-Result: none yet.
+Time: 300 steps of 64 images take about 20 s of CPU time a seed on two cores of an AMD EPYC (2026-11-21).
+Result, test error over seeds 0 to 4: plain, 10 %: 6.94 +- 1.13 %; attention, 10 %: 5.56 +- 0.94 %; plain, 30 %: 11.11
++- 3.84 %; attention, 30 %: 10.72 +- 1.89 %; plain, 50 %: 19.22 +- 4.50 %; attention, 50 %: 20.72 +- 3.28 %; plain, 70
+%: 51.33 +- 4.30 %; attention, 70 %: 49.22 +- 8.09 %.
 """
 
 import dataclasses

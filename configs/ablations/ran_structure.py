@@ -5,8 +5,8 @@
 RAN paper, mask structure of Attention-56 on CIFAR-10; here a narrow Attention-56 on the scanned digits,
 8x8 pixels.
 
-Time: not measured yet; 300 steps a seed.
-Result: none yet.
+Time: 300 steps of 64 images take about 25 s of CPU time a seed on two cores of an AMD EPYC (2026-11-21).
+Result, test error over seeds 0 to 4: encoder and decoder: 4.61 +- 1.93 %; local convolutions: 3.94 +- 0.82 %.
 """
 
 import dataclasses

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -329,6 +330,19 @@ def test_a_run_that_went_on_is_not_finished_at_its_old_end(copied: Path, monkeyp
     assert steps_kept(copied)[-1] == 8
     with pytest.raises(UserError, match="step 8"):
         train_run(small(), str(copied))
+
+
+def test_a_run_that_was_killed_while_it_drew_is_not_finished(copied: Path, monkeypatch: pytest.MonkeyPatch):
+    (copied / "summary.json").unlink()
+    (copied / "confusion.png").unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(report, "draw_confusion", lambda *_: sys.exit("killed"))
+        with pytest.raises(SystemExit):
+            train_run(small(), str(copied))
+    assert not report.is_finished(str(copied), 6)
+    train_run(small(), str(copied))
+    assert report.is_finished(str(copied), 6)
+    assert (copied / "confusion.png").exists()
 
 
 @pytest.mark.parametrize(
