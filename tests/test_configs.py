@@ -122,6 +122,10 @@ def test_an_ablation_tells_its_command_time_and_result(path: Path):
     assert re.search(r"^Result(, [^:]+)?: \S", text, re.M)
     ablation = read_from_file(str(path), "ablation", Ablation)
     assert bool(ablation.published) == bool(ablation.source)
+    if "Result: none yet." not in text:
+        assert re.search(r"^Time: \d+ steps of \d+ images take about \d+ s of CPU time a seed", text, re.M)
+        for label in ablation.variants:
+            assert re.search(re.escape(f"{label}: ") + r"\d+\.\d\d \+- \d+\.\d\d %", " ".join(text.split()))
 
 
 @pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)

@@ -4,8 +4,10 @@
 
 CBAM paper, table 2, there with ResNet-50 on ImageNet; here a small ResNet on cluttered canvases.
 
-Time: not measured yet; 539 steps a seed.
-Result: none yet.
+Time: 539 steps of 64 images take about 31 s of CPU time a seed on two cores of an AMD EPYC (2026-11-21).
+Result, test error over seeds 0 to 4: channel gate of means (SE): 18.04 +- 1.77 %; channel gate: 17.21 +- 1.28 %;
+channel, 1x1 convolution, 3x3: 20.44 +- 2.84 %; channel, 1x1 convolution, 7x7: 20.03 +- 2.57 %; channel, mean and max,
+3x3: 19.89 +- 2.82 %; channel, mean and max, 7x7: 19.44 +- 2.56 %.
 """
 
 from configs.canvas_cbam import config as canvas

@@ -6,8 +6,8 @@ RAN paper, activations of Attention-56's masks on CIFAR-10; here a narrow Attent
 pixels. Mixed is a sigmoid of each element, channel divides by the norm over the channels, spatial standardises each
 channel's map first.
 
-Time: not measured yet; 300 steps a seed.
-Result: none yet.
+Time: 300 steps of 64 images take about 25 s of CPU time a seed on two cores of an AMD EPYC (2026-11-21).
+Result, test error over seeds 0 to 4: mixed: 4.61 +- 1.93 %; channel: 3.72 +- 1.01 %; spatial: 4.00 +- 1.49 %.
 """
 
 import dataclasses
