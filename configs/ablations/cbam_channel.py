@@ -4,8 +4,9 @@
 
 CBAM paper, table 1, there with ResNet-50 on ImageNet; here a small ResNet on cluttered canvases.
 
-Time: not measured yet; 539 steps a seed.
-Result: none yet.
+Time: 539 steps of 64 images take about 25 s of CPU time a seed on two cores of an AMD EPYC (2026-11-21).
+Result, test error over seeds 0 to 4: no attention: 14.26 +- 0.84 %; mean (SE): 18.04 +- 1.77 %; max: 18.06 +- 1.79 %;
+mean and max: 17.21 +- 1.28 %.
 """
 
 from configs.canvas_cbam import config as canvas
