@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> None:
     before, after = flatten(default.config), flatten(parsed.config)
     changed = {setting for setting in after if after[setting] != before[setting]}
     for label, settings in ablation.variants.items():
-        for setting in changed & set(settings):
+        for setting in sorted(changed & set(settings)):
             raise UserError(f"--{setting}: variant {label!r} sets it: change it in {path}")
     with preemption() as reached, locked(parsed.workdir):
         try:

@@ -29,13 +29,17 @@ def explain(error: BaseException) -> tuple[str, int] | None:
         said, code = f"{error.filename}: {error.strerror}" if error.filename else str(error), 2
     elif isinstance(error, UserError):
         said, code = str(error), 2
-    elif isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+    elif isinstance(error, MemoryError) or _is_of_device_memory(error):
         said, code = "out of memory: lower data.batch_size or data.image_size, or train fewer seeds together", 2
     elif isinstance(error, KeyboardInterrupt):
         said, code = "; ".join(("interrupted", *map(str, error.args))), 130
     else:
         return None
     return " ".join(said.split()), code
+
+
+def _is_of_device_memory(error: BaseException) -> bool:
+    return type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

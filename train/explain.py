@@ -94,14 +94,14 @@ def column(title: str, loaded: LoadedRun, pictures: Pictures, arguments: Argumen
     """
     model, images = loaded.model, loaded.preprocess(jnp.asarray(pictures.images))
     layer = arguments.layer or _last(loaded, images)
-    logits = jax.jit(partial(model.apply, train=False))(loaded.variables, images)
-    classes = _classes(pictures, logits, arguments)
+    logits = _logits(loaded, pictures.images)
+    classes = _classes(pictures, logits.argmax(-1), arguments)
     explain = jax.jit(partial(grad_cam, model, layer=layer, method=arguments.method))
     try:
         maps = explain(loaded.variables, images, target=classes).map
     except ValueError as error:
         raise UserError(str(error)) from error
-    shares = np.asarray(jax.nn.softmax(logits.astype(jnp.float32)))
+    shares = np.asarray(jax.nn.softmax(logits))
     told = [
         f"{loaded.class_names[label]} {row[label]:.2f}" for label, row in zip(classes.tolist(), shares, strict=True)
     ]
@@ -114,19 +114,17 @@ def scores(loaded: LoadedRun, pictures: Pictures, arguments: Arguments) -> dict[
     Raises:
       UserError: the net has no such layer.
     """
-    images = loaded.preprocess(jnp.asarray(pictures.images))
-    layer = arguments.layer or _last(loaded, images)
-    logits = jax.jit(partial(loaded.model.apply, train=False))(loaded.variables, images)
-    classes, boxes = _classes(pictures, logits, arguments), pictures.boxes
+    layer = arguments.layer or _last(loaded, loaded.preprocess(jnp.asarray(pictures.images[:1])))
+    classes, boxes = _classes(pictures, _logits(loaded, pictures.images).argmax(-1), arguments), pictures.boxes
     try:
-        table = score_maps(loaded, pictures.images, np.asarray(classes), boxes, layer=layer)
+        table = score_maps(loaded, pictures.images, classes, boxes, layer=layer)
     except ValueError as error:
         raise UserError(str(error)) from error
     target = "prediction" if pictures.labels is None else arguments.target
-    made_of = {"layer": layer, "target": target, "images": len(images)}
+    made_of = {"layer": layer, "target": target, "images": len(classes), "checkpoint": arguments.checkpoint}
     if boxes is not None:
         sizes = boxes[:, 2:] - boxes[:, :2]
-        made_of["box_share"] = float(np.mean(sizes.prod(-1)) / np.prod(images.shape[1:3]))
+        made_of["box_share"] = float(np.mean(sizes.prod(-1)) / np.prod(pictures.images.shape[1:3]))
     return {**made_of, "scores": table}
 
 
@@ -137,10 +135,17 @@ def titles(workdirs: Sequence[str]) -> list[str]:
     return next((names for names in ends if len(set(names)) == len(names)), ends[0])
 
 
-def _classes(pictures: Pictures, logits: jax.Array, arguments: Arguments) -> jax.Array:
+def _logits(loaded: LoadedRun, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
+    """Of all images, (b, n)."""
+    predict = jax.jit(partial(loaded.model.apply, train=False))
+    batches = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
+    logits = [predict(loaded.variables, loaded.preprocess(jnp.asarray(batch))) for batch in batches]
+    return np.concatenate([np.asarray(part, np.float32) for part in logits])
+
+
+def _classes(pictures: Pictures, answers: np.ndarray, arguments: Arguments) -> np.ndarray:
     """What is explained: the labels, or the net's answers."""
-    by_label = arguments.target == "label" and pictures.labels is not None
-    return jnp.asarray(pictures.labels) if by_label else jnp.argmax(logits, -1)
+    return answers if arguments.target == "prediction" or pictures.labels is None else pictures.labels
 
 
 def _last(loaded: LoadedRun, images: jax.Array) -> str:

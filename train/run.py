@@ -189,7 +189,7 @@ def origins(workdir: str) -> list[str]:
     for part in (stored, *stored.get("resumed", [])):
         devices = ", ".join(sorted(set(part["devices"])))
         packages = ", ".join(f"{name} {part['versions'][name]}" for name in ("jax", "flax") if name in part["versions"])
-        told.append(f"{part.get('machine', 'unknown machine')}, device {devices}, {packages}; {part['date'][:10]}")
+        told.append(f"{part.get('machine') or 'unknown machine'}, device {devices}, {packages}; {part['date'][:10]}")
     return told
 
 

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Sequence
 
+import jax
 import pytest
 
 from tests.train.launchers import by_jax, by_open_mpi, by_slurm
@@ -158,12 +159,17 @@ def test_no_signal_comes_to_another_thread():
     assert seen == [False]
 
 
+OUT_OF_MEMORY = "out of memory: lower data.batch_size or data.image_size, or train fewer seeds together"
+
+
 @pytest.mark.parametrize(
     ("error", "explained"),
     [
         (UserError("a\n b"), ("a b", 2)),
         (OSError(28, "No space left on device", "/x"), ("/x: No space left on device", 2)),
-        (MemoryError(), ("out of memory: lower data.batch_size or data.image_size", 2)),
+        (MemoryError(), (OUT_OF_MEMORY, 2)),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"), (OUT_OF_MEMORY, 2)),
+        (jax.errors.JaxRuntimeError("INTERNAL: a fault"), None),
         (KeyboardInterrupt(), ("interrupted", 130)),
         (KeyboardInterrupt("goes on"), ("interrupted; goes on", 130)),
         (KeyError("a"), None),
