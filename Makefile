@@ -27,7 +27,7 @@ test: $(VENV)/dev.done
 	$(BIN)/python -m pytest -m "not slow" --numprocesses $(WORKERS) --dist worksteal
 
 test-slow: $(VENV)/dev.done
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --numprocesses $(WORKERS) --dist worksteal
 
 test-notebooks: $(VENV)/dev.done
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest --nbmake --nbmake-timeout=600 --numprocesses $(WORKERS) notebooks
