@@ -11,7 +11,7 @@ from train.checked import Checked
 from train.config import Config, flatten, from_dict
 from train.errors import UserError, nearest
 
-OWN_FILES = ("lock", "table.md", "table.csv", "plot.png")
+_OWN_FILES = ("lock", "table.md", "table.csv", "plot.png")
 """What lies beside the folders of the variants."""
 
 
@@ -34,7 +34,7 @@ class Ablation(Checked):
     def validate(self) -> None:
         if not self.variants:
             raise UserError("an ablation needs variants")
-        folders = {name: f"the table's own {name}" for name in OWN_FILES}
+        folders = {name: f"the table's own {name}" for name in _OWN_FILES}
         for label in self.variants:
             folder = folder_name(label)
             if not folder or folder.casefold() in folders:

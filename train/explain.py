@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from attnjax.explain import Column, gallery, grad_cam
+from attnjax.explain import METHODS, Column, gallery, grad_cam
 from train.data import Reader, evaluation_transform, open_dataset
 from train.data.canvas import canvas_boxes
 from train.errors import UserError
@@ -45,9 +45,7 @@ class Arguments:
     """Test images to take; None is 8 to draw and 256 to score."""
     layer: str | None = None
     """Whose map it is, see `attnjax.explain.grad_cam`; None takes the last one of the net's `features`."""
-    method: str = "grad_cam"
-    """How the map is made: grad_cam, grad_cam++, hires_cam, layer_cam, xgrad_cam, grad_cam_elementwise, eigen_cam,
-    eigen_grad_cam, ablation_cam, score_cam or full_grad, see `attnjax.explain.grad_cam`."""
+    method: Annotated[str, tyro.conf.arg(help=f"How the map is made: {', '.join(METHODS)}.")] = "grad_cam"
     target: Literal["label", "prediction"] = "label"
     """The class that is explained: that of the image, or the net's own answer; files have the latter alone."""
     scores: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -95,7 +93,8 @@ def column(title: str, loaded: LoadedRun, pictures: Pictures, arguments: Argumen
     model, images = loaded.model, loaded.preprocess(jnp.asarray(pictures.images))
     layer = arguments.layer or _last(loaded, images)
     logits = _logits(loaded, pictures.images)
-    classes = _classes(pictures, logits.argmax(-1), arguments)
+    labels = _labels(pictures, arguments)
+    classes = logits.argmax(-1) if labels is None else labels
     explain = jax.jit(partial(grad_cam, model, layer=layer, method=arguments.method))
     try:
         maps = explain(loaded.variables, images, target=classes).map
@@ -115,7 +114,8 @@ def scores(loaded: LoadedRun, pictures: Pictures, arguments: Arguments) -> dict[
       UserError: the net has no such layer.
     """
     layer = arguments.layer or _last(loaded, loaded.preprocess(jnp.asarray(pictures.images[:1])))
-    classes, boxes = _classes(pictures, _logits(loaded, pictures.images).argmax(-1), arguments), pictures.boxes
+    labels, boxes = _labels(pictures, arguments), pictures.boxes
+    classes = _logits(loaded, pictures.images).argmax(-1) if labels is None else labels
     try:
         table = score_maps(loaded, pictures.images, classes, boxes, layer=layer)
     except ValueError as error:
@@ -143,9 +143,9 @@ def _logits(loaded: LoadedRun, images: np.ndarray, batch_size: int = 64) -> np.n
     return np.concatenate([np.asarray(part, np.float32) for part in logits])
 
 
-def _classes(pictures: Pictures, answers: np.ndarray, arguments: Arguments) -> np.ndarray:
-    """What is explained: the labels, or the net's answers."""
-    return answers if arguments.target == "prediction" or pictures.labels is None else pictures.labels
+def _labels(pictures: Pictures, arguments: Arguments) -> np.ndarray | None:
+    """The labels, where it is they that are explained."""
+    return pictures.labels if arguments.target == "label" else None
 
 
 def _last(loaded: LoadedRun, images: jax.Array) -> str:

@@ -219,7 +219,7 @@ def test_the_first_step_that_is_not_finite_is_kept(bad: str):
 def test_a_seed_given_as_an_array_replaces_that_of_the_settings():
     config = replace(CONFIG, {"data.mixup": 0.4, "data.cutmix": 1.0, "seed": 3})
     model, optimizer = Net(), make_optimizer(CONFIG.optimizer, lambda step: 0.1)
-    step, seeds = partial(train_step, model, optimizer), (3, 2**32 - 1)
+    step, seeds = partial(train_step, model, optimizer), (0, 3, 2**31 + 5, 2**32 - 1)
     given = jax.jit(lambda seed, *arguments: step(config, *arguments, seed=seed))
     losses = set()
     for seed in seeds:
