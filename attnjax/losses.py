@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from attnjax._choice import check_choice
 from attnjax.layers import at_least_float32
 from attnjax.models import GGAMNet
 
@@ -81,7 +81,7 @@ def guidance_loss(
     References:
       Xu et al., "Grad-CAM Guided Channel-spatial Attention Module for Fine-grained Visual Classification", 2021.
     """
-    _check("kl", kl, ("symmetric", "forward"))
+    check_choice("kl", kl, ("symmetric", "forward"))
     if epsilon <= 0:
         raise ValueError(f"epsilon={epsilon} must be positive")
     ratio = jnp.log(jnp.maximum(channel_weights, epsilon)) - jnp.log(jnp.maximum(cam_weights, epsilon))
@@ -187,10 +187,10 @@ def ggam_loss(
       that W is nearly the same for all channels. The script's step also adds the gradient of the highest logits, which
       it forgets to clear; nothing here does.
     """
-    _check("target", target, ("label", "prediction"))
-    _check("wrt", wrt, ("A", "D"))
-    _check("reduction", reduction, ("mean", "sum"))
-    _check("statistics", statistics, ("running", "batch"))
+    check_choice("target", target, ("label", "prediction"))
+    check_choice("wrt", wrt, ("A", "D"))
+    check_choice("reduction", reduction, ("mean", "sum"))
+    check_choice("statistics", statistics, ("running", "batch"))
     maps, logits, channel_weights, updates = _forward(model, variables, images, train, rngs)
     chosen = _shares(labels, logits) if target == "label" else None
     options: Any = {"wrt": wrt, "train": statistics == "batch", "stop_gradient": stop_gradient}
@@ -257,7 +257,7 @@ def _cam_gradient(
 
 def _normalized(beta: jax.Array, beta_norm: str) -> jax.Array:
     """W of beta."""
-    _check("beta_norm", beta_norm, ("sigmoid", "sigmoid_l1", "softmax"))
+    check_choice("beta_norm", beta_norm, ("sigmoid", "sigmoid_l1", "softmax"))
     if beta_norm == "softmax":
         return jax.nn.softmax(beta, axis=-1)
     squashed = jax.nn.sigmoid(beta)
@@ -274,9 +274,3 @@ def _shares(labels: jax.Array, logits: jax.Array) -> jax.Array:
         f"labels are {labels.dtype}{list(labels.shape)}, but must be integers {list(logits.shape[:-1])} or floating "
         f"{list(logits.shape)}"
     )
-
-
-def _check(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        near = difflib.get_close_matches(str(value), allowed, n=1, cutoff=0.0)
-        raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, allowed))}: did you mean {near[0]!r}?")

@@ -45,10 +45,7 @@ def main(arguments: Sequence[str]) -> None:
     with connected(parsed.hosts):
         from train.loop import train
 
-        try:
-            result = train(parsed.config, parsed.workdir)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt("the same command goes on from the last checkpoint") from None
+        result = train(parsed.config, parsed.workdir)
         if result is not None and is_first():
             print(f"test_accuracy={result.accuracy:.4f}", flush=True)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 from train.cli import parse, program, read_from_file, with_duration_of  # first: it checks the extra
@@ -15,10 +16,12 @@ import tyro
 from train.ablation import Ablation, folder_name
 from train.cohort import Together, is_done, train_cohort, trains_together
 from train.config import Config, flatten
+from train.data import open_dataset
 from train.errors import NotFiniteError, UserError, nearest
 from train.lock import locked
 from train.preemption import Reached, preemption
 from train.run import read_run
+from train.shared import describe
 from train.table import Row, about, write_table
 
 _PROGRAM = "python -m train.ablate FILE"
@@ -66,10 +69,7 @@ def main(arguments: Sequence[str]) -> None:
         for setting in sorted(changed & set(settings)):
             raise UserError(f"--{setting}: variant {label!r} sets it: change it in {path}")
     with preemption() as reached, locked(parsed.workdir):
-        try:
-            _Study(name, dataclasses.replace(ablation, base=parsed.config), parsed).train(reached)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt("the same command goes on from the last checkpoint") from None
+        _Study(name, dataclasses.replace(ablation, base=parsed.config), parsed).train(reached)
 
 
 class _Study:
@@ -103,6 +103,7 @@ class _Study:
             f"{len(runs)} runs to train, {there} are done; seeds train {'together' if together else 'in turn'}: {why}",
             flush=True,
         )
+        self._check(dict.fromkeys(label for label, _ in runs))
         numbers = {run: number for number, run in enumerate(runs, 1)}
         lost = []
         for label in chosen:
@@ -122,6 +123,16 @@ class _Study:
             print(*self._write(), "", f"table and plot lie in {self._arguments.workdir}", sep="\n")
         if lost:
             raise UserError("; ".join(lost))
+
+    def _check(self, labels: Iterable[str]) -> None:
+        """Checks that the data and the nets of variants fit each other, before the first of them trains."""
+        opened = functools.cache(open_dataset)
+        for label in labels:
+            config = self._ablation.config(label)
+            try:
+                describe(config, opened(config.data)).abstract_state()
+            except UserError as error:
+                raise UserError(f"variant {label!r}: {error}") from error
 
     def _write(self) -> list[str]:
         """Writes the table and returns its lines."""

@@ -18,8 +18,8 @@ import tyro
 from train.config import Config, flatten
 from train.errors import UserError
 from train.files import replacing
-from train.tpu import GIB, Compiled, NotEnoughMemoryError, Pod, versions
-from train.versions import processor
+from train.tpu import COMPILER, GIB, Compiled, NotEnoughMemoryError, Pod
+from train.versions import installed, processor
 
 _DEFAULT_CONFIG = "configs/imagenet_cbam_resnet50.py"
 _MOST_IMAGES = 2**20
@@ -162,7 +162,7 @@ def record(pod: Pod, config: Config, key: str, step: Compiled | None, largest: C
         "memory_limit": pod.chip.memory_bytes,
         "step": figures(step),
         "largest": figures(largest),
-        "versions": versions(),
+        "versions": installed(("attnjax", *COMPILER)),
         "machine": processor(),
         "date": datetime.date.today().isoformat(),
     }

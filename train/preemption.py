@@ -16,6 +16,8 @@ Reached = Callable[[], bool]
 def preemption() -> Iterator[Reached]:
     """Notices SIGTERM instead of dying of it, so that a run can save and end. A second one kills a lone process.
 
+    Ctrl-C still ends the run at once, and tells that the same command goes on.
+
     Example:
       >>> with preemption() as reached:
       ...     for step in range(3):
@@ -26,6 +28,15 @@ def preemption() -> Iterator[Reached]:
       A function to call again and again; it says whether to save and end now. Several processes call it at the same
       places, and it says so to all at the same call, whichever of them has the notice; JAX takes the signals then.
     """
+    try:
+        with _noticed() as reached:
+            yield reached
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command goes on from the last checkpoint") from None
+
+
+@contextlib.contextmanager
+def _noticed() -> Iterator[Reached]:
     import jax
 
     in_main_thread = threading.current_thread() is threading.main_thread()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -21,7 +20,6 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
 
-import attnjax
 from train.chips import Chip, chip_of, wrong_topology
 from train.config import Config
 from train.errors import UserError
@@ -31,7 +29,10 @@ from train.layout import Layout
 from train.metrics import Metrics
 from train.parallel import training_step
 from train.run import Run
+from train.versions import installed
 
+COMPILER = ("jax", "jaxlib", "libtpu")
+"""Packages that decide what comes of a traced step."""
 GIB = 2**30
 _WITHOUT_TPU = {
     "TPU_SKIP_MDS_QUERY": "1",
@@ -150,8 +151,7 @@ class Pod:
 
     def key(self, config: Config) -> str:
         """Changes with everything that `compile` depends on: the traced step, the topology, the compiler."""
-        compiler = {name: version for name, version in versions().items() if name != "attnjax"}
-        parts = (_lower(config, self.devices).as_text(), self.topology, compiler)
+        parts = (_lower(config, self.devices).as_text(), self.topology, installed(COMPILER))
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def compile(self, config: Config) -> Compiled:
@@ -190,15 +190,6 @@ def require_libtpu() -> None:
     """Raises UserError where the compiler for TPUs is not installed."""
     if importlib.util.find_spec("libtpu") is None:
         raise UserError("libtpu is not installed: pip install -e '.[aot]'")
-
-
-def versions() -> dict[str, str]:
-    """Of what a compilation depends on, as far as it is installed."""
-    found = {"attnjax": attnjax.__version__}
-    for name in ("jax", "jaxlib", "libtpu"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
 
 
 def explain(error: Exception, images: int) -> Exception:

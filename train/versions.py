@@ -7,12 +7,18 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 
 
 def versions() -> dict[str, str]:
     """Of Python and the packages that figures depend on."""
     packages = ("attnjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-    versions = {"python": platform.python_version()}
+    return {"python": platform.python_version()} | installed(packages)
+
+
+def installed(packages: Iterable[str]) -> dict[str, str]:
+    """Versions of those packages that are installed."""
+    versions = {}
     for package in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from attnjax._choice import check_choice
 from attnjax.attention._gate_mlp import hidden_width
 from attnjax.attention._gated import Gated
 from attnjax.layers import BatchNorm, Constant, Conv, at_least_float32, global_pool, torch_default, with_defaults
@@ -201,8 +202,7 @@ class BAM(Gated):
     @nn.compact
     def gate(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Returns the gate M, (b, h, w, c), float32 or wider."""
-        if self.fuse not in ("product", "sum"):
-            raise ValueError(f"fuse={self.fuse!r} is not 'product' or 'sum'")
+        check_choice("fuse", self.fuse, ("product", "sum"))
         options = {
             "norm_placement": self.norm_placement,
             "dtype": self.dtype,
@@ -222,5 +222,4 @@ class BAM(Gated):
 def _check_layers(name: str, layers: int, norm_placement: str) -> None:
     if layers < 0:
         raise ValueError(f"{name}={layers} must not be negative")
-    if norm_placement not in ("hidden", "end"):
-        raise ValueError(f"norm_placement={norm_placement!r} is not 'hidden' or 'end'")
+    check_choice("norm_placement", norm_placement, ("hidden", "end"))

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from attnjax._choice import check_choice
 from attnjax.attention._gate_mlp import GateMLP
 from attnjax.attention._gated import Gated
 from attnjax.layers import (
@@ -22,8 +23,6 @@ from attnjax.layers import (
     torch_default,
     with_defaults,
 )
-
-_DESCRIPTORS = ("pool", "pool_mean_first", "pool_average", "conv")
 
 
 class ChannelGate(Gated):
@@ -126,18 +125,17 @@ class SpatialGate(Gated):
         """Returns the gate, (b, h, w, 1), float32 or wider."""
         if self.kernel_size % 2 == 0:
             raise ValueError(f"kernel_size={self.kernel_size} must be odd")
+        check_choice("descriptor", self.descriptor, ("pool", "pool_mean_first", "pool_average", "conv"))
+        if not callable(self.norm):
+            check_choice("norm", self.norm, ("batch_norm", "none"))
         dtypes = {"dtype": x.dtype if self.dtype is None else self.dtype, "param_dtype": self.param_dtype}
         wide = at_least_float32(x.dtype)
         if self.descriptor == "conv":
             x = Conv(1, 1, name="descriptor_conv", **dtypes)(x)
-        elif self.descriptor in ("pool", "pool_mean_first", "pool_average"):
+        else:
             maps = [max_along(x, -1), jnp.mean(x.astype(wide), -1, keepdims=True).astype(x.dtype)]
             maps = maps if self.descriptor == "pool" else maps[::-1]
             x = (maps[0] + maps[1]) / 2 if self.descriptor == "pool_average" else jnp.concatenate(maps, -1)
-        else:
-            raise ValueError(f"descriptor={self.descriptor!r} is not one of {_DESCRIPTORS}")
-        if self.norm not in ("batch_norm", "none") and not callable(self.norm):
-            raise ValueError(f"norm={self.norm!r} is not 'batch_norm' or 'none', nor a constructor")
         logits = Conv(1, self.kernel_size, name="conv", **dtypes)(x)
         if self.norm != "none":
             released = partial(self.batch_norm, momentum=0.99, scale_init=Constant(0.0))
@@ -197,6 +195,7 @@ class CBAM(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        check_choice("arrangement", self.arrangement, ("channel_first", "spatial_first", "parallel"))
         same = {"gate_fn": self.gate_fn, "dtype": self.dtype, "param_dtype": self.param_dtype}
         mlp: dict[str, Any] = {"hidden": self.hidden, "divisor": self.divisor, "activation": self.activation}
         channel = ChannelGate(self.reduction, self.pools, self.use_bias, name="channel_gate", **mlp, **same)
@@ -208,7 +207,5 @@ class CBAM(nn.Module):
             return spatial(channel(x, train=train), train=train)
         if self.arrangement == "spatial_first":
             return channel(spatial(x, train=train), train=train)
-        if self.arrangement == "parallel":
-            gate = channel.gate(x, train=train) * spatial.gate(x, train=train)
-            return x * gate.astype(x.dtype)
-        raise ValueError(f"arrangement={self.arrangement!r} is not 'channel_first', 'spatial_first' or 'parallel'")
+        gate = channel.gate(x, train=train) * spatial.gate(x, train=train)
+        return x * gate.astype(x.dtype)

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from attnjax._choice import check_choice
 from attnjax.layers import BatchNorm, Constant, VarianceScaling, at_least_float32, with_defaults
 
 
@@ -100,14 +101,13 @@ class GateMLP(nn.Module):
         return dense(channels, "fc2", last_init)(self.activation(x))
 
     def _normalise(self, x: jax.Array, train: bool) -> jax.Array:
+        check_choice("norm", self.norm, ("none", "batch", "layer"))
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         if self.norm == "none":
             return x
         if self.norm == "batch":
             return with_defaults(self.batch_norm, dtypes)(epsilon=self.epsilon, name="norm")(x, train=train)
-        if self.norm == "layer":
-            return _LayerNorm(epsilon=self.epsilon, name="norm", **dtypes)(x)
-        raise ValueError(f"norm={self.norm!r} is not 'none', 'batch' or 'layer'")
+        return _LayerNorm(epsilon=self.epsilon, name="norm", **dtypes)(x)
 
 
 class _LayerNorm(nn.Module):

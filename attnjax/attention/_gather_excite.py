@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from attnjax._choice import check_choice
 from attnjax.attention._gate_mlp import GateMLP
 from attnjax.attention._gated import Gated
 from attnjax.layers import (
@@ -94,8 +95,7 @@ class GatherExcite(Gated):
         return x * gate.astype(x.dtype)
 
     def _pool(self, x: jax.Array) -> jax.Array:
-        if self.pool not in ("avg", "avg_max"):
-            raise ValueError(f"pool={self.pool!r} is not 'avg' or 'avg_max'")
+        check_choice("pool", self.pool, ("avg", "avg_max"))
         if self.extent == 0:
             return global_pool(x, self.pool)[:, None, None, :]
         window, padding = 2 * self.extent - 1, self.extent - 1

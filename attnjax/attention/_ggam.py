@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from attnjax._choice import check_choice
 from attnjax.attention._gate_mlp import GateMLP
 from attnjax.attention._gated import Gated
 from attnjax.layers import global_pool, torch_default
@@ -72,16 +73,15 @@ class ChannelSpatialAttention(Gated):
 
     def gate(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Returns T, (b, h, w, 1), float32 or wider."""
+        check_choice("spatial_norm", self.spatial_norm, ("sigmoid", "sum", "softmax"))
         weights = self.channel_weights(x, train=train)
         summed = jnp.sum(x.astype(weights.dtype) * weights[:, None, None, :], -1, keepdims=True)
         if self.spatial_norm == "sigmoid":
             gate = nn.sigmoid(summed)
         elif self.spatial_norm == "sum":
             gate = summed / (jnp.sum(summed, (-3, -2), keepdims=True) + self.epsilon)
-        elif self.spatial_norm == "softmax":
-            gate = jax.nn.softmax(summed, axis=(-3, -2))
         else:
-            raise ValueError(f"spatial_norm={self.spatial_norm!r} is not 'sigmoid', 'sum' or 'softmax'")
+            gate = jax.nn.softmax(summed, axis=(-3, -2))
         return self.sow_gate(gate)
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from attnjax._choice import check_choice
 from attnjax.attention._gate_mlp import GateMLP
 from attnjax.attention._gated import Gated
 from attnjax.layers import Conv, global_pool, torch_default
@@ -104,8 +105,7 @@ class PyramidSqueezeAttention(Gated):
             raise ValueError(
                 f"stride={self.stride}, reduction={self.reduction} and groups={tuple(self.groups)} must be at least 1"
             )
-        if self.order not in ("reversed", "paper"):
-            raise ValueError(f"order={self.order!r} is not 'reversed' or 'paper'")
+        check_choice("order", self.order, ("reversed", "paper"))
         every_group = math.lcm(*self.groups)
         for name, number, step in (
             ("features", features, scales * every_group),

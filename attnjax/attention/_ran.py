@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from attnjax._choice import check_choice
 from attnjax.attention._gated import Gated
 from attnjax.layers import BatchNorm, Conv, at_least_float32, max_pool, resize_bilinear, with_defaults
 
@@ -217,8 +218,7 @@ class ResidualAttention(Gated):
             "skip": ("skip", "port"),
         }
         for field, allowed in choices.items():
-            if getattr(self, field) not in allowed:
-                raise ValueError(f"{field}={getattr(self, field)!r} is not one of {allowed}")
+            check_choice(field, getattr(self, field), allowed)
         for field in ("p", "t", "r", "post", "pools", "bottom"):
             if (getattr(self, field) or 0) < 0:
                 raise ValueError(f"{field}={getattr(self, field)} must not be negative")

@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 
 from attnjax import attention
+from attnjax._choice import check_choice
 from attnjax.layers import BatchNorm
 from attnjax.models import Bottleneck, ResNet
 from attnjax.models._architectures import (
@@ -93,8 +94,7 @@ def attention_block(name: str) -> Callable[..., nn.Module]:
         "cbam": partial(cbam, descriptor="pool_mean_first"),
         "lcbam": partial(cbam, pools=("avg_max",), descriptor="pool_average"),
     }
-    if name not in blocks:
-        raise ValueError(f"timm's attn_layer={name!r} is not one of {', '.join(blocks)}")
+    check_choice("timm's attn_layer", name, blocks)
     return blocks[name]
 
 

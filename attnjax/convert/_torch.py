@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from attnjax._choice import check_choice
 from attnjax.attention import identity_start
 from attnjax.convert._mapping import Mismatch, Shapes, leaf_shapes, read_entries, read_leaves, to_layout
 from attnjax.convert._settings import SETTINGS, differences
@@ -75,8 +76,8 @@ def from_torch(
       >>> bool((same["params"]["fc"]["kernel"] == variables["params"]["fc"]["kernel"]).all())
       True
     """
-    _check("allow_missing", allow_missing, (None, "attention"))
-    _check("gates", gates, ("fresh", "identity"))
+    check_choice("allow_missing", allow_missing, (None, "attention"))
+    check_choice("gates", gates, ("fresh", "identity"))
     if gates == "identity" and allow_missing is None:
         raise ValueError("gates='identity' is how missing attention starts: it needs allow_missing='attention'")
     net, shape = build_model(model, num_classes, input_shape)
@@ -266,8 +267,3 @@ def _as_array(value: Any) -> np.ndarray:
         value = value.detach().cpu()
         value = (value.float() if value.is_floating_point() else value).numpy()
     return np.asarray(value)
-
-
-def _check(argument: str, value: Any, allowed: tuple[Any, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{argument}={value!r} is not one of {allowed}")

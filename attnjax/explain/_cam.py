@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from attnjax._choice import check_choice
 from attnjax.explain._ablation import ablation_cam, score_cam
 from attnjax.explain._full_grad import full_grad
 from attnjax.explain._methods import BY_GRADIENT, principal
@@ -96,9 +96,7 @@ def grad_cam(
       pytorch-grad-cam. `ablation_cam` sets a channel to 0, as its paper does, where that package
       takes a large negative number for layers that are nowhere 0.
     """
-    if method not in METHODS:
-        near = difflib.get_close_matches(str(method), METHODS, n=2, cutoff=0)
-        raise ValueError(f"unknown method={method!r}: did you mean {' or '.join(near)}?")
+    check_choice("method", method, METHODS)
     check_images(images)
     if not layer and method != "full_grad":
         raise ValueError(f"layer={layer!r}: method={method!r} needs a layer, such as 'stage4' of a ResNet")

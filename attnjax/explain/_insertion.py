@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from attnjax._choice import check_choice
 from attnjax.explain._order import check_maps, places
 from attnjax.explain._tap import Net, check_images
 from attnjax.explain._target import Target, fixed, probabilities
@@ -112,13 +112,11 @@ def _area(values: jax.Array) -> jax.Array:
 
 
 def _blank(name: str, value: str, images: jax.Array, sigma: float) -> jax.Array:
+    check_choice(name, value, ("blur", "zero"))
     if value == "zero":
         return jnp.zeros_like(images)
-    if value == "blur":
-        rows, columns = (_gaussian(size, sigma, images.dtype) for size in images.shape[1:3])
-        return jnp.einsum("ij,bjkc,lk->bilc", rows, images, columns)
-    near = difflib.get_close_matches(str(value), ("blur", "zero"), n=1, cutoff=0.0)
-    raise ValueError(f"{name}={value!r} is not 'blur' or 'zero': did you mean {near[0]!r}?")
+    rows, columns = (_gaussian(size, sigma, images.dtype) for size in images.shape[1:3])
+    return jnp.einsum("ij,bjkc,lk->bilc", rows, images, columns)
 
 
 def _gaussian(size: int, sigma: float, dtype: Any) -> jax.Array:

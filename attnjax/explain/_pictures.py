@@ -86,7 +86,7 @@ def gallery(images: jax.Array, columns: Sequence[Column], captions: Sequence[str
 
     Raises:
       ImportError: matplotlib is not installed.
-      ValueError: maps do not fit the images, or there is not a caption for each.
+      ValueError: floating images lie outside of [0, 1], maps do not fit the images, or there is not a caption for each.
 
     Example:
       >>> import jax.numpy as jnp
@@ -105,6 +105,9 @@ def gallery(images: jax.Array, columns: Sequence[Column], captions: Sequence[str
     except ImportError as error:
         raise ImportError("gallery draws with matplotlib: pip install matplotlib") from error
 
+    lowest, highest = float(images.min()), float(images.max())
+    if jnp.issubdtype(images.dtype, jnp.floating) and not -0.01 <= lowest <= highest <= 1.01:
+        raise ValueError(f"images lie in [{lowest:.2f}, {highest:.2f}], but must in [0, 1]: undo their normalisation")
     pictures = [np.asarray(overlay(images, jnp.zeros(images.shape[:3]), opacity=0.0))]
     pictures += [np.asarray(overlay(images, jnp.asarray(column.maps))) for column in columns]
     texts = [captions or [""] * len(images), *(column.captions for column in columns)]

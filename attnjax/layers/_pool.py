@@ -8,6 +8,7 @@ from functools import partial, reduce
 import jax
 import jax.numpy as jnp
 
+from attnjax._choice import check_choice
 from attnjax.layers._dtypes import at_least_float32
 from attnjax.layers._shifted import shifted
 
@@ -166,8 +167,7 @@ def global_pool(x: jax.Array, kind: str = "avg") -> jax.Array:
       >>> [global_pool(x, kind).item() for kind in ("avg", "max", "lp")]
       [3.5, 4.0, 5.0]
     """
-    if kind not in _GLOBAL_POOLS:
-        raise ValueError(f"pool {kind!r} is not one of {', '.join(_GLOBAL_POOLS)}")
+    check_choice("pool", kind, _GLOBAL_POOLS)
     return _GLOBAL_POOLS[kind](x.astype(at_least_float32(x.dtype)), _SPATIAL)
 
 

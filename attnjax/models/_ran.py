@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from attnjax._choice import check_choice
 from attnjax.layers import BatchNorm, Constant, Conv, Mark, global_pool, max_pool, torch_default, with_defaults
 from attnjax.models._blocks import Bottleneck, check_images
 
@@ -232,8 +233,7 @@ class ResidualAttentionNet(nn.Module):
 
     def _check(self) -> None:
         for field, allowed in (("stem", tuple(_STEMS)), ("stem_pool", ("ceil", "padded"))):
-            if getattr(self, field) not in allowed:
-                raise ValueError(f"{field}={getattr(self, field)!r} is not one of {allowed}")
+            check_choice(field, getattr(self, field), allowed)
         stages: dict[str, Sequence[Any]] = {
             "stage_modules": self.stage_modules,
             "stage_units": self.stage_units,

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from attnjax._choice import check_choice
 from attnjax.layers import BatchNorm, Constant, Conv, Mark, global_pool, max_pool, torch_default, with_defaults
 from attnjax.models._blocks import PLACEMENTS, Bottleneck, Placement, check_images
 
@@ -180,8 +181,7 @@ class ResNet(nn.Module):
             "shortcut": ("1x1", "3x3", "avg_1x1"),
         }
         for field, allowed in choices.items():
-            if getattr(self, field) not in allowed:
-                raise ValueError(f"{field}={getattr(self, field)!r} is not one of {allowed}")
+            check_choice(field, getattr(self, field), allowed)
         if self.stem_pool == "none" and self.stem != "deep":
             raise ValueError(f"stem_pool='none' needs stem='deep', got stem={self.stem!r}")
         if len(self._stem_widths()) != (3 if self.stem == "deep" else 1):

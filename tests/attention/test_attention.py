@@ -192,13 +192,13 @@ def test_gates_are_sown_by_name() -> None:
     ("block", "message"),
     [
         (SqueezeExcite(reduction=64), "reduction=64 leaves no hidden feature for 32 channels: use 1 to 32"),
-        (SqueezeExcite(pool="sum"), "pool 'sum' is not one of avg, max, lp, lse"),
+        (SqueezeExcite(pool="sum"), "pool='sum' is not one of 'avg', 'max', 'lp', 'lse'"),
         (ChannelGate(pools=()), r"pools=\(\) must name at least one pool"),
-        (ChannelGate(pools=("avg", "mean")), "pool 'mean' is not one of avg, max, lp, lse"),
+        (ChannelGate(pools=("avg", "mean")), "pool='mean' is not one of 'avg', 'max', 'lp', 'lse'"),
         (SpatialGate(kernel_size=4), "kernel_size=4 must be odd"),
         (SpatialGate(descriptor="max"), "descriptor='max' is not one of"),
-        (SpatialGate(norm="batch"), "norm='batch' is not 'batch_norm' or 'none', nor a constructor"),
-        (CBAM(arrangement="serial"), "arrangement='serial' is not 'channel_first'"),
+        (SpatialGate(norm="batch"), "norm='batch' is not one of 'batch_norm', 'none': did you mean 'batch_norm'?"),
+        (CBAM(arrangement="serial"), "arrangement='serial' is not one of 'channel_first'"),
     ],
 )
 def test_wrong_arguments_are_named(block: nn.Module, message: str) -> None:

@@ -213,8 +213,8 @@ def test_ggam_map_of_zeros_gives_zeros_and_finite_gradients() -> None:
     ("block", "message"),
     [
         (BAM(reduction=64), "reduction=64 leaves no hidden feature for 32 channels: use 1 to 32"),
-        (BAM(fuse="max"), "fuse='max' is not 'product' or 'sum'"),
-        (BAM(norm_placement="none"), "norm_placement='none' is not 'hidden' or 'end'"),
+        (BAM(fuse="max"), "fuse='max' is not one of 'product', 'sum'"),
+        (BAM(norm_placement="none"), "norm_placement='none' is not one of 'hidden', 'end'"),
         (BAM(dilation=0), "dilation=0 must be at least 1"),
         (BAM(num_layers=-1), "num_layers=-1 must not be negative"),
         (BAMSpatialBranch(num_dilated=-2), "num_dilated=-2 must not be negative"),
@@ -228,9 +228,9 @@ def test_ggam_map_of_zeros_gives_zeros_and_finite_gradients() -> None:
         (PyramidSqueezeAttention(64, kernels=(3, 5)), r"groups=\(1, 4, 8, 16\) must be as many"),
         (PyramidSqueezeAttention(64, kernels=(3, 5, 7, 8)), r"kernels=\(3, 5, 7, 8\) must be odd"),
         (PyramidSqueezeAttention(64, stride=0), "stride=0, .* must be at least 1"),
-        (PyramidSqueezeAttention(64, order="straight"), "order='straight' is not 'reversed' or 'paper'"),
+        (PyramidSqueezeAttention(64, order="straight"), "order='straight' is not one of 'reversed', 'paper'"),
         (ChannelSpatialAttention(reduction=33), "reduction=33 leaves no hidden feature for 32 channels"),
-        (ChannelSpatialAttention(spatial_norm="l1"), "spatial_norm='l1' is not 'sigmoid', 'sum' or 'softmax'"),
+        (ChannelSpatialAttention(spatial_norm="l1"), "spatial_norm='l1' is not one of 'sigmoid', 'sum', 'softmax'"),
     ],
 )
 def test_wrong_arguments_are_named(block: nn.Module, message: str) -> None:

@@ -285,7 +285,7 @@ def test_released_code_gives_the_same_numbers(
         (EfficientChannelAttention(hidden=0), "hidden=0 must be at least 1"),
         (GatherExcite(extent=-1), r"extent=-1 must be 0 \(the whole map\) or positive"),
         (GatherExcite(extent=6, parametrised=True), "extent=6 must be 0 or a power of two where parametrised: 4 works"),
-        (GatherExcite(pool="max"), "pool='max' is not 'avg' or 'avg_max'"),
+        (GatherExcite(pool="max"), "pool='max' is not one of 'avg', 'avg_max': did you mean 'avg_max'?"),
         (GlobalContext(add=False), "add=False and scale=False leave nothing to do"),
         (GlobalContext(reduction=64), "reduction=64 leaves no hidden feature for 32 channels: use 1 to 32"),
         (SelectiveKernel(32, (3, 4)), r"kernels=\(3, 4\) must be odd sizes of 3 or more"),
@@ -298,7 +298,7 @@ def test_released_code_gives_the_same_numbers(
         (CoordinateAttention(reduction=0.5), "reduction=0.5 must be at least 1"),
         (SqueezeExcite(hidden=0), "hidden=0 must be at least 1"),
         (SqueezeExcite(divisor=0), "divisor=0 must be at least 1"),
-        (SqueezeExcite(norm="group"), "norm='group' is not 'none', 'batch' or 'layer'"),
+        (SqueezeExcite(norm="group"), "norm='group' is not one of 'none', 'batch', 'layer'"),
         (TripletAttention(kernel_size=4), "kernel_size=4 must be odd"),
     ],
 )

@@ -196,7 +196,7 @@ def test_other_errors_name_what_is_wrong(variables: Any, other: Any) -> None:
     images = noise(2, 16, 12, 3)
     run = partial(grad_cam, NET, variables)
     cases: list[tuple[dict[str, Any], str]] = [
-        ({"method": "gradcam"}, "unknown method='gradcam': did you mean grad_cam"),
+        ({"method": "gradcam"}, "method='gradcam' is not one of .*: did you mean 'grad_cam'"),
         ({"layer": ()}, r"layer=\(\): method='grad_cam' needs a layer"),
         ({"method": "full_grad", "eigen_smooth": True}, "eigen_smooth=True needs a method that weighs channels"),
         ({"layer": "stage9"}, "unknown layer='stage9': did you mean stage"),

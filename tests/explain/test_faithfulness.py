@@ -190,7 +190,10 @@ def test_what_does_not_fit() -> None:
         (lambda: insertion_deletion(Share(), {}, images, maps[:1]), "maps [1, 4, 4] must be (b, h, w) of images [2, 4"),
         (lambda: insertion_deletion(Share(), {}, images, maps, steps=0), "steps=0 must be positive"),
         (lambda: insertion_deletion(Share(), {}, images, maps, sigma=0.0), "sigma=0.0 must be positive"),
-        (lambda: insertion_deletion(Share(), {}, images, maps, deletion="zeros"), "deletion='zeros' is not 'blur' or"),
+        (
+            lambda: insertion_deletion(Share(), {}, images, maps, deletion="zeros"),
+            "deletion='zeros' is not one of 'blur', 'zero'",
+        ),
         (lambda: insertion_deletion(Share(), {}, images, maps, 2), "target=2 must lie in 0..1"),
         (lambda: road(Share(), {}, images, maps[..., :3]), "maps [2, 4, 3] must be (b, h, w) of images [2, 4, 4, 1]"),
         (lambda: road(Share(), {}, images, maps, shares=(0.5, 1.0)), "shares=(0.5, 1.0) must lie between 0 and 1"),

@@ -50,3 +50,8 @@ def test_a_gallery_has_a_row_for_each_image_and_a_column_for_each_net():
     assert bar.get_ylabel().startswith("class activation")
     np.testing.assert_allclose(axes[0].images[0].get_array(), images[0], atol=1e-7)
     np.testing.assert_allclose(axes[5].images[0].get_array(), overlay(images, maps)[1], atol=1e-7)
+
+
+def test_a_gallery_refuses_images_that_are_still_normalised():
+    with pytest.raises(ValueError, match=r"images lie in \[-2.00, 2.00\], but must in \[0, 1\]"):
+        gallery(jnp.linspace(-2, 2, 12).reshape(1, 2, 2, 3), [])

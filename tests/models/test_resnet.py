@@ -197,7 +197,7 @@ def test_dropout_is_for_training_and_stays_when_batch_norm_is_frozen(variables: 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"stem": "tiny"}, r"stem='tiny' is not one of \('imagenet', 'deep', 'cifar'\)"),
+        ({"stem": "tiny"}, "stem='tiny' is not one of 'imagenet', 'deep', 'cifar'"),
         ({"attention_placement": "block"}, "attention_placement='block' is not one of"),
         ({"stride_at": "7x7"}, "stride_at='7x7' is not one of"),
         ({"widths": (16,)}, r"stage_sizes=\(1, 1\) and widths=\(16,\) differ in length"),

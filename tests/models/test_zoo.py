@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 import attnjax
+from attnjax.layers import BatchNorm
 
 every_net = pytest.mark.parametrize("name", attnjax.list_models())
 
@@ -48,16 +50,15 @@ def test_counts_of_the_papers(name: str, parameters: int) -> None:
 
 
 @every_net
-def test_features_keep_or_halve_the_map_and_logits_have_the_classes(name: str) -> None:
-    model, info = attnjax.create_model(name, num_classes=7), attnjax.model_info(name)
+def test_features_keep_or_halve_the_map_logits_have_the_classes_and_norms_are_as_given(name: str) -> None:
+    norm = partial(BatchNorm, param_dtype=jnp.bfloat16)
+    model, info = attnjax.create_model(name, num_classes=7, norm=norm), attnjax.model_info(name)
     x = jax.ShapeDtypeStruct((2, *info.input_size, 1), jnp.float32)
-    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), x)
-
-    def run(method: str | None = None) -> object:
-        return jax.eval_shape(lambda v, x: model.apply(v, x, train=False, method=method), variables, x)
-
-    assert run().shape == (2, 7)
-    sides = [value.shape[1] for value in run("features").values()]
+    logits, variables = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x, train=False), x)
+    assert logits.shape == (2, 7)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables["batch_stats"])} == {jnp.dtype(jnp.bfloat16)}
+    maps = jax.eval_shape(lambda v, x: model.apply(v, x, train=False, method="features"), variables, x)
+    sides = [value.shape[1] for value in maps.values()]
     assert len(sides) > 3
     assert all(small in (side, side // 2, (side + 1) // 2) for side, small in itertools.pairwise(sides))
 

@@ -152,6 +152,15 @@ def test_what_cannot_be_is_one_line(study: Path, file: Path, fails: Fails, flags
     assert message in fails(ablate.main, file, "--workdir", study, *FLAGS, *flags)
 
 
+def test_a_variant_that_does_not_fit_its_images_is_named_before_the_first_trains(tmp_path: Path, fails: Fails):
+    path = tmp_path / "unfit.py"
+    path.write_text(FILE.replace("resnet20_cifar", "cbam_resnet20_cifar").replace("(8,)", "(16,)"))
+    line = fails(ablate.main, path, "--workdir", tmp_path / "study", *FLAGS)
+    assert line.startswith("error: variant 'wide | 12': cbam_resnet20_cifar does not work like this")
+    assert "reduction=16 leaves no hidden feature for 12 channels" in line
+    assert [each.name for each in (tmp_path / "study").iterdir()] == ["lock"]
+
+
 def test_a_file_without_an_ablation_is_named(fails: Fails, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as stop:
         ablate.main(["--help"])

@@ -176,7 +176,7 @@ def test_the_key_changes_with_what_is_compiled(pod: Pod, monkeypatch: pytest.Mon
         pod.key(pod.with_images(_CONFIG, 8)),
         dataclasses.replace(pod, topology="another").key(_CONFIG),
     ]
-    monkeypatch.setattr(tpu, "versions", lambda: {"jax": "0"})
+    monkeypatch.setattr(tpu, "installed", lambda packages: {"jax": "0"})
     assert len({key, *others, pod.key(_CONFIG)}) == 5
 
 

@@ -65,7 +65,7 @@ def test_a_column_has_the_class_and_its_probability(trained: Trained):
     ("flags", "message"),
     [
         (["--layer", "stage9"], "error: unknown layer='stage9': did you mean stage"),
-        (["--method", "grad_kam"], "error: unknown method='grad_kam': did you mean grad_cam"),
+        (["--method", "grad_kam"], "error: method='grad_kam' is not one of 'grad_cam', "),
         (["--count", "0"], "error: --count=0 must be at least 1"),
         (["--out", "/dev/null/e.png"], "error: cannot write /dev/null/e.png: Not a directory"),
     ],
