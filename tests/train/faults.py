@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.train.runs import DIGITS, SMALL, in_flags, lines, outcome, run, training
+from tests.train.runs import SMALL, in_flags, lines, outcome, run, training
 
 SECONDS_TO_START = 8.0
 
@@ -69,7 +69,7 @@ class Runs:
         self._folder, self._steps, self._moments = folder, steps, random.Random(seed)
         self._options: dict[str, Any] = {"cache": folder / "cache", "devices": engine.devices}
         every = {"log_every_steps": 3, "checkpoint_every_steps": 8, "evaluate_every_steps": 40}
-        self._flags = [DIGITS, *SMALL, *in_flags({"total_steps": steps, **every, **engine.settings})]
+        self._flags = [SMALL, *in_flags({"total_steps": steps, **every, **engine.settings})]
         lines(run("train", *self._flags, "--workdir", folder / "unbroken", **self._options))
         self._unbroken = self._outcome(folder / "unbroken")
 

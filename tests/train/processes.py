@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import IO
 
 from tests.train.launchers import PREFIXES
-from tests.train.runs import DIGITS, cached, in_flags
+from tests.train.runs import SMALL, cached, in_flags
 
 ROOT = Path(__file__).resolve().parents[2]
 TOGETHER = {
-    "model.name": "resnet20_cifar",
-    "data.batch_size": 16,
     "data.channels": 1,
     "optimizer.learning_rate": 1e-4,
     "schedule.kind": "constant",
@@ -144,7 +142,7 @@ def training_together(
 
     def command(process: int, port: int) -> list[str]:
         where = flags(process, count, port) if count > 1 else []
-        return ["-m", "train", DIGITS, *in_flags({**TOGETHER, **settings(process)}), *where]
+        return ["-m", "train", SMALL, *in_flags({**TOGETHER, **settings(process)}), *where]
 
     return processes(command, count, devices, lambda process, port: cached(cache))
 

@@ -25,7 +25,7 @@ from train.state import TrainState, digest
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = str(ROOT / "configs" / "digits_cbam.py")
-SMALL = ("--model.name", "resnet20_cifar", "--data.batch_size", "16", "--log_every_steps", "2")
+SMALL = str(ROOT / "tests" / "train" / "tiny.py")
 
 
 def replace(config: Any, changes: dict[str, Any]) -> Any:
@@ -38,11 +38,9 @@ def replace(config: Any, changes: dict[str, Any]) -> Any:
 
 
 def small(changes: dict[str, Any] | None = None) -> Config:
-    """The embedded default with the smallest net, 6 steps of 16, evaluated and saved every 2."""
-    config = dataclasses.replace(read_config_file(DIGITS), total_epochs=None, total_steps=6)
-    every = {f"{what}_every_steps": 2 for what in ("log", "evaluate", "checkpoint")}
-    cut = {"model.name": "resnet20_cifar", "data.batch_size": 16, **every}
-    return replace(config, cut | (changes or {}))
+    """6 steps of the smallest net, evaluated and saved every 2."""
+    config = dataclasses.replace(read_config_file(SMALL), total_epochs=None, total_steps=6)
+    return replace(config, {"evaluate_every_steps": 2, "checkpoint_every_steps": 2} | (changes or {}))
 
 
 def state_at(step: int) -> TrainState:

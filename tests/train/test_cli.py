@@ -183,7 +183,7 @@ def test_two_durations_are_refused_in_a_config_file(fails: Fails, config_file: C
     ("flag", "value"), [("--total_epochs", "inf"), ("--total_epochs", "nan"), ("--seed", "1" * 30)]
 )
 def test_a_number_beyond_all_bounds_is_refused(fails: Fails, tmp_path: Path, flag: str, value: str):
-    assert flag[2:] in fails(main, DIGITS, *SMALL, flag, value, "--workdir", tmp_path / "run")
+    assert flag[2:] in fails(main, SMALL, flag, value, "--workdir", tmp_path / "run")
 
 
 def test_a_batch_that_the_devices_cannot_share_is_refused(fails: Fails, tmp_path: Path):
@@ -203,7 +203,7 @@ def test_a_mean_for_other_channels_is_refused(fails: Fails, tmp_path: Path):
 
 def test_images_of_different_sizes_need_an_image_size(fails: Fails, folder: Path, tmp_path: Path):
     write_images(folder / "train" / "b", shape=(9, 8))
-    line = fails(main, DIGITS, *SMALL, "--data.source", f"folder:{folder}", "--workdir", tmp_path / "run")
+    line = fails(main, SMALL, "--data.source", f"folder:{folder}", "--workdir", tmp_path / "run")
     assert "(9, 8, 3)" in line
     assert "set data.image_size" in line
 
@@ -211,7 +211,7 @@ def test_images_of_different_sizes_need_an_image_size(fails: Fails, folder: Path
 def test_an_unreadable_training_image_is_named(fails: Fails, folder: Path, tmp_path: Path):
     bad = folder / "train" / "b" / "00.png"
     bad.write_bytes(b"no image")
-    line = fails(main, DIGITS, *SMALL, "--data.source", f"folder:{folder}", "--workdir", tmp_path / "run")
+    line = fails(main, SMALL, "--data.source", f"folder:{folder}", "--workdir", tmp_path / "run")
     assert line.startswith(f"error: cannot read image {bad}")
 
 
@@ -231,15 +231,15 @@ def test_a_work_directory_that_is_a_file_is_named(fails: Fails, tmp_path: Path):
 def test_the_work_directory_of_another_run_names_setting_and_both_values(
     fails: Fails, trained: tuple[Path, Evaluation]
 ):
-    flags = (*SMALL, "--total_steps", 6, "--optimizer.learning_rate", 0.2)
-    line = fails(main, DIGITS, *flags, "--workdir", trained[0])
+    flags = ("--total_steps", 6, "--optimizer.learning_rate", 0.2)
+    line = fails(main, SMALL, *flags, "--workdir", trained[0])
     said = f"error: {trained[0]} belongs to another run (optimizer.learning_rate is 0.1 there, 0.2 here)"
     assert line.startswith(said)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_a_good_checkpoint(fails: Fails, tmp_path: Path):
     flags = ("--total_steps", 6, "--checkpoint_every_steps", 1, "--schedule.warmup", 0.5)
-    line = fails(main, DIGITS, *SMALL, *flags, "--optimizer.learning_rate", 1e30, "--workdir", tmp_path)
+    line = fails(main, SMALL, *flags, "--optimizer.learning_rate", 1e30, "--workdir", tmp_path)
     step, kept = map(int, re.findall(r"at step (\d+) \(the last good checkpoint is step (\d+)\)", line)[0])
     assert (kept, step) == (1, 2)  # the first step of a warm-up has rate 0
     checkpoints = Checkpoints(str(tmp_path / "checkpoints"), read_only=True)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from tests.train.faults import ENGINES, Runs
-from tests.train.runs import DIGITS, SMALL, figures, kill_at, lines, outcome, run, small, training, write_images
+from tests.train.runs import SMALL, figures, kill_at, lines, outcome, run, small, training, write_images
 from tests.train.test_damaged_checkpoints import DAMAGE, flip
 from train import checksums, evaluate, shared
 from train.__main__ import main
@@ -28,7 +28,7 @@ from train.loop import train
 
 Trained = tuple[Path, Evaluation]
 EVERY = ("--total_steps", 16, "--checkpoint_every_steps", 4, "--evaluate_every_steps", 8, "--log_every_steps", 1)
-CUT = (DIGITS, *SMALL, *EVERY)
+CUT = (SMALL, *EVERY)
 
 
 @pytest.fixture

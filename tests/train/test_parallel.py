@@ -15,7 +15,7 @@ from attnjax.attention import CBAM, ChannelSpatialAttention
 from attnjax.layers import BatchNorm
 from attnjax.models import BasicBlock, GGAMNet, ResNet
 from tests.train.runs import replace, small
-from train.config import Config
+from train.config import Config, ModelConfig
 from train.errors import UserError
 from train.layout import Layout
 from train.metrics import Metrics
@@ -38,7 +38,7 @@ CONFIG: Config = replace(
 DEVICE = {"parallel.batch_norm": "device"}
 PMAP = {"parallel.engine": "pmap"}
 PARTS = {"parallel.accumulate": 2}
-GUIDED = {"model.name": "ggam_resnet20_cifar", "ggam.weight": 1.0}
+GUIDED = {"model": ModelConfig("ggam_resnet20_cifar"), "ggam.weight": 1.0}
 FLOWING = {**GUIDED, "ggam.stop_gradient": False, "ggam.beta_norm": "softmax", "ggam.reduction": "sum"}
 MIXED = {"data.mixup": 0.2, "data.cutmix": 1.0, "label_smoothing": 0.1}
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.train.runs import DIGITS, SMALL, reader_of_split, replace, small, write_images
+from tests.train.runs import SMALL, reader_of_split, replace, small, write_images
 from train import evaluate
 from train.__main__ import main
 from train.config import DataConfig
@@ -317,7 +317,7 @@ def test_programs_count_and_say_what_they_skipped(
     folder, bad = damaged
     flags = ["--data.source", f"folder:{folder}", "--data.skip_unreadable", "True", "--total_steps", "3"]
     workdir = str(tmp_path / "run")
-    main([DIGITS, *SMALL, *flags, "--workdir", workdir])
+    main([SMALL, *flags, "--workdir", workdir])
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["test_images"], summary["unreadable_images"]) == (7, bad)
     trained = capsys.readouterr().out.splitlines()

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.train import tiny_digits
-from tests.train.runs import DIGITS, SMALL, small, write_images
+from tests.train.runs import SMALL, small, write_images
 from train.__main__ import main
 from train.config import DataConfig
 from train.data import Dataset, Split, open_dataset
@@ -278,17 +278,17 @@ def test_an_unknown_source_is_refused(source: str):
         DataConfig(source=source)
 
 
-def test_the_digits_config_trains_on_a_tfds_set(tfds_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_config_trains_on_a_tfds_set(tfds_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     flags = ["--data.source", "tfds:tiny_digits", "--data.tfds_dir", str(tfds_dir), "--total_steps", "3"]
-    main([DIGITS, *SMALL, *flags, "--workdir", str(tmp_path)])
+    main([SMALL, *flags, "--workdir", str(tmp_path)])
     said = capsys.readouterr().out.splitlines()
     assert "resnet20_cifar on tfds:tiny_digits: 40 training images of 8x8x1, 10 classes, 3 steps of 16" in said
     assert said[-1] in {f"test_accuracy={right / 20:.4f}" for right in range(21)}
 
 
-def test_the_digits_config_trains_on_a_folder(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_config_trains_on_a_folder(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     flags = ["--data.source", f"folder:{folder}", "--total_steps", "3", "--workdir", str(tmp_path / "run")]
-    main([DIGITS, *SMALL, *flags])
+    main([SMALL, *flags])
     said = capsys.readouterr().out.splitlines()
     assert f"resnet20_cifar on folder:{folder}: 5 training images of 8x8x3, 2 classes, 3 steps of 16" in said
     assert "a batch is larger than the data set: it has images several times" in said

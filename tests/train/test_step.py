@@ -17,7 +17,7 @@ from attnjax.attention import ChannelSpatialAttention
 from attnjax.losses import cross_entropy, ggam_loss
 from attnjax.models import BasicBlock, GGAMNet, ResNet
 from tests.train.runs import Arrays, reader_of_split, replace, small
-from train.config import Config, DataConfig
+from train.config import Config, DataConfig, ModelConfig
 from train.evaluate import Evaluation, Evaluator
 from train.layout import Layout
 from train.metrics import GuidedMetrics, Metrics
@@ -273,7 +273,7 @@ def test_dropout_draws_anew_each_step_and_the_same_for_a_seed() -> None:
 
 
 GUIDED: Config = replace(
-    CONFIG, {"model.name": "ggam_resnet20_cifar", "ggam.weight": 2.0, "data.mixup": 0.5, "label_smoothing": 0.1}
+    CONFIG, {"model": ModelConfig("ggam_resnet20_cifar"), "ggam.weight": 2.0, "data.mixup": 0.5, "label_smoothing": 0.1}
 )
 
 
