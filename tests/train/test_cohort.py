@@ -224,7 +224,7 @@ def test_a_run_of_another_duration_is_refused(lone_runs: dict[int, Path], tmp_pa
     run = read_run(str(lone_runs[0]))
     assert is_done(run, str(lone_runs[0]))
     assert not is_done(run, str(tmp_path))
-    longer = Run(replace(CUT, {"total_steps": 8, "seed": 0}), run.class_names, run.image_shape, run.num_examples)
+    longer = Run(replace(CUT, {"total_steps": 8}), run.class_names, run.image_shape, run.num_examples)
     with pytest.raises(UserError, match="is a run of 6 steps, not of 8: take another --workdir"):
         is_done(longer, str(lone_runs[0]))
 
