@@ -22,7 +22,7 @@ from train.tpu import COMPILER, GIB, Compiled, NotEnoughMemoryError, Pod
 from train.versions import installed, processor
 
 _DEFAULT_CONFIG = "configs/imagenet_cbam_resnet50.py"
-_MOST_IMAGES = 2**20
+MOST_IMAGES = 2**20
 """Of a step, see data.batch_size."""
 _FULL = 0.97
 """Share of a chip's memory from which a batch counts as the largest: another compilation would gain little."""
@@ -74,6 +74,17 @@ def largest_batch(
         known[guess] = needed(guess)
 
 
+def batch_units(config: Config, chips: int) -> list[int]:
+    """Of which the images a chip should be a multiple: of the first that they can hold.
+
+    Whole groups of batch norm on a chip come before groups that chips share, and multiples of 8 before others.
+    """
+    norm = config.parallel.batch_norm
+    group = norm if isinstance(norm, int) else 1
+    on_chip, spread = (config.parallel.accumulate * size for size in (group, group // math.gcd(group, chips)))
+    return [math.lcm(8, on_chip), on_chip, math.lcm(8, spread), spread]
+
+
 def find_largest(pod: Pod, config: Config, step: Compiled | None, known: Mapping[int, int]) -> Compiled:
     """The step with the most images on a chip; `known` as above.
 
@@ -91,11 +102,9 @@ def find_largest(pod: Pod, config: Config, step: Compiled | None, known: Mapping
         print(f"tried        {images} images a chip need {compiled[images].needed / GIB:.2f} GiB", flush=True)
         return compiled[images].needed
 
-    chips, norm = len(pod.devices), config.parallel.batch_norm
-    group = norm if isinstance(norm, int) else 1
-    on_chip, spread = (config.parallel.accumulate * size for size in (group, group // math.gcd(group, chips)))
-    units = [math.lcm(8, on_chip), on_chip, math.lcm(8, spread), spread]
-    images = largest_batch(needed, known, pod.chip.memory_bytes, _MOST_IMAGES // chips, units)
+    chips = len(pod.devices)
+    units = batch_units(config, chips)
+    images = largest_batch(needed, known, pod.chip.memory_bytes, MOST_IMAGES // chips, units)
     if not images:
         raise UserError(f"{config.model.name} does not fit on a chip of {pod.topology} with any batch")
     return compiled[images]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from train.cli import parse, program, read_config_file  # first: it checks the extra
@@ -15,18 +17,20 @@ from train.cli import parse, program, read_config_file  # first: it checks the e
 # isort: split
 import tyro
 
-from train.aot import read_record
+from train.aot import MOST_IMAGES, batch_units
 from train.chips import chip_of
+from train.config import Config
 from train.errors import UserError
 from train.files import replacing
 from train.tpu import GIB, Compiled, Pod
 
+_MOST, _STEP = "most images a chip", "step"
 _COLUMNS = (
     "config",
     "net",
     "images a chip",
     "GiB a chip",
-    "most images a chip",
+    _MOST,
     "all-reduces",
     "MB in collectives",
     "GFLOP an image",
@@ -35,6 +39,9 @@ _COLUMNS = (
     "images/s at most",
     "bound by",
     "compiled in s",
+    "with",
+    "on",
+    _STEP,
 )
 
 
@@ -42,8 +49,8 @@ _COLUMNS = (
 class Arguments:
     """Compiles configs for a TPU pod, one after the other, and puts their figures into a table.
 
-    What is done stays done: a config is compiled again only when its traced step, which takes seconds, the topology or
-    the compiler has changed.
+    The table is what is done: with the same `--out`, a config is compiled again only when its traced step, which takes
+    seconds, the topology or the compiler has changed. Rows of other configs stay, and of those that fail.
     """
 
     configs: tyro.conf.Positional[tuple[str, ...]]
@@ -53,40 +60,56 @@ class Arguments:
     batch_per_chip: int = 64
     """Images of a step on each chip."""
     find_batch: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Also find the most images that fit on a chip, and take them where batch_per_chip do not."""
-    records: str = "runs/aot"
-    """Folder of what is done: a JSON file for each config and topology."""
+    """Also find the most images that fit on a chip; it compiles each step once more as a rule."""
     out: str | None = None
-    """Markdown file to write the table to."""
-
-    def record_path(self, config_path: str) -> str:
-        """Where the figures of a config are kept."""
-        name = os.path.splitext(os.path.basename(config_path))[0]
-        return os.path.join(self.records, f"{name}-{self.topology.replace(':', '-')}.json")
+    """Markdown file of the table."""
 
 
-def compile_config(arguments: Arguments, path: str) -> dict[str, Any]:
-    """Compiles in a process of its own, which takes its memory along.
+def compile_config(path: str, topology: str, images: int, *flags: str) -> dict[str, Any]:
+    """What `python -m train.aot` records; in a process of its own, which takes its memory along.
 
     Raises:
       subprocess.CalledProcessError: it failed, and has said why.
     """
-    out = arguments.record_path(path)
-    command = [sys.executable, "-m", "train.aot", path, "--topology", arguments.topology, "--json", out]
-    command += ["--batch_per_chip", str(arguments.batch_per_chip)]
-    command += ["--find_batch"] * arguments.find_batch
-    subprocess.run(command, check=True)
-    with open(out, encoding="utf-8") as file:
-        return json.load(file)
+    with tempfile.TemporaryDirectory() as folder:
+        out = os.path.join(folder, "record.json")
+        command = [sys.executable, "-m", "train.aot", path, "--topology", topology, "--batch_per_chip", str(images)]
+        subprocess.run([*command, "--json", out, *flags], check=True)
+        with open(out, encoding="utf-8") as file:
+            return json.load(file)
 
 
-def table(records: Mapping[str, Mapping[str, Any]], arguments: Arguments) -> str:
-    """Markdown of the records of configs."""
-    chip = chip_of(arguments.topology)
-    stacks = {", ".join(" ".join(pair) for pair in record["versions"].items()) for record in records.values()}
-    places = {f"{record['machine']}, {record['date']}" for record in records.values()}
+def row_of(path: str, record: Mapping[str, Any]) -> dict[str, str]:
+    """The row of a recorded step: cells by column."""
+    step = record["step"]
+    traffic, times = step["traffic"], step["times"]
+    compiler = {name: version for name, version in record["versions"].items() if name != "attnjax"}
+    cells = (
+        _name(path),
+        record["config"]["model.name"],
+        step["images"],
+        f"{step['needed'] / GIB:.2f}",
+        f"about {Compiled.of_record(step).most_images(record['memory_limit'])}",
+        traffic.get("all-reduce", {}).get("count", 0),
+        f"{sum(kind['bytes'] for kind in traffic.values()) / 1e6:.1f}",
+        f"{step['flops'] / step['images'] / 1e9:.1f}",
+        f"{step['accessed'] / step['images'] / 1e6:.0f}",
+        f"{step['moved'] / step['images'] / 1e6:.0f}",
+        f"{step['images_per_second']:,.0f}",
+        max(times, key=lambda name: times[name]),
+        f"{step['seconds']:.0f}",
+        ", ".join(f"{name} {version}" for name, version in compiler.items()),
+        f"{record['machine']}, {record['date']}",
+        _short(record["key"]),
+    )
+    return dict(zip(_COLUMNS, map(str, cells), strict=True))
+
+
+def table(rows: Mapping[str, Mapping[str, str]], topology: str) -> str:
+    """Markdown of rows, by config."""
+    chip = chip_of(topology)
     lines = [
-        f"# Training steps compiled for {arguments.topology}",
+        _title(topology),
         "",
         "Made by `make pod-all` without a TPU: the step of each config with as many images a chip as the column says.",
         f"{chip.memory} GiB is what programs may take of a chip. `images/s at most` takes "
@@ -96,36 +119,51 @@ def table(records: Mapping[str, Mapping[str, Any]], arguments: Arguments) -> str
         "`MB accessed` is XLA's count of what operations take and give, on the chip too; `MB from and to HBM` is read",
         "from the compiled program. XLA counts what is in a loop once, the other columns as often as it runs.",
         "The most images a chip are compiled, too; where it says about, they are reckoned from this step's memory.",
+        "`step` names the traced step, the topology and the compiler: another one is compiled anew.",
         "",
-        *(f"{stack};" for stack in sorted(stacks)),
-        *sorted(places),
-        "",
-        f"| {' | '.join(_COLUMNS)} |",
+        _line(_COLUMNS),
         "|---" * len(_COLUMNS) + "|",
     ]
-    return "\n".join([*lines, *(_row(path, record) for path, record in records.items())]) + "\n"
+    return "\n".join([*lines, *(_line(rows[name].values()) for name in sorted(rows))]) + "\n"
 
 
-def _row(path: str, record: Mapping[str, Any]) -> str:
-    step, largest = record["step"] or record["largest"], record["largest"]
-    traffic, times = step["traffic"], step["times"]
-    most = largest["images"] if largest else f"about {Compiled.of_record(step).most_images(record['memory_limit'])}"
-    cells = (
-        os.path.splitext(os.path.basename(path))[0],
-        record["config"]["model.name"],
-        step["images"],
-        f"{step['needed'] / GIB:.2f}",
-        most,
-        traffic.get("all-reduce", {}).get("count", 0),
-        f"{sum(kind['bytes'] for kind in traffic.values()) / 1e6:.1f}",
-        f"{step['flops'] / step['images'] / 1e9:.1f}",
-        f"{step['accessed'] / step['images'] / 1e6:.0f}",
-        f"{step['moved'] / step['images'] / 1e6:.0f}",
-        f"{step['images_per_second']:,.0f}",
-        max(times, key=lambda name: times[name]),
-        f"{step['seconds']:.0f}",
-    )
-    return f"| {' | '.join(map(str, cells))} |"
+def read_table(path: str, topology: str) -> dict[str, dict[str, str]]:
+    """The rows of a table, by config; none where there is no such file.
+
+    Raises:
+      UserError: the file holds something else.
+    """
+    with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
+        title, *lines = file.read().splitlines() or [""]
+        cells = [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in lines if line.startswith("| ")]
+        if title != _title(topology) or cells[:1] != [[*_COLUMNS]] or any(len(row) != len(_COLUMNS) for row in cells):
+            raise UserError(f"out={path!r} holds something else than a table for {topology}: name another file")
+        return {row[0]: dict(zip(_COLUMNS, row, strict=True)) for row in cells[1:]}
+    return {}
+
+
+def _title(topology: str) -> str:
+    return f"# Training steps compiled for {topology}"
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _name(path: str) -> str:
+    return os.path.splitext(os.path.basename(path))[0]
+
+
+def _short(key: str) -> str:
+    return key[:12]
+
+
+def _most_images(pod: Pod, path: str, config: Config, row: Mapping[str, str]) -> str:
+    """Compiles the batch that the row reckons with, and others if that one is not the largest."""
+    chips = len(pod.devices)
+    reckoned, unit = int(row[_MOST].removeprefix("about ")), batch_units(config, chips)[0]
+    images = min(reckoned, MOST_IMAGES // chips) // unit * unit or int(row["images a chip"])
+    return str(compile_config(path, pod.topology, images, "--find_batch")["largest"]["images"])
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -134,31 +172,37 @@ def main(arguments: Sequence[str]) -> None:
     if not parsed.configs:
         raise UserError("name config files, such as configs/imagenet_*.py")
     pod = Pod.of(parsed.topology)
-    os.makedirs(parsed.records, exist_ok=True)
-    records, failed = {}, []
+    rows, failed = {}, []
+    if parsed.out is not None:
+        os.makedirs(os.path.dirname(os.path.abspath(parsed.out)), exist_ok=True)
+        rows = read_table(parsed.out, pod.topology)
+
+    def keep(row: dict[str, str]) -> None:
+        rows[row["config"]] = row
+        if parsed.out is not None:
+            with replacing(parsed.out) as new, open(new, "w", encoding="utf-8") as file:
+                file.write(table(rows, pod.topology))
+
     for number, path in enumerate(parsed.configs, 1):
         print(f"== {path}, {number} of {len(parsed.configs)}", flush=True)
         try:
-            key = pod.key(pod.with_images(read_config_file(path), parsed.batch_per_chip))
-            record = read_record(parsed.record_path(path), key)
-            if record is not None and (record["largest"] or not parsed.find_batch):
+            config = pod.with_images(read_config_file(path), parsed.batch_per_chip)
+            row = rows.get(_name(path), {})
+            if row.get(_STEP) == _short(pod.key(config)):
                 print("done before", flush=True)
             else:
                 print("compiling", flush=True)
-                record = compile_config(parsed, path)
-            records[path] = record
+                row = row_of(path, compile_config(path, pod.topology, parsed.batch_per_chip))
+            keep(row)
+            if parsed.find_batch and row[_MOST].startswith("about"):
+                keep(row | {_MOST: _most_images(pod, path, config, row)})
         except UserError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
             failed.append(path)
-            continue
         except subprocess.CalledProcessError:
             failed.append(path)
-            continue
-        if parsed.out is not None:
-            with replacing(parsed.out) as new, open(new, "w", encoding="utf-8") as file:
-                file.write(table(records, parsed))
-    if records:
-        print(table(records, parsed), end="")
+    if rows:
+        print(table(rows, pod.topology), end="")
     if failed:
         raise UserError(f"failed: {', '.join(failed)}; the same command tries them again")
 

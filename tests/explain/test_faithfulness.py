@@ -192,7 +192,7 @@ def test_what_does_not_fit() -> None:
         (lambda: insertion_deletion(Share(), {}, images, maps, sigma=0.0), "sigma=0.0 must be positive"),
         (
             lambda: insertion_deletion(Share(), {}, images, maps, deletion="zeros"),
-            "deletion='zeros' is not one of 'blur', 'zero'",
+            "deletion='zeros' is not one of 'blur', 'zero': did you mean 'zero'?",
         ),
         (lambda: insertion_deletion(Share(), {}, images, maps, 2), "target=2 must lie in 0..1"),
         (lambda: road(Share(), {}, images, maps[..., :3]), "maps [2, 4, 3] must be (b, h, w) of images [2, 4, 4, 1]"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import importlib.util
 import json
 import subprocess
@@ -283,49 +284,93 @@ def test_a_batch_that_does_not_fit_is_an_error_or_where_the_search_begins(
     assert asked == [64, 64, 8]
 
 
-def test_the_table_goes_on_where_it_stopped(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, pod: Pod
-) -> None:
-    monkeypatch.setattr(Pod, "of", lambda topology: pod)
-    monkeypatch.setattr(Pod, "key", lambda self, config: f"{config.total_steps} steps, {config.data.batch_size} images")
-    compiled, broken = [], {"b"}
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch, pod: Pod) -> list[tuple[str, ...]]:
+    """The name of the config, the images a chip and the flags of each compilation, which takes no time and always fits.
+
+    A config called "broken" fails.
+    """
+    monkeypatch.setattr(Pod, "of", lambda topology: dataclasses.replace(pod, topology=topology))
+    monkeypatch.setattr(Pod, "key", lambda self, config: f"{config.total_steps}x{config.data.batch_size}" + 64 * "0")
+    calls = []
 
     def run(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
-        name = Path(command[3]).stem
-        compiled.append(name)
-        if name in broken:
+        path, *options = command[3:]
+        flags = [flag for flag in options if flag == "--find_batch"]
+        images = int(options[options.index("--batch_per_chip") + 1])
+        calls.append((Path(path).stem, images, *flags))
+        if Path(path).stem == "broken":
             raise subprocess.CalledProcessError(2, command)
-        key = pod.key(pod.with_images(read_config_file(command[3]), 64))
-        largest = _STEP if "--find_batch" in command else None
-        Path(command[command.index("--json") + 1]).write_text(json.dumps(record(pod, _CONFIG, key, _STEP, largest)))
+        key = pod.key(pod.with_images(read_config_file(path), images))
+        memory = {"arguments": 0, "outputs": 0, "reused": 0, "temporaries": GIB, "program": GIB}
+        step = dataclasses.replace(_STEP, images=images, memory=memory)
+        stored = record(pod, _CONFIG, key, step, dataclasses.replace(step, images=images + 1) if flags else None)
+        Path(options[options.index("--json") + 1]).write_text(json.dumps(stored))
         return subprocess.CompletedProcess(command, 0)
 
     ours = SimpleNamespace(run=run, CalledProcessError=subprocess.CalledProcessError)
     monkeypatch.setattr(aot_table, "subprocess", ours)  # the module's own name: the standard library runs some, too
-    paths = [tmp_path / f"{name}.py" for name in "abc"]
-    for path in paths:
-        path.write_text("from train.config import *\nconfig = Config(total_steps=1)\n")
-    table = tmp_path / "table.md"
-    command = [*map(str, paths), "--records", str(tmp_path / "records"), "--out", str(table), "--topology", "v5e:4x4"]
-    with pytest.raises(UserError, match=r"^failed: .*b\.py; the same command tries them again$"):
-        aot_table.main(command)
-    assert compiled == ["a", "b", "c"]
-    broken.clear()
-    paths[2].write_text("from train.config import *\nconfig = Config(total_steps=2)\n")
-    aot_table.main(command)
-    assert compiled[3:] == ["b", "c"]
-    aot_table.main(command)
-    assert compiled[5:] == []
-    assert table.read_text().count("| 13.00 | about 0 |") == 3
-    aot_table.main([*command, "--find_batch"])
-    assert compiled[5:] == ["a", "b", "c"]
-    assert capsys.readouterr().out.endswith(table.read_text())
-    assert not list((tmp_path / "records").glob("*.tmp"))
-    rows = [line.split(" | ") for line in table.read_text().splitlines() if line.startswith("| ")]
-    assert [row[0] for row in rows] == ["| config", "| a", "| b", "| c"]
-    assert rows[1][1:] == [
-        *("resnet20_cifar", "4", "13.00", "4", "3", "10.0", "0.5", "200", "100", "8,000", "memory", "7 |")
+    return calls
+
+
+def _write_config(path: Path, steps: int = 1, batch_norm: str = "'device'") -> str:
+    parallel = f"ParallelConfig(batch_norm={batch_norm})"
+    path.write_text(f"from train.config import *\nconfig = Config(total_steps={steps}, parallel={parallel})\n")
+    return str(path)
+
+
+def test_the_table_is_what_is_done(
+    compiled: list[tuple[str, ...]], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    a, c, broken = (_write_config(tmp_path / f"{name}.py") for name in ("a", "c", "broken"))
+    out = tmp_path / "tables" / "table.md"
+    flags = ["--out", str(out), "--topology", "v5e:4x4"]
+    with pytest.raises(UserError, match=r"^failed: .*broken\.py; the same command tries them again$"):
+        aot_table.main([c, broken, a, *flags])
+    assert compiled == [("c", 64), ("broken", 64), ("a", 64)]
+    assert capsys.readouterr().out.endswith(out.read_text())
+    rows = aot_table.read_table(str(out), "v5e:4x4")
+    assert list(rows) == ["a", "c"]
+    cells = list(rows["a"].values())
+    assert cells[:13] == [
+        *("a", "resnet20_cifar", "64", "2.00", "about 960", "3", "10.0", "0.0", "12", "6", "128,000", "memory", "7")
     ]
+    assert cells[13].startswith("jax ")
+    assert cells[14].endswith(f"{datetime.date.today()}")
+    assert cells[15] == "1x5120000000"
+    compiled.clear()
+    b = _write_config(tmp_path / "b.py")
+    _write_config(tmp_path / "c.py", steps=2)
+    aot_table.main([b, c, *flags])
+    assert compiled == [("b", 64), ("c", 64)]
+    aot_table.main([a, b, c, *flags])
+    assert compiled[2:] == []
+    assert list(aot_table.read_table(str(out), "v5e:4x4")) == ["a", "b", "c"]
+    assert [path.name for path in out.parent.iterdir()] == ["table.md"]
+
+
+def test_the_largest_batch_of_a_row_is_confirmed_in_one_compilation(
+    compiled: list[tuple[str, ...]], tmp_path: Path
+) -> None:
+    a, b = _write_config(tmp_path / "a.py"), _write_config(tmp_path / "b.py", batch_norm="100")
+    out = str(tmp_path / "table.md")
+    aot_table.main([a, "--out", out])
+    aot_table.main([a, b, "--out", out, "--find_batch"])
+    aot_table.main([a, b, "--out", out, "--find_batch"])
+    assert compiled == [("a", 64), ("a", 960, "--find_batch"), ("b", 64), ("b", 800, "--find_batch")]
+    assert [row["most images a chip"] for row in aot_table.read_table(out, "v5e:16x16").values()] == ["961", "801"]
+
+
+@pytest.mark.parametrize("content", ["", "notes\n| a | b |\n", "# Training steps compiled for v5e:4x4\n\n| config |\n"])
+def test_a_file_that_is_no_table_of_the_topology_is_left_alone(
+    compiled: list[tuple[str, ...]], tmp_path: Path, fails: Callable[..., str], content: str
+) -> None:
+    out = tmp_path / "notes.md"
+    out.write_text(content)
+    config = _write_config(tmp_path / "a.py")
+    said = fails(aot_table.main, config, "--out", str(out), "--topology", "v5e:4x4")
+    assert said == f"error: out={str(out)!r} holds something else than a table for v5e:4x4: name another file"
+    assert (out.read_text(), compiled) == (content, [])
 
 
 @pytest.mark.slow
