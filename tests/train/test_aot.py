@@ -373,6 +373,17 @@ def test_a_file_that_is_no_table_of_the_topology_is_left_alone(
     assert (out.read_text(), compiled) == (content, [])
 
 
+def test_every_imagenet_step_fits_a_chip_at_its_papers_batch_or_more() -> None:
+    rows = aot_table.read_table(str(ROOT / "train" / "aot_table.md"), "v5e:16x16")
+    configs = {path.stem: read_config_file(str(path)) for path in (ROOT / "configs").glob("imagenet_*.py")}
+    assert rows.keys() == configs.keys()
+    for name, row in rows.items():
+        assert row["net"] == configs[name].model.name
+        assert float(row["GiB a chip"]) <= CHIPS["v5e"].memory
+        assert int(row["images a chip"]) * 256 >= configs[name].data.batch_size
+    assert int(rows["imagenet_cbam_resnet50"]["all-reduces"]) <= 8
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: the extra aot")
 def test_a_step_is_compiled_for_sixteen_chips(config_file: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,10 +66,13 @@ def test_a_column_has_the_class_and_its_probability(trained: Trained):
     ("flags", "message"),
     [
         (["--layer", "stage9"], "error: unknown layer='stage9': did you mean stage"),
-        (["--method", "grad_kam"], "error: method='grad_kam' is not one of 'grad_cam', "),
+        (
+            ["--method", "grad_kam"],
+            r"error: method='grad_kam' is not one of 'grad_cam', .*: did you mean 'grad_cam'\?$",
+        ),
         (["--count", "0"], "error: --count=0 must be at least 1"),
         (["--out", "/dev/null/e.png"], "error: cannot write /dev/null/e.png: Not a directory"),
     ],
 )
 def test_what_cannot_be_drawn_is_one_line(trained: Trained, fails: Fails, flags: list[str], message: str):
-    assert fails(explain.main, "--workdir", trained[0], "--count", "1", *flags).startswith(message)
+    assert re.match(message, fails(explain.main, "--workdir", trained[0], "--count", "1", *flags))
