@@ -22,7 +22,7 @@ from train.chips import chip_of
 from train.config import Config
 from train.errors import UserError
 from train.files import replacing
-from train.tpu import GIB, Compiled, Pod
+from train.tpu import GIB, Pod
 
 _MOST, _STEP = "most images a chip", "step"
 _COLUMNS = (
@@ -60,7 +60,7 @@ class Arguments:
     batch_per_chip: int = 64
     """Images of a step on each chip."""
     find_batch: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Also find the most images that fit on a chip; it compiles each step once more as a rule."""
+    """Also find the most images that fit on a chip; it compiles each step twice more as a rule."""
     out: str | None = None
     """Markdown file of the table."""
 
@@ -89,7 +89,7 @@ def row_of(path: str, record: Mapping[str, Any]) -> dict[str, str]:
         record["config"]["model.name"],
         step["images"],
         f"{step['needed'] / GIB:.2f}",
-        f"about {Compiled.of_record(step).most_images(record['memory_limit'])}",
+        "",
         traffic.get("all-reduce", {}).get("count", 0),
         f"{sum(kind['bytes'] for kind in traffic.values()) / 1e6:.1f}",
         f"{step['flops'] / step['images'] / 1e9:.1f}",
@@ -118,7 +118,7 @@ def table(rows: Mapping[str, Mapping[str, str]], topology: str) -> str:
         "no step is faster, real ones are slower.",
         "`MB accessed` is XLA's count of what operations take and give, on the chip too; `MB from and to HBM` is read",
         "from the compiled program. XLA counts what is in a loop once, the other columns as often as it runs.",
-        "The most images a chip are compiled, too; where it says about, they are reckoned from this step's memory.",
+        "The most images a chip are compiled, too; where there is no figure, they have not been looked for.",
         "`step` names the traced step, the topology and the compiler: another one is compiled anew.",
         "",
         _line(_COLUMNS),
@@ -159,10 +159,11 @@ def _short(key: str) -> str:
 
 
 def _most_images(pod: Pod, path: str, config: Config, row: Mapping[str, str]) -> str:
-    """Compiles the batch that the row reckons with, and others if that one is not the largest."""
-    chips = len(pod.devices)
-    reckoned, unit = int(row[_MOST].removeprefix("about ")), batch_units(config, chips)[0]
-    images = min(reckoned, MOST_IMAGES // chips) // unit * unit or int(row["images a chip"])
+    """Compiles as many images as would fit if they took what those of the row do, and goes on from there."""
+    chips, images = len(pod.devices), int(row["images a chip"])
+    unit = batch_units(config, chips)[0]
+    images = max(images, int(images * pod.chip.memory / float(row["GiB a chip"])))
+    images = min(images, MOST_IMAGES // chips) // unit * unit or images
     return str(compile_config(path, pod.topology, images, "--find_batch")["largest"]["images"])
 
 
@@ -194,7 +195,7 @@ def main(arguments: Sequence[str]) -> None:
                 print("compiling", flush=True)
                 row = row_of(path, compile_config(path, pod.topology, parsed.batch_per_chip))
             keep(row)
-            if parsed.find_batch and row[_MOST].startswith("about"):
+            if parsed.find_batch and not row[_MOST]:
                 keep(row | {_MOST: _most_images(pod, path, config, row)})
         except UserError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)

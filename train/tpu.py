@@ -98,10 +98,6 @@ class Compiled:
         """Bytes of memory that do not grow with the batch, but for the images and labels: all but the temporaries."""
         return self.needed - self.memory["temporaries"]
 
-    def most_images(self, memory: int) -> int:
-        """How many images a chip of so many bytes holds, if temporaries grow as their number; a multiple of 8."""
-        return int(self.images * (memory - self.fixed) / self.memory["temporaries"]) // 8 * 8
-
     def times(self, chip: Chip) -> dict[str, float]:
         """Seconds that each part of a step takes at the chip's peak, if nothing else held it up."""
         return {
