@@ -162,7 +162,7 @@ def _most_images(pod: Pod, path: str, config: Config, row: Mapping[str, str]) ->
     """Compiles as many images as would fit if they took what those of the row do, and goes on from there."""
     chips, images = len(pod.devices), int(row["images a chip"])
     unit = batch_units(config, chips)[0]
-    images = max(images, int(images * pod.chip.memory / float(row["GiB a chip"])))
+    images = max(images, int(images * pod.chip.memory / max(float(row["GiB a chip"]), 0.01)))
     images = min(images, MOST_IMAGES // chips) // unit * unit or images
     return str(compile_config(path, pod.topology, images, "--find_batch")["largest"]["images"])
 

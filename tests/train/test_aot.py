@@ -283,7 +283,7 @@ def test_a_batch_that_does_not_fit_is_an_error_or_where_the_search_begins(
 def compiled(monkeypatch: pytest.MonkeyPatch, pod: Pod) -> list[tuple[str, ...]]:
     """The name of the config, the images a chip and the flags of each compilation, which takes no time and always fits.
 
-    A config called "broken" fails.
+    A config called "broken" fails; one called "tiny" needs nothing.
     """
     monkeypatch.setattr(Pod, "of", lambda topology: dataclasses.replace(pod, topology=topology))
     monkeypatch.setattr(Pod, "key", lambda self, config: f"{config.total_steps}x{config.data.batch_size}" + 64 * "0")
@@ -297,7 +297,8 @@ def compiled(monkeypatch: pytest.MonkeyPatch, pod: Pod) -> list[tuple[str, ...]]
         if Path(path).stem == "broken":
             raise subprocess.CalledProcessError(2, command)
         key = pod.key(pod.with_images(read_config_file(path), images))
-        memory = {"arguments": 0, "outputs": 0, "reused": 0, "temporaries": GIB, "program": GIB}
+        needed = 0 if Path(path).stem == "tiny" else GIB
+        memory = {"arguments": 0, "outputs": 0, "reused": 0, "temporaries": needed, "program": needed}
         step = dataclasses.replace(_STEP, images=images, memory=memory)
         stored = record(pod, _CONFIG, key, step, dataclasses.replace(step, images=images + 1) if flags else None)
         Path(options[options.index("--json") + 1]).write_text(json.dumps(stored))
@@ -348,12 +349,16 @@ def test_the_largest_batch_is_looked_for_from_what_a_rows_images_take(
     compiled: list[tuple[str, ...]], tmp_path: Path
 ) -> None:
     a, b = _write_config(tmp_path / "a.py"), _write_config(tmp_path / "b.py", batch_norm="100")
+    tiny = _write_config(tmp_path / "tiny.py")
     out = str(tmp_path / "table.md")
     aot_table.main([a, "--out", out])
-    aot_table.main([a, b, "--out", out, "--find_batch"])
-    aot_table.main([a, b, "--out", out, "--find_batch"])
-    assert compiled == [("a", 64), ("a", 512, "--find_batch"), ("b", 64), ("b", 400, "--find_batch")]
-    assert [row["most images a chip"] for row in aot_table.read_table(out, "v5e:16x16").values()] == ["513", "401"]
+    aot_table.main([a, b, tiny, "--out", out, "--find_batch"])
+    aot_table.main([a, b, tiny, "--out", out, "--find_batch"])
+    found = {"a": 512, "b": 400, "tiny": 102400}
+    looked = [(name, images, "--find_batch") for name, images in found.items()]
+    assert compiled == [("a", 64), looked[0], ("b", 64), looked[1], ("tiny", 64), looked[2]]
+    rows = aot_table.read_table(out, "v5e:16x16")
+    assert {name: row["most images a chip"] for name, row in rows.items()} == {"a": "513", "b": "401", "tiny": "102401"}
 
 
 @pytest.mark.parametrize("content", ["", "notes\n| a | b |\n", "# Training steps compiled for v5e:4x4\n\n| config |\n"])
