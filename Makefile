@@ -36,7 +36,7 @@ faults: $(VENV)/dev.done
 	$(BIN)/python -m tests.train.faults
 
 pod: $(VENV)/train.done $(VENV)/aot.done
-	$(BIN)/python -m train.aot_table $(POD) --out runs/pod.md
+	$(BIN)/python -m train.aot_table $(POD)
 
 pod-all: $(VENV)/train.done $(VENV)/aot.done
 	$(BIN)/python -m train.aot_table $(wildcard configs/imagenet_*.py) --find_batch --out train/aot_table.md

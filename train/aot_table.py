@@ -22,9 +22,9 @@ from train.chips import chip_of
 from train.config import Config
 from train.errors import UserError
 from train.files import replacing
-from train.tpu import GIB, Pod
+from train.tpu import COMPILER, GIB, Pod
 
-_MOST, _STEP = "most images a chip", "step"
+_MOST, _KEY = "most images a chip", "key"
 _COLUMNS = (
     "config",
     "net",
@@ -39,9 +39,9 @@ _COLUMNS = (
     "images/s at most",
     "bound by",
     "compiled in s",
-    "with",
-    "on",
-    _STEP,
+    "compiler",
+    "machine and date",
+    _KEY,
 )
 
 
@@ -49,8 +49,8 @@ _COLUMNS = (
 class Arguments:
     """Compiles configs for a TPU pod, one after the other, and puts their figures into a table.
 
-    The table is what is done: with the same `--out`, a config is compiled again only when its traced step, which takes
-    seconds, the topology or the compiler has changed. Rows of other configs stay, and of those that fail.
+    The table is what is done: a config is compiled again only when the topology, the compiler or its traced step, which
+    takes seconds, has changed. Rows of other configs stay, and of those that fail.
     """
 
     configs: tyro.conf.Positional[tuple[str, ...]]
@@ -58,18 +58,18 @@ class Arguments:
     topology: str = "v5e:16x16"
     """Chip and torus, see python -m train.aot."""
     batch_per_chip: int = 64
-    """Images of a step on each chip."""
+    """Images of a step on each chip; a config fails where they do not fit."""
     find_batch: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Also find the most images that fit on a chip; it compiles each step twice more as a rule."""
-    out: str | None = None
+    """Also find the most images that fit on a chip; it compiles each step two to four times more."""
+    out: str = "runs/pod.md"
     """Markdown file of the table."""
 
 
-def compile_config(path: str, topology: str, images: int, *flags: str) -> dict[str, Any]:
+def _compile(path: str, topology: str, images: int, *flags: str) -> dict[str, Any]:
     """What `python -m train.aot` records; in a process of its own, which takes its memory along.
 
     Raises:
-      subprocess.CalledProcessError: it failed, and has said why.
+      subprocess.CalledProcessError: it failed.
     """
     with tempfile.TemporaryDirectory() as folder:
         out = os.path.join(folder, "record.json")
@@ -83,7 +83,6 @@ def row_of(path: str, record: Mapping[str, Any]) -> dict[str, str]:
     """The row of a recorded step: cells by column."""
     step = record["step"]
     traffic, times = step["traffic"], step["times"]
-    compiler = {name: version for name, version in record["versions"].items() if name != "attnjax"}
     cells = (
         _name(path),
         record["config"]["model.name"],
@@ -98,7 +97,7 @@ def row_of(path: str, record: Mapping[str, Any]) -> dict[str, str]:
         f"{step['images_per_second']:,.0f}",
         max(times, key=lambda name: times[name]),
         f"{step['seconds']:.0f}",
-        ", ".join(f"{name} {version}" for name, version in compiler.items()),
+        ", ".join(f"{name} {record['versions'][name]}" for name in COMPILER),
         f"{record['machine']}, {record['date']}",
         _short(record["key"]),
     )
@@ -111,15 +110,15 @@ def table(rows: Mapping[str, Mapping[str, str]], topology: str) -> str:
     lines = [
         _title(topology),
         "",
-        "Made by `make pod-all` without a TPU: the step of each config with as many images a chip as the column says.",
+        "Made by `python -m train.aot_table` without a TPU: steps with as many images a chip as the column says.",
         f"{chip.memory} GiB is what programs may take of a chip. `images/s at most` takes "
         f"{chip.flops / 1e12:.0f} Tflop/s, {chip.memory_bandwidth / 1e9:.0f} GB/s of HBM",
         f"and {chip.network_bandwidth / 1e9:.0f} GB/s over all links of a chip, as if all three went on at once: "
         "no step is faster, real ones are slower.",
         "`MB accessed` is XLA's count of what operations take and give, on the chip too; `MB from and to HBM` is read",
         "from the compiled program. XLA counts what is in a loop once, the other columns as often as it runs.",
-        "The most images a chip are compiled, too; where there is no figure, they have not been looked for.",
-        "`step` names the traced step, the topology and the compiler: another one is compiled anew.",
+        "The most images a chip are compiled, too; where there is no figure, none is known yet.",
+        "`key` stands for the traced step, the topology and the compiler: with another key a config is compiled anew.",
         "",
         _line(_COLUMNS),
         "|---" * len(_COLUMNS) + "|",
@@ -133,12 +132,15 @@ def read_table(path: str, topology: str) -> dict[str, dict[str, str]]:
     Raises:
       UserError: the file holds something else.
     """
-    with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
-        title, *lines = file.read().splitlines() or [""]
-        cells = [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in lines if line.startswith("| ")]
-        if title != _title(topology) or cells[:1] != [[*_COLUMNS]] or any(len(row) != len(_COLUMNS) for row in cells):
+    with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8", errors="replace") as file:
+        text = file.read()
+        _, heading, body = text.partition(f"\n{_line(_COLUMNS)}\n")
+        cells = [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in body.splitlines()[1:]]
+        widths, names = {len(row) for row in cells}, {row[0] for row in cells}
+        ours = heading and text.startswith(f"{_title(topology)}\n")
+        if not ours or not widths <= {len(_COLUMNS)} or len(names) < len(cells):
             raise UserError(f"out={path!r} holds something else than a table for {topology}: name another file")
-        return {row[0]: dict(zip(_COLUMNS, row, strict=True)) for row in cells[1:]}
+        return {row[0]: dict(zip(_COLUMNS, row, strict=True)) for row in cells}
     return {}
 
 
@@ -160,11 +162,11 @@ def _short(key: str) -> str:
 
 def _most_images(pod: Pod, path: str, config: Config, row: Mapping[str, str]) -> str:
     """Compiles as many images as would fit if they took what those of the row do, and goes on from there."""
-    chips, images = len(pod.devices), int(row["images a chip"])
+    chips, known = len(pod.devices), int(row["images a chip"])
     unit = batch_units(config, chips)[0]
-    images = max(images, int(images * pod.chip.memory / max(float(row["GiB a chip"]), 0.01)))
-    images = min(images, MOST_IMAGES // chips) // unit * unit or images
-    return str(compile_config(path, pod.topology, images, "--find_batch")["largest"]["images"])
+    most = min(int(known * pod.chip.memory / max(float(row["GiB a chip"]), 0.01)), MOST_IMAGES // chips)
+    images = max(known, most // unit * unit)
+    return str(_compile(path, pod.topology, images, "--find_batch")["largest"]["images"])
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -172,37 +174,39 @@ def main(arguments: Sequence[str]) -> None:
     parsed = parse(Arguments, arguments, prog="python -m train.aot_table", switches=True)
     if not parsed.configs:
         raise UserError("name config files, such as configs/imagenet_*.py")
-    pod = Pod.of(parsed.topology)
-    rows, failed = {}, []
-    if parsed.out is not None:
-        os.makedirs(os.path.dirname(os.path.abspath(parsed.out)), exist_ok=True)
-        rows = read_table(parsed.out, pod.topology)
+    names = [_name(path) for path in parsed.configs]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise UserError(f"two configs are called {min(twice)}: a table has one row for each name")
+    pod, failed = Pod.of(parsed.topology), []
+    os.makedirs(os.path.dirname(os.path.abspath(parsed.out)), exist_ok=True)
+    read_table(parsed.out, pod.topology)
 
     def keep(row: dict[str, str]) -> None:
-        rows[row["config"]] = row
-        if parsed.out is not None:
-            with replacing(parsed.out) as new, open(new, "w", encoding="utf-8") as file:
-                file.write(table(rows, pod.topology))
+        rows = read_table(parsed.out, pod.topology) | {row["config"]: row}
+        with replacing(parsed.out) as new, open(new, "w", encoding="utf-8") as file:
+            file.write(table(rows, pod.topology))
 
     for number, path in enumerate(parsed.configs, 1):
         print(f"== {path}, {number} of {len(parsed.configs)}", flush=True)
         try:
             config = pod.with_images(read_config_file(path), parsed.batch_per_chip)
-            row = rows.get(_name(path), {})
-            if row.get(_STEP) == _short(pod.key(config)):
+            row = read_table(parsed.out, pod.topology).get(_name(path), {})
+            if row.get(_KEY) == _short(pod.key(config)):
                 print("done before", flush=True)
             else:
                 print("compiling", flush=True)
-                row = row_of(path, compile_config(path, pod.topology, parsed.batch_per_chip))
-            keep(row)
+                row = row_of(path, _compile(path, pod.topology, parsed.batch_per_chip))
+                keep(row)
             if parsed.find_batch and not row[_MOST]:
                 keep(row | {_MOST: _most_images(pod, path, config, row)})
         except UserError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
             failed.append(path)
-        except subprocess.CalledProcessError:
+        except subprocess.CalledProcessError as error:
+            print(f"error: it ended with code {error.returncode}", file=sys.stderr, flush=True)
             failed.append(path)
-    if rows:
+    if rows := read_table(parsed.out, pod.topology):
         print(table(rows, pod.topology), end="")
     if failed:
         raise UserError(f"failed: {', '.join(failed)}; the same command tries them again")

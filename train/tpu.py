@@ -146,7 +146,7 @@ class Pod:
         return dataclasses.replace(config, data=data)
 
     def key(self, config: Config) -> str:
-        """Changes with everything that `compile` depends on: the traced step, the topology, the compiler."""
+        """Changes with everything that the compiled program depends on: the traced step, the topology, the compiler."""
         parts = (_lower(config, self.devices).as_text(), self.topology, installed(COMPILER))
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

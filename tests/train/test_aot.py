@@ -6,6 +6,8 @@ import dataclasses
 import datetime
 import importlib.util
 import json
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,7 +28,8 @@ from train.errors import UserError
 from train.hlo import Traffic
 from train.parallel import norm_options
 from train.run import Run
-from train.tpu import GIB, Compiled, NotEnoughMemoryError, Pod, explain
+from train.tpu import COMPILER, GIB, Compiled, NotEnoughMemoryError, Pod, explain
+from train.versions import installed
 
 _CHIP = Chip(memory=16.0, flops=1e12, memory_bandwidth=1e11, network_bandwidth=1e10, dimensions=2)
 _STEP = Compiled(
@@ -280,10 +283,10 @@ def test_a_batch_that_does_not_fit_is_an_error_or_where_the_search_begins(
 
 
 @pytest.fixture
-def compiled(monkeypatch: pytest.MonkeyPatch, pod: Pod) -> list[tuple[str, ...]]:
+def compiled(monkeypatch: pytest.MonkeyPatch, pod: Pod) -> list[tuple[Any, ...]]:
     """The name of the config, the images a chip and the flags of each compilation, which takes no time and always fits.
 
-    A config called "broken" fails; one called "tiny" needs nothing.
+    A config called "broken" fails, the search of one called "lost" is killed, one called "tiny" needs nothing.
     """
     monkeypatch.setattr(Pod, "of", lambda topology: dataclasses.replace(pod, topology=topology))
     monkeypatch.setattr(Pod, "key", lambda self, config: f"{config.total_steps}x{config.data.batch_size}" + 64 * "0")
@@ -291,17 +294,20 @@ def compiled(monkeypatch: pytest.MonkeyPatch, pod: Pod) -> list[tuple[str, ...]]
 
     def run(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
         path, *options = command[3:]
+        name, images = Path(path).stem, int(options[options.index("--batch_per_chip") + 1])
         flags = [flag for flag in options if flag == "--find_batch"]
-        images = int(options[options.index("--batch_per_chip") + 1])
-        calls.append((Path(path).stem, images, *flags))
-        if Path(path).stem == "broken":
-            raise subprocess.CalledProcessError(2, command)
-        key = pod.key(pod.with_images(read_config_file(path), images))
-        needed = 0 if Path(path).stem == "tiny" else GIB
+        calls.append((name, images, *flags))
+        if name == "broken" or (name == "lost" and flags):
+            raise subprocess.CalledProcessError(2 if name == "broken" else -9, command)
+        config = pod.with_images(read_config_file(path), images)
+        norm_options(config, len(pod.devices))
+        needed = 0 if name == "tiny" else GIB
         memory = {"arguments": 0, "outputs": 0, "reused": 0, "temporaries": needed, "program": needed}
-        step = dataclasses.replace(_STEP, images=images, memory=memory)
-        stored = record(pod, _CONFIG, key, step, dataclasses.replace(step, images=images + 1) if flags else None)
-        Path(options[options.index("--json") + 1]).write_text(json.dumps(stored))
+        step = dataclasses.replace(_STEP, images=images, memory=memory, flops=images * 7.25e9)
+        largest = dataclasses.replace(step, images=images + 1) if flags else None
+        out = options[options.index("--json") + 1]
+        stored = record(pod, _CONFIG, pod.key(config), step, largest) | {"versions": dict.fromkeys(COMPILER, "1.0")}
+        Path(out).write_text(json.dumps(stored))
         return subprocess.CompletedProcess(command, 0)
 
     ours = SimpleNamespace(run=run, CalledProcessError=subprocess.CalledProcessError)
@@ -316,7 +322,7 @@ def _write_config(path: Path, steps: int = 1, batch_norm: str = "'device'") -> s
 
 
 def test_the_table_is_what_is_done(
-    compiled: list[tuple[str, ...]], capsys: pytest.CaptureFixture[str], tmp_path: Path
+    compiled: list[tuple[Any, ...]], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     a, c, broken = (_write_config(tmp_path / f"{name}.py") for name in ("a", "c", "broken"))
     out = tmp_path / "tables" / "table.md"
@@ -324,14 +330,16 @@ def test_the_table_is_what_is_done(
     with pytest.raises(UserError, match=r"^failed: .*broken\.py; the same command tries them again$"):
         aot_table.main([c, broken, a, *flags])
     assert compiled == [("c", 64), ("broken", 64), ("a", 64)]
-    assert capsys.readouterr().out.endswith(out.read_text())
+    said = capsys.readouterr()
+    assert said.out.endswith(out.read_text())
+    assert said.err == "error: it ended with code 2\n"
     rows = aot_table.read_table(str(out), "v5e:4x4")
     assert list(rows) == ["a", "c"]
     cells = list(rows["a"].values())
     assert cells[:13] == [
-        *("a", "resnet20_cifar", "64", "2.00", "", "3", "10.0", "0.0", "12", "6", "128,000", "memory", "7")
+        *("a", "resnet20_cifar", "64", "2.00", "", "3", "10.0", "7.2", "12", "6", "1,103", "compute", "7")
     ]
-    assert cells[13].startswith("jax ")
+    assert cells[13] == "jax 1.0, jaxlib 1.0, libtpu 1.0"
     assert cells[14].endswith(f"{datetime.date.today()}")
     assert cells[15] == "1x5120000000"
     compiled.clear()
@@ -345,32 +353,98 @@ def test_the_table_is_what_is_done(
     assert [path.name for path in out.parent.iterdir()] == ["table.md"]
 
 
-def test_the_largest_batch_is_looked_for_from_what_a_rows_images_take(
-    compiled: list[tuple[str, ...]], tmp_path: Path
+def test_rows_stay_where_their_config_fails_and_where_others_write(
+    compiled: list[tuple[Any, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    a, b = _write_config(tmp_path / "a.py"), _write_config(tmp_path / "b.py", batch_norm="100")
-    tiny = _write_config(tmp_path / "tiny.py")
     out = str(tmp_path / "table.md")
-    aot_table.main([a, "--out", out])
-    aot_table.main([a, b, tiny, "--out", out, "--find_batch"])
-    aot_table.main([a, b, tiny, "--out", out, "--find_batch"])
-    found = {"a": 512, "b": 400, "tiny": 102400}
-    looked = [(name, images, "--find_batch") for name, images in found.items()]
-    assert compiled == [("a", 64), looked[0], ("b", 64), looked[1], ("tiny", 64), looked[2]]
+    lost = _write_config(tmp_path / "lost.py")
+    aot_table.main([lost, "--out", out])
+    before = aot_table.read_table(out, "v5e:16x16")
+    with pytest.raises(UserError, match=r"^failed: "):
+        aot_table.main([lost, "--out", out, "--find_batch"])
+    _write_config(tmp_path / "broken.py")
+    (tmp_path / "broken.py").rename(tmp_path / "other.py")
+    run = aot_table.subprocess.run
+
+    def meanwhile(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(aot_table.subprocess, "run", run)
+        aot_table.main([str(tmp_path / "other.py"), "--out", out])
+        return run(command, check=check)
+
+    monkeypatch.setattr(aot_table.subprocess, "run", meanwhile)
+    aot_table.main([_write_config(tmp_path / "a.py"), "--out", out])
     rows = aot_table.read_table(out, "v5e:16x16")
-    assert {name: row["most images a chip"] for name, row in rows.items()} == {"a": "513", "b": "401", "tiny": "102401"}
+    assert list(rows) == ["a", "lost", "other"]
+    assert rows["lost"] == before["lost"]
 
 
-@pytest.mark.parametrize("content", ["", "notes\n| a | b |\n", "# Training steps compiled for v5e:4x4\n\n| config |\n"])
+@pytest.mark.parametrize(
+    ("name", "batch_norm", "images", "first"),
+    [
+        ("plain", "'device'", 64, 512),
+        ("groups", "48", 48, 384),
+        ("wide_groups", "1000", 125, 1000),
+        ("tiny", "'device'", 64, 102400),
+        ("odd", "'device'", 1001, 8008),
+    ],
+)
+def test_the_largest_batch_is_looked_for_from_what_a_rows_images_take(
+    compiled: list[tuple[Any, ...]], tmp_path: Path, name: str, batch_norm: str, images: int, first: int
+) -> None:
+    command = [_write_config(tmp_path / f"{name}.py", batch_norm=batch_norm), "--batch_per_chip", str(images)]
+    command += ["--out", str(tmp_path / "table.md")]
+    aot_table.main(command)
+    aot_table.main([*command, "--find_batch"])
+    aot_table.main([*command, "--find_batch"])
+    assert compiled == [(name, images), (name, first, "--find_batch")]
+    rows = aot_table.read_table(str(tmp_path / "table.md"), "v5e:16x16")
+    assert rows[name]["most images a chip"] == str(first + 1)
+
+
+def test_the_search_never_begins_below_the_rows_images(
+    compiled: list[tuple[Any, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pod: Pod
+) -> None:
+    full = dataclasses.replace(pod, chip=dataclasses.replace(_CHIP, memory=2.05))
+    monkeypatch.setattr(Pod, "of", lambda topology: full)
+    command = [_write_config(tmp_path / "a.py"), "--batch_per_chip", "100", "--out", str(tmp_path / "table.md")]
+    monkeypatch.setattr(aot_table, "chip_of", lambda topology: full.chip)
+    aot_table.main([*command, "--find_batch"])
+    assert compiled == [("a", 100), ("a", 100, "--find_batch")]
+
+
+_HEAD = "# Training steps compiled for v5e:4x4\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff\x00",
+        b"notes\n| a | b |\n",
+        f"{_HEAD}\n| config |\n|---|\n| a |\n".encode(),
+        aot_table.table({}, "v5e:16x16").encode(),
+        (aot_table.table({}, "v5e:4x4") + "<<<<<<< ours\n").encode(),
+        (aot_table.table({}, "v5e:4x4") + 2 * f"| a{' | 1' * 15} |\n").encode(),
+    ],
+    ids=["empty", "binary", "notes", "other columns", "other topology", "conflict", "a row twice"],
+)
 def test_a_file_that_is_no_table_of_the_topology_is_left_alone(
-    compiled: list[tuple[str, ...]], tmp_path: Path, fails: Callable[..., str], content: str
+    compiled: list[tuple[Any, ...]], tmp_path: Path, fails: Callable[..., str], content: bytes
 ) -> None:
     out = tmp_path / "notes.md"
-    out.write_text(content)
+    out.write_bytes(content)
     config = _write_config(tmp_path / "a.py")
     said = fails(aot_table.main, config, "--out", str(out), "--topology", "v5e:4x4")
     assert said == f"error: out={str(out)!r} holds something else than a table for v5e:4x4: name another file"
-    assert (out.read_text(), compiled) == (content, [])
+    assert (out.read_bytes(), compiled) == (content, [])
+
+
+def test_configs_of_one_name_are_refused(
+    compiled: list[tuple[Any, ...]], tmp_path: Path, fails: Callable[..., str]
+) -> None:
+    (tmp_path / "other").mkdir()
+    paths = [_write_config(tmp_path / "a.py"), _write_config(tmp_path / "other" / "a.py")]
+    assert fails(aot_table.main, *paths) == "error: two configs are called a: a table has one row for each name"
 
 
 def test_every_imagenet_step_fits_a_chip_at_its_papers_batch_or_more() -> None:
@@ -379,6 +453,7 @@ def test_every_imagenet_step_fits_a_chip_at_its_papers_batch_or_more() -> None:
     assert rows.keys() == configs.keys()
     for name, row in rows.items():
         assert row["net"] == configs[name].model.name
+        assert re.fullmatch("[0-9a-f]{12}", row["key"])
         assert float(row["GiB a chip"]) <= CHIPS["v5e"].memory
         assert int(row["images a chip"]) * 256 >= configs[name].data.batch_size
     assert int(rows["imagenet_cbam_resnet50"]["all-reduces"]) <= 8
@@ -397,3 +472,16 @@ def test_a_step_is_compiled_for_sixteen_chips(config_file: str, tmp_path: Path) 
         assert stored["step"]["needed"] < 0.1 * GIB
         counts[norm] = stored["step"]["traffic"]["all-reduce"]["count"]
     assert counts["device"] <= 8 < 60 < counts["global"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: the extra aot")
+def test_the_committed_table_needs_no_compilation(tmp_path: Path) -> None:
+    out = tmp_path / "table.md"
+    shutil.copy(ROOT / "train" / "aot_table.md", out)
+    row = aot_table.read_table(str(out), "v5e:16x16")["imagenet_resnet18"]
+    if row["compiler"] != ", ".join(f"{name} {version}" for name, version in installed(COMPILER).items()):
+        pytest.skip(f"the table was made with {row['compiler']}")
+    command = [sys.executable, "-m", "train.aot_table", "configs/imagenet_resnet18.py", "--out", str(out)]
+    said = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert said.splitlines()[1] == "done before"
