@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -30,6 +32,7 @@ METHODS = {
     "FullGrad": "full_grad",
 }
 RAW, FINAL = 1e-5, 1e-4
+EPS = np.finfo(np.float32).eps
 KINDS = ("/raw", "/final", "/final_every8")
 
 
@@ -42,23 +45,47 @@ def ours(layer: str) -> str:
 
 
 def test_maps_are_those_of_the_reference(cam: Fixture) -> None:
+    """Where rounding decides if a ReLU passes, for images within float32's rounding of the reference's.
+
+    Otherwise the way that a processor sums would decide whether this test passes.
+    """
+    keys, images = [key for key in cam.keys if key.endswith(KINDS)], cam.images("eval")
+    apart = _apart(cam, keys)(images)
+    assert len(apart) <= len(keys) / 10, apart
+    if apart:
+        again, rng = _apart(cam, apart), np.random.default_rng(0)
+        rounded = (images * (1 + EPS * rng.integers(-1, 2, images.shape, np.int8)) for _ in range(8))
+        assert any(not again(x.astype(np.float32)) for x in rounded), apart
+
+
+def _apart(cam: Fixture, keys: Sequence[str]) -> Callable[[np.ndarray], dict[str, AssertionError]]:
+    """Of images, which of the reference's arrays are not theirs, and why."""
+    explain = _explain(cam, keys)
+
+    def apart(images: np.ndarray) -> dict[str, AssertionError]:
+        found = {}
+        for name, result in explain(jnp.asarray(images)).items():
+            for key in (key for key in keys if key.rpartition("/")[0] == name):
+                try:
+                    _compare(cam, key, result)
+                except AssertionError as error:
+                    found[key] = error
+        return found
+
+    return apart
+
+
+def _compare(cam: Fixture, key: str, result: CAM) -> None:
     _, _, *size = cam.manifest["input"]["shape"]
-    compared = set()
-    for name, result in _results(cam).items():
-        raw = next(iter(result.raw.values()))
-        keys = [key for key in cam.keys if key.rpartition("/")[0] == name and key.endswith(KINDS)]
-        if "igen" in name:  # a principal component, of either sign
-            signs = _signs(cam, keys[0], raw)
-            raw, final = signs * raw, picture([signs * raw], size)
-        else:
-            final = result.map
-        for key in keys:
-            if key.endswith("/raw"):
-                cam.assert_close(key, raw, RAW)
-            else:
-                cam.assert_close(key, _like(cam.arrays[key], final), atol=FINAL)
-        compared |= set(keys)
-    assert compared == {key for key in cam.keys if key.endswith(KINDS)}
+    raw, final = next(iter(result.raw.values())), result.map
+    if "igen" in key:  # a principal component, of either sign
+        name, _, _ = key.rpartition("/")
+        signs = _signs(cam, next(key for key in cam.keys if key.startswith(f"{name}/") and key.endswith(KINDS)), raw)
+        raw, final = signs * raw, picture([signs * raw], size)
+    if key.endswith("/raw"):
+        cam.assert_close(key, raw, RAW)
+    else:
+        cam.assert_close(key, _like(cam.arrays[key], final), atol=FINAL)
 
 
 def _like(reference: np.ndarray, final: jax.Array) -> jax.Array:
@@ -76,13 +103,13 @@ def _signs(cam: Fixture, key: str, raw: jax.Array) -> np.ndarray:
     return np.where(errors[0] < errors[1], np.float32(1), np.float32(-1))
 
 
-def _results(cam: Fixture) -> dict[str, CAM]:
-    """All that the fixture has, by its names there, such as `GradCAM_aug_smooth/layer3.-1` and `GradCAM/multi`."""
+def _explain(cam: Fixture, keys: Sequence[str]) -> Callable[[jax.Array], dict[str, CAM]]:
+    """Maps of images by their names in the fixture, such as `GradCAM_aug_smooth/layer3.-1` and `GradCAM/multi`."""
     mapped = map_constructor(cam.manifest["constructor"], nets.RULES)
-    net, images = mapped.build(), jnp.asarray(cam.images("eval"))
-    variables, _ = convert(cam, net, mapped, images.shape)
+    net = mapped.build()
+    variables, _ = convert(cam, net, mapped, cam.images("eval").shape)
     target = np.asarray(cam.manifest["targets"]) if cam.manifest["targets_given"] else None
-    names = dict.fromkeys(key.rpartition("/")[0] for key in cam.keys if key.endswith(KINDS))
+    names = dict.fromkeys(key.rpartition("/")[0] for key in keys)
 
     @jax.jit
     def run(variables: Any, images: jax.Array) -> dict[str, CAM]:
@@ -95,4 +122,4 @@ def _results(cam: Fixture) -> dict[str, CAM]:
             results[name] = grad_cam(net, variables, images, layer=layers, **options)
         return results
 
-    return run(variables, images)
+    return partial(run, variables)
