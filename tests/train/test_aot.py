@@ -62,7 +62,8 @@ def config_file(tmp_path: Path) -> str:
     path = tmp_path / "small.py"
     path.write_text(
         "from train.config import *\n"
-        "config = Config(ModelConfig('resnet20_cifar', 10, 'bfloat16'), DataConfig('folder:nowhere', 32, image_size=8),"
+        "config = Config(ModelConfig('resnet20_cifar', 10, 'bfloat16'),"
+        " DataConfig('folder:nowhere', batch_size=32, image_size=8),"
         " parallel=ParallelConfig(batch_norm='device'), total_epochs=2)\n"
     )
     return str(path)
