@@ -25,7 +25,8 @@ _DEFAULT_CONFIG = "configs/imagenet_cbam_resnet50.py"
 MOST_IMAGES = 2**20
 """Of a step, see data.batch_size."""
 _FULL = 0.97
-"""Share of a chip's memory from which a batch counts as the largest: another compilation would gain little."""
+"""Share of a chip's memory, or of a batch that does not fit, from which a batch counts as the largest: another
+compilation would gain little."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Arguments:
 def largest_batch(
     needed: Callable[[int], int], known: Mapping[int, int], limit: int, most: int, units: Sequence[int]
 ) -> int:
-    """The largest batch found to fit on a chip, by interpolation between what two others need.
+    """The largest batch found to fit on a chip, by interpolation between what two others need, or halving.
 
     Args:
       needed: bytes that a batch needs; it compiles the step.
@@ -61,15 +62,23 @@ def largest_batch(
     Returns:
       A batch that is known to fit; 0 if none.
     """
-    known = dict(known)
+
+    def whole(batch: int) -> int:
+        return batch - batch % next((unit for unit in units if unit <= batch), units[-1])
+
+    known, width = dict(known), math.inf
     while True:
-        fits = max((batch for batch in known if known[batch] <= limit), default=0)
-        fails = min((batch for batch in known if known[batch] > limit), default=most + 1)
-        a, b = sorted(known, key=lambda batch: abs(known[batch] - limit))[:2]
-        slope = max(1.0, (known[b] - known[a]) / (b - a))
-        guess = min(int(a + (limit - known[a]) / slope), fails - 1)
-        guess -= guess % next((unit for unit in units if unit <= guess), units[-1])
-        if guess <= fits or (fits and known[fits] > _FULL * limit):
+        fitting = sorted(batch for batch in known if known[batch] <= limit) or [0]
+        fits, fails = fitting[-1], min((batch for batch in known if known[batch] > limit), default=most + 1)
+        if fits >= _FULL * fails or (fits and known[fits] >= _FULL * limit):
+            return fits
+        a, b = (fits, fails) if fails in known else fitting[-2:]
+        guess = whole(min(int(a + (limit - known[a]) * (b - a) / max(1, known[b] - known[a])), fails - 1))
+        if guess > fits and fails - fits > width / 2:
+            guess = whole((fits + fails) // 2)
+        if fails in known:
+            width = fails - fits
+        if guess <= fits:
             return fits
         known[guess] = needed(guess)
 

@@ -99,8 +99,11 @@ def test_the_report_names_what_binds(pod: Pod) -> None:
         (lambda n: 100 + 1000 * n, {0: 100, 1: 1100}, [4], 4),
         (lambda n: 100 + 10_000 * n, {0: 100, 1: 10_100}, [], 0),
         (lambda n: n, {0: 0, 64: 64}, [1024], 1024),
+        (lambda n: 10_000, {0: 6000, 64: 10_000}, [], 0),
+        (lambda n: min(10 * n, 4000) + n, {0: 0, 64: 704}, [448, 504, 1000], 1000),
+        (lambda n: n + 5000 * (n > 600), {0: 0, 64: 64}, [1024, 856, 456, 656, 624, 536, 576, 600, 616], 600),
     ],
-    ids=["line", "bent", "jump", "too large at first", "few", "none", "capped"],
+    ids=["line", "bent", "jump", "too large at first", "few", "none", "capped", "not even empty", "flat", "step"],
 )
 def test_the_largest_batch_is_interpolated_and_confirmed(
     needs: Callable[[int], int], known: dict[int, int], asked: list[int], expected: int
