@@ -42,7 +42,7 @@ class Arguments:
     batch_per_chip: int | None = None
     """Images of a step on each chip; None divides data.batch_size among the chips."""
     find_batch: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Also find the most images that fit on a chip; it compiles the step twice more as a rule."""
+    """Also find the most images that fit on a chip; it compiles the step several times more."""
     json: str | None = None
     """File to write all figures to. Where it has those of the very same step, that is not compiled again."""
 

@@ -60,7 +60,7 @@ class Arguments:
     batch_per_chip: int = 64
     """Images of a step on each chip; a config fails where they do not fit."""
     find_batch: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Also find the most images that fit on a chip; it compiles each step two to four times more."""
+    """Also find the most images that fit on a chip; it compiles each step several times more, and slower."""
     out: str = "runs/pod.md"
     """Markdown file of the table."""
 
