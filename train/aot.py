@@ -44,7 +44,7 @@ class Arguments:
     find_batch: tyro.conf.FlagCreatePairsOff[bool] = False
     """Also find the most images that fit on a chip; it compiles the step several times more."""
     json: str | None = None
-    """File to write all figures to. Where it has those of the very same step, that is not compiled again."""
+    """File to write all figures to. Where it has those of the very same step, it goes on from them."""
 
 
 def largest_batch(
@@ -94,29 +94,39 @@ def batch_units(config: Config, chips: int) -> list[int]:
     return [math.lcm(8, on_chip), on_chip, math.lcm(8, spread), spread]
 
 
-def find_largest(pod: Pod, config: Config, step: Compiled | None, known: Mapping[int, int]) -> Compiled:
-    """The step with the most images on a chip; `known` as above.
+def find_largest(
+    pod: Pod, config: Config, largest: Compiled | None, known: dict[int, int], keep: Callable[[Compiled | None], None]
+) -> Compiled:
+    """The step with the most images on a chip.
+
+    Args:
+      largest: the step with the most images so far, if any fitted.
+      known: bytes by batch as above; what is compiled is added.
+      keep: called with the step with the most images so far after each compilation.
 
     Raises:
       UserError: not one image fits.
     """
-    compiled = {} if step is None else {step.images: step}
 
     def needed(images: int) -> int:
+        nonlocal largest
         try:
-            compiled[images] = pod.compile(pod.with_images(config, images))
+            step = pod.compile(pod.with_images(config, images))
         except NotEnoughMemoryError as error:
             print(f"tried        {error}", flush=True)
-            return error.needed
-        print(f"tried        {images} images a chip need {compiled[images].needed / GIB:.2f} GiB", flush=True)
-        return compiled[images].needed
+            known[images] = error.needed
+        else:
+            print(f"tried        {images} images a chip need {step.needed / GIB:.2f} GiB", flush=True)
+            known[images] = step.needed
+            largest = max(largest or step, step, key=lambda step: step.images)
+        keep(largest)
+        return known[images]
 
     chips = len(pod.devices)
-    units = batch_units(config, chips)
-    images = largest_batch(needed, known, pod.chip.memory_bytes, MOST_IMAGES // chips, units)
-    if not images:
+    largest_batch(needed, known, pod.chip.memory_bytes, MOST_IMAGES // chips, batch_units(config, chips))
+    if largest is None:
         raise UserError(f"{config.model.name} does not fit on a chip of {pod.topology} with any batch")
-    return compiled[images]
+    return largest
 
 
 def describe(pod: Pod, config: Config, step: Compiled) -> list[str]:
@@ -160,7 +170,9 @@ def read_record(path: str, key: str) -> dict[str, Any] | None:
     return None
 
 
-def record(pod: Pod, config: Config, key: str, step: Compiled | None, largest: Compiled | None) -> dict[str, Any]:
+def record(
+    pod: Pod, config: Config, key: str, step: Compiled | None, largest: Compiled | None, known: Mapping[int, int]
+) -> dict[str, Any]:
     """All figures, for JSON."""
 
     def figures(compiled: Compiled | None) -> dict[str, Any] | None:
@@ -180,6 +192,7 @@ def record(pod: Pod, config: Config, key: str, step: Compiled | None, largest: C
         "memory_limit": pod.chip.memory_bytes,
         "step": figures(step),
         "largest": figures(largest),
+        "needed": {str(images): needed for images, needed in known.items()},
         "versions": installed(("attnjax", *COMPILER)),
         "machine": processor(),
         "date": datetime.date.today().isoformat(),
@@ -197,31 +210,34 @@ def main(arguments: Sequence[str]) -> None:
     if parsed.batch_per_chip is not None:
         config = pod.with_images(config, parsed.batch_per_chip)
 
-    stored, largest, known = None, None, {0: 0}
+    stored: dict[str, Any] = {"step": None, "largest": None, "needed": {}}
     if parsed.json is not None:
         key = pod.key(config)
-        stored = read_record(parsed.json, key)
+        stored = read_record(parsed.json, key) or stored
+    step, largest = (Compiled.of_record(stored[name]) if stored[name] else None for name in ("step", "largest"))
+    known = {int(images): needed for images, needed in stored["needed"].items()}
 
-    def write() -> None:
+    def keep(largest: Compiled | None) -> None:
         if parsed.json is not None:
             with replacing(parsed.json) as written, open(written, "w", encoding="utf-8") as file:
-                json.dump(record(pod, config, key, step, largest), file, indent=2)
+                json.dump(record(pod, config, key, step, largest, known), file, indent=2)
 
-    step = Compiled.of_record(stored["step"]) if stored and stored["step"] else None
-    try:
-        if step is None:
+    first = config.data.batch_size // len(pod.devices)
+    if step is None and not (parsed.find_batch and first in known):
+        try:
             step = pod.compile(config)
-            write()
-        known = {0: step.fixed, step.images: step.needed}
+            known |= {0: step.fixed, first: step.needed}
+        except NotEnoughMemoryError as error:
+            if not parsed.find_batch:
+                raise
+            print(f"tried        {error}", flush=True)
+            known |= {0: 0, first: error.needed}
+        keep(largest)
+    if step is not None:
         print(*describe(pod, config, step), sep="\n", flush=True)
-    except NotEnoughMemoryError as error:
-        if not parsed.find_batch:
-            raise
-        known[config.data.batch_size // len(pod.devices)] = error.needed
-        print(f"tried        {error}", flush=True)
     if parsed.find_batch:
-        largest = find_largest(pod, config, step, known)
-        write()
+        largest = find_largest(pod, config, largest or step, known, keep)
+        keep(largest)
         print(f"largest      {largest.images} images a chip, {largest.needed / GIB:.2f} GiB")
 
 

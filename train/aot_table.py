@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -65,18 +64,19 @@ class Arguments:
     """Markdown file of the table."""
 
 
-def _compile(path: str, topology: str, images: int, *flags: str) -> dict[str, Any]:
+def _compile(path: str, topology: str, images: int, out: str, *flags: str) -> dict[str, Any]:
     """What `python -m train.aot` records; in a process of its own, which takes its memory along.
+
+    Args:
+      out: file of the record. What it holds of a compilation that was broken off is not compiled again.
 
     Raises:
       subprocess.CalledProcessError: it failed.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        out = os.path.join(folder, "record.json")
-        command = [sys.executable, "-m", "train.aot", path, "--topology", topology, "--batch_per_chip", str(images)]
-        subprocess.run([*command, "--json", out, *flags], check=True)
-        with open(out, encoding="utf-8") as file:
-            return json.load(file)
+    command = [sys.executable, "-m", "train.aot", path, "--topology", topology, "--batch_per_chip", str(images)]
+    subprocess.run([*command, "--json", out, *flags], check=True)
+    with open(out, encoding="utf-8") as file:
+        return json.load(file)
 
 
 def row_of(path: str, record: Mapping[str, Any]) -> dict[str, str]:
@@ -160,13 +160,13 @@ def _short(key: str) -> str:
     return key[:12]
 
 
-def _most_images(pod: Pod, path: str, config: Config, row: Mapping[str, str]) -> str:
+def _most_images(pod: Pod, path: str, config: Config, row: Mapping[str, str], out: str) -> str:
     """Compiles as many images as would fit if they took what those of the row do, and goes on from there."""
     chips, known = len(pod.devices), int(row["images a chip"])
     unit = batch_units(config, chips)[0]
     most = min(int(known * pod.chip.memory / max(float(row["GiB a chip"]), 0.01)), MOST_IMAGES // chips)
     images = max(known, most // unit * unit)
-    return str(_compile(path, pod.topology, images, "--find_batch")["largest"]["images"])
+    return str(_compile(path, pod.topology, images, out, "--find_batch")["largest"]["images"])
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -182,13 +182,15 @@ def main(arguments: Sequence[str]) -> None:
     os.makedirs(os.path.dirname(os.path.abspath(parsed.out)), exist_ok=True)
     read_table(parsed.out, pod.topology)
 
-    def keep(row: dict[str, str]) -> None:
+    def keep(row: dict[str, str], recorded: str) -> None:
         rows = read_table(parsed.out, pod.topology) | {row["config"]: row}
         with replacing(parsed.out) as new, open(new, "w", encoding="utf-8") as file:
             file.write(table(rows, pod.topology))
+        os.remove(recorded)
 
     for number, path in enumerate(parsed.configs, 1):
         print(f"== {path}, {number} of {len(parsed.configs)}", flush=True)
+        recorded = f"{parsed.out}.{_name(path)}.json"
         try:
             config = pod.with_images(read_config_file(path), parsed.batch_per_chip)
             row = read_table(parsed.out, pod.topology).get(_name(path), {})
@@ -196,10 +198,10 @@ def main(arguments: Sequence[str]) -> None:
                 print("done before", flush=True)
             else:
                 print("compiling", flush=True)
-                row = row_of(path, _compile(path, pod.topology, parsed.batch_per_chip))
-                keep(row)
+                row = row_of(path, _compile(path, pod.topology, parsed.batch_per_chip, recorded))
+                keep(row, recorded)
             if parsed.find_batch and not row[_MOST]:
-                keep(row | {_MOST: _most_images(pod, path, config, row)})
+                keep(row | {_MOST: _most_images(pod, path, config, row, recorded)}, recorded)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
             failed.append(path)

@@ -185,13 +185,14 @@ def test_the_key_changes_with_what_is_compiled(pod: Pod, monkeypatch: pytest.Mon
 
 def test_a_record_holds_all_figures(pod: Pod) -> None:
     larger = dataclasses.replace(_STEP, images=8)
-    stored = json.loads(json.dumps(record(pod, pod.with_images(_CONFIG, 2), "key", _STEP, larger)))
+    stored = json.loads(json.dumps(record(pod, pod.with_images(_CONFIG, 2), "key", _STEP, larger, {8: 14 * GIB})))
     assert (stored["chips"], stored["processes"], stored["config"]["data.batch_size"]) == (8, 1, 16)
     assert stored["step"]["images"] == 4
     assert stored["step"]["needed"] == _STEP.needed
     assert stored["step"]["traffic"] == {"all-reduce": {"count": 3, "bytes": 10_000_000, "sent": 20e6}}
     assert stored["step"]["images_per_second"] == 32 / 0.004
     assert stored["largest"]["images"] == 8
+    assert stored["needed"] == {"8": 14 * GIB}
 
 
 @pytest.mark.parametrize(
@@ -276,6 +277,34 @@ def test_a_step_that_a_file_has_is_not_compiled_again(
     assert asked == [2, 8, 2]
 
 
+@pytest.mark.parametrize(("batch", "tried"), [(2, [2, 8]), (120, [120, 8])])
+def test_a_search_that_was_broken_off_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    config_file: str,
+    tmp_path: Path,
+    batch: int,
+    tried: list[int],
+) -> None:
+    asked = _without_compiling(monkeypatch, limit=15)
+    compile_step, command = Pod.compile, [config_file, "--batch_per_chip", str(batch), "--find_batch"]
+    command += ["--json", str(tmp_path / "out.json")]
+
+    def broken(self: Pod, config: Config) -> Compiled:
+        if asked:
+            raise KeyboardInterrupt
+        return compile_step(self, config)
+
+    monkeypatch.setattr(Pod, "compile", broken)
+    with pytest.raises(KeyboardInterrupt):
+        aot.main(command)
+    monkeypatch.setattr(Pod, "compile", compile_step)
+    for _ in range(2):
+        aot.main(command)
+        assert capsys.readouterr().out.splitlines()[-1] == "largest      8 images a chip, 9.00 GiB"
+        assert asked == tried
+
+
 def test_a_batch_that_does_not_fit_is_an_error_or_where_the_search_begins(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], config_file: str, fails: Callable[..., str]
 ) -> None:
@@ -310,8 +339,8 @@ def compiled(monkeypatch: pytest.MonkeyPatch, pod: Pod) -> list[tuple[Any, ...]]
         step = dataclasses.replace(_STEP, images=images, memory=memory, flops=images * 7.25e9)
         largest = dataclasses.replace(step, images=images + 1) if flags else None
         out = options[options.index("--json") + 1]
-        stored = record(pod, _CONFIG, pod.key(config), step, largest) | {"versions": dict.fromkeys(COMPILER, "1.0")}
-        Path(out).write_text(json.dumps(stored))
+        stored = record(pod, _CONFIG, pod.key(config), step, largest, {})
+        Path(out).write_text(json.dumps(stored | {"versions": dict.fromkeys(COMPILER, "1.0")}))
         return subprocess.CompletedProcess(command, 0)
 
     ours = SimpleNamespace(run=run, CalledProcessError=subprocess.CalledProcessError)
