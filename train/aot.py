@@ -24,6 +24,9 @@ from train.versions import installed, processor
 _DEFAULT_CONFIG = "configs/imagenet_cbam_resnet50.py"
 MOST_IMAGES = 2**20
 """Of a step, see data.batch_size."""
+BEYOND = 8
+"""How many times the images that would fit, if memory grew as they do, need not fit: near the limit the compiler saves
+memory at the cost of time, which makes room for three to five times as many."""
 _FULL = 0.97
 """Share of a chip's memory, or of a batch that does not fit, from which a batch counts as the largest: another
 compilation would gain little."""
@@ -50,7 +53,9 @@ class Arguments:
 def largest_batch(
     needed: Callable[[int], int], known: Mapping[int, int], limit: int, most: int, units: Sequence[int]
 ) -> int:
-    """The largest batch found to fit on a chip, by interpolation between what two others need, or halving.
+    """The largest batch found to fit on a chip.
+
+    The search comes from above: what does not fit is refused within seconds, what fits takes minutes to compile.
 
     Args:
       needed: bytes that a batch needs; it compiles the step.
@@ -62,25 +67,27 @@ def largest_batch(
     Returns:
       A batch that is known to fit; 0 if none.
     """
-
-    def whole(batch: int) -> int:
-        return batch - batch % next((unit for unit in units if unit <= batch), units[-1])
-
-    known, width = dict(known), math.inf
+    known = dict(known)
     while True:
-        fitting = sorted(batch for batch in known if known[batch] <= limit) or [0]
-        fits, fails = fitting[-1], min((batch for batch in known if known[batch] > limit), default=most + 1)
+        fits = max((batch for batch in known if known[batch] <= limit), default=0)
+        fails = min((batch for batch in known if known[batch] > limit), default=most + 1)
         if fits >= _FULL * fails or (fits and known[fits] >= _FULL * limit):
             return fits
-        a, b = (fits, fails) if fails in known else fitting[-2:]
-        guess = whole(min(int(a + (limit - known[a]) * (b - a) / max(1, known[b] - known[a])), fails - 1))
-        if guess > fits and fails - fits > width / 2:
-            guess = whole((fits + fails) // 2)
+        nearest = fails if fails in known else fits
+        in_line = nearest * (limit - known[0]) / max(1, known[nearest] - known[0])
         if fails in known:
-            width = fails - fits
-        if guess <= fits:
+            guess = min((max(fits, in_line) + fails) / 2, _FULL * fails)
+        else:
+            guess = min(BEYOND * in_line, most)
+        batch = whole(int(guess), units)
+        if batch <= fits:
             return fits
-        known[guess] = needed(guess)
+        known[batch] = needed(batch)
+
+
+def whole(images: int, units: Sequence[int]) -> int:
+    """The largest multiple up to so many images: of the first unit that they can hold; 0 if they hold none."""
+    return images - images % next((unit for unit in units if unit <= images), units[-1])
 
 
 def batch_units(config: Config, chips: int) -> list[int]:

@@ -16,7 +16,7 @@ from train.cli import parse, program, read_config_file  # first: it checks the e
 # isort: split
 import tyro
 
-from train.aot import MOST_IMAGES, batch_units
+from train.aot import BEYOND, MOST_IMAGES, batch_units, whole
 from train.chips import chip_of
 from train.config import Config
 from train.errors import UserError
@@ -161,11 +161,10 @@ def _short(key: str) -> str:
 
 
 def _most_images(pod: Pod, path: str, config: Config, row: Mapping[str, str], out: str) -> str:
-    """Compiles as many images as would fit if they took what those of the row do, and goes on from there."""
-    chips, known = len(pod.devices), int(row["images a chip"])
-    unit = batch_units(config, chips)[0]
-    most = min(int(known * pod.chip.memory / max(float(row["GiB a chip"]), 0.01)), MOST_IMAGES // chips)
-    images = max(known, most // unit * unit)
+    """Looks for the largest batch from one that cannot fit, if the images take what those of the row do."""
+    chips, used = len(pod.devices), max(float(row["GiB a chip"]), 0.01)
+    most = min(int(BEYOND * int(row["images a chip"]) * pod.chip.memory / used), MOST_IMAGES // chips)
+    images = whole(most, batch_units(config, chips))
     return str(_compile(path, pod.topology, images, out, "--find_batch")["largest"]["images"])
 
 

@@ -92,20 +92,21 @@ def test_the_report_names_what_binds(pod: Pod) -> None:
 @pytest.mark.parametrize(
     ("needs", "known", "asked", "expected"),
     [
-        (lambda n: 100 + 10 * n, {0: 100, 64: 740}, [488], 488),
-        (lambda n: 100 + 10 * n + n * n // 500, {0: 100, 64: 748}, [480, 440], 440),
-        (lambda n: 100 + 10 * n - 50 * (n > 400), {0: 100, 64: 740}, [488], 488),
-        (lambda n: 100 + 10 * n, {0: 0, 1000: 10_100}, [488], 488),
-        (lambda n: 100 + 1000 * n, {0: 100, 1: 1100}, [4], 4),
+        (lambda n: 100 + 10 * n, {0: 100, 64: 740}, [1024, 752, 616, 552, 520, 504, 488], 488),
+        (lambda n: 100 + 10 * n + n * n // 500, {0: 100, 64: 748}, [1024, 712, 568, 504, 472, 456, 440], 440),
+        (lambda n: 100 + 10 * n, {0: 0, 1000: 10_100}, [744, 616, 552, 520, 504, 488], 488),
+        (lambda n: 100 + 1000 * n, {0: 100, 1: 1100}, [32, 16, 8, 6, 5, 4], 4),
         (lambda n: 100 + 10_000 * n, {0: 100, 1: 10_100}, [], 0),
         (lambda n: n, {0: 0, 64: 64}, [1024], 1024),
         (lambda n: 10_000, {0: 6000, 64: 10_000}, [], 0),
-        (lambda n: min(10 * n, 4000) + n, {0: 0, 64: 704}, [448, 504, 1000], 1000),
-        (lambda n: n + 5000 * (n > 600), {0: 0, 64: 64}, [1024, 856, 456, 656, 624, 536, 576, 600, 616], 600),
+        (lambda n: min(10 * n, 4000) + n, {0: 0, 64: 704}, [1024, 992], 992),
+        (lambda n: 5000 + (n > 900), {0: 4999, 64: 5000}, [], 64),
+        (lambda n: 4800 + 201 * (n > 900), {0: 100, 64: 4800}, [528, 1024, 992, 960, 928, 896], 896),
+        (lambda n: n + 5000 * (n > 600), {0: 0, 64: 64}, [1024, 936, 856, 792, 736, 688, 640, 600, 616], 600),
     ],
-    ids=["line", "bent", "jump", "too large at first", "few", "none", "capped", "not even empty", "flat", "step"],
+    ids="line,bent,too large at first,few,none,capped,not even empty,flat,full,just too much,step".split(","),
 )
-def test_the_largest_batch_is_interpolated_and_confirmed(
+def test_the_largest_batch_is_approached_from_above(
     needs: Callable[[int], int], known: dict[int, int], asked: list[int], expected: int
 ) -> None:
     calls = []
@@ -125,16 +126,27 @@ def test_batches_keep_the_groups_of_batch_norm_on_a_chip(
     flags = ["--batch_per_chip", "3", "--find_batch", "--parallel.batch_norm"]
     aot.main([config_file, *flags, "12"])
     aot.main([config_file, *flags, "6"])
-    assert asked == [3, 12, 3, 12]
+    assert asked == [3, 120, 48, 24, 12, 3, 120, 48, 24, 18, 12]
 
 
-@pytest.mark.parametrize(("flags", "found"), [(["32"], 8), (["20"], 15), (["12", "--parallel.accumulate", "2"], 12)])
+@pytest.mark.parametrize(
+    ("flags", "tried"),
+    [
+        (["32"], [64, 32, 16, 8]),
+        (["20"], [40, 20, 15]),
+        (["12", "--parallel.accumulate", "2"], [48, 24, 18, 12]),
+    ],
+)
 def test_batches_hold_whole_groups_where_one_chip_does_not(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], config_file: str, flags: list[str], found: int
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    config_file: str,
+    flags: list[str],
+    tried: list[int],
 ) -> None:
     asked = _without_compiling(monkeypatch, limit=15, chips=4)
     aot.main([config_file, "--batch_per_chip", "120", "--find_batch", "--parallel.batch_norm", *flags])
-    assert asked == [120, found]
+    assert asked == [120, *tried]
 
 
 def test_want_of_memory_is_told_in_a_line() -> None:
@@ -254,7 +266,7 @@ def test_the_program_finds_the_largest_batch(
     asked = _without_compiling(monkeypatch, limit=15)
     out = tmp_path / "out.json"
     aot.main([config_file, "--batch_per_chip", "2", "--find_batch", "--json", str(out), "--data.image_size", "16"])
-    assert asked == [2, 8]
+    assert asked == [2, 120, 64, 32, 16, 8]
     said = capsys.readouterr().out.splitlines()
     assert said[-2:] == ["tried        8 images a chip need 9.00 GiB", "largest      8 images a chip, 9.00 GiB"]
     stored = json.loads(out.read_text())
@@ -272,12 +284,12 @@ def test_a_step_that_a_file_has_is_not_compiled_again(
     aot.main(command)
     assert capsys.readouterr().out == said
     aot.main([*command, "--find_batch"])
-    assert asked == [2, 8]
+    assert asked == [2, 120, 64, 32, 16, 8]
     aot.main([*command, "--optimizer.weight_decay", "0.5"])
-    assert asked == [2, 8, 2]
+    assert asked == [2, 120, 64, 32, 16, 8, 2]
 
 
-@pytest.mark.parametrize(("batch", "tried"), [(2, [2, 8]), (120, [120, 8])])
+@pytest.mark.parametrize(("batch", "tried"), [(2, [2, 120, 64, 32, 16, 8]), (120, [120, 64, 32, 16, 8])])
 def test_a_search_that_was_broken_off_goes_on(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -312,7 +324,7 @@ def test_a_batch_that_does_not_fit_is_an_error_or_where_the_search_begins(
     assert fails(aot.main, config_file, "--batch_per_chip", "64") == "error: 64 images a chip do not fit"
     aot.main([config_file, "--batch_per_chip", "64", "--find_batch"])
     assert capsys.readouterr().out.splitlines()[-1] == "largest      8 images a chip, 9.00 GiB"
-    assert asked == [64, 64, 8]
+    assert asked == [64, 64, 32, 16, 8]
 
 
 @pytest.fixture
@@ -414,14 +426,14 @@ def test_rows_stay_where_their_config_fails_and_where_others_write(
 @pytest.mark.parametrize(
     ("name", "batch_norm", "images", "first"),
     [
-        ("plain", "'device'", 64, 512),
-        ("groups", "48", 48, 384),
-        ("wide_groups", "1000", 125, 1000),
-        ("tiny", "'device'", 64, 102400),
-        ("odd", "'device'", 1001, 8008),
+        ("plain", "'device'", 64, 4096),
+        ("groups", "48", 48, 3072),
+        ("wide_groups", "1000", 125, 8000),
+        ("tiny", "'device'", 64, 131072),
+        ("odd", "'device'", 1001, 64064),
     ],
 )
-def test_the_largest_batch_is_looked_for_from_what_a_rows_images_take(
+def test_the_search_begins_with_more_than_can_fit_by_what_a_rows_images_take(
     compiled: list[tuple[Any, ...]], tmp_path: Path, name: str, batch_norm: str, images: int, first: int
 ) -> None:
     command = [_write_config(tmp_path / f"{name}.py", batch_norm=batch_norm), "--batch_per_chip", str(images)]
@@ -432,17 +444,6 @@ def test_the_largest_batch_is_looked_for_from_what_a_rows_images_take(
     assert compiled == [(name, images), (name, first, "--find_batch")]
     rows = aot_table.read_table(str(tmp_path / "table.md"), "v5e:16x16")
     assert rows[name]["most images a chip"] == str(first + 1)
-
-
-def test_the_search_never_begins_below_the_rows_images(
-    compiled: list[tuple[Any, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pod: Pod
-) -> None:
-    full = dataclasses.replace(pod, chip=dataclasses.replace(_CHIP, memory=2.05))
-    monkeypatch.setattr(Pod, "of", lambda topology: full)
-    command = [_write_config(tmp_path / "a.py"), "--batch_per_chip", "100", "--out", str(tmp_path / "table.md")]
-    monkeypatch.setattr(aot_table, "chip_of", lambda topology: full.chip)
-    aot_table.main([*command, "--find_batch"])
-    assert compiled == [("a", 100), ("a", 100, "--find_batch")]
 
 
 _HEAD = "# Training steps compiled for v5e:4x4\n"
