@@ -22,14 +22,13 @@ from train.tpu import COMPILER, GIB, Compiled, NotEnoughMemoryError, Pod
 from train.versions import installed, processor
 
 _DEFAULT_CONFIG = "configs/imagenet_cbam_resnet50.py"
-MOST_IMAGES = 2**20
+_MOST_IMAGES = 2**20
 """Of a step, see data.batch_size."""
-BEYOND = 8
-"""How many times the images that would fit, if memory grew as they do, need not fit: near the limit the compiler saves
+_BEYOND = 8
+"""How many times the images that would fit, if memory grew as they do, cannot fit: near the limit the compiler saves
 memory at the cost of time, which makes room for three to five times as many."""
 _FULL = 0.97
-"""Share of a chip's memory, or of a batch that does not fit, from which a batch counts as the largest: another
-compilation would gain little."""
+"""Share of a chip's memory, or of a batch that does not fit, from which a batch counts as the largest."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,21 +44,19 @@ class Arguments:
     batch_per_chip: int | None = None
     """Images of a step on each chip; None divides data.batch_size among the chips."""
     find_batch: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Also find the most images that fit on a chip; it compiles the step several times more."""
+    """Also find the most images that fit on a chip, as the compiler plans its memory."""
     json: str | None = None
-    """File to write all figures to. Where it has those of the very same step, it goes on from them."""
+    """File to write all figures to. Where it has those of the very same step, they are not computed again."""
 
 
 def largest_batch(
     needed: Callable[[int], int], known: Mapping[int, int], limit: int, most: int, units: Sequence[int]
 ) -> int:
-    """The largest batch found to fit on a chip.
-
-    The search comes from above: what does not fit is refused within seconds, what fits takes minutes to compile.
+    """The largest batch that fits on a chip, by interpolation from above: to within 3 % of one that does not fit.
 
     Args:
-      needed: bytes that a batch needs; it compiles the step.
-      known: bytes by batch, of a batch of 0 and another at least.
+      needed: bytes that a batch needs.
+      known: bytes by batch, of one at least.
       limit: bytes that there are.
       most: no batch is larger.
       units: of which a batch is a multiple: of the first that it can hold.
@@ -73,12 +70,11 @@ def largest_batch(
         fails = min((batch for batch in known if known[batch] > limit), default=most + 1)
         if fits >= _FULL * fails or (fits and known[fits] >= _FULL * limit):
             return fits
-        nearest = fails if fails in known else fits
-        in_line = nearest * (limit - known[0]) / max(1, known[nearest] - known[0])
         if fails in known:
+            in_line = fails * limit / known[fails]
             guess = min((max(fits, in_line) + fails) / 2, _FULL * fails)
         else:
-            guess = min(BEYOND * in_line, most)
+            guess = min(_BEYOND * fits * limit / max(1, known[fits]), most)
         batch = whole(int(guess), units)
         if batch <= fits:
             return fits
@@ -101,39 +97,30 @@ def batch_units(config: Config, chips: int) -> list[int]:
     return [math.lcm(8, on_chip), on_chip, math.lcm(8, spread), spread]
 
 
-def find_largest(
-    pod: Pod, config: Config, largest: Compiled | None, known: dict[int, int], keep: Callable[[Compiled | None], None]
-) -> Compiled:
-    """The step with the most images on a chip.
+def find_largest(pod: Pod, config: Config, needed: int | None) -> int:
+    """The most images that fit on a chip, as the compiler plans its memory.
 
     Args:
-      largest: the step with the most images so far, if any fitted.
-      known: bytes by batch as above; what is compiled is added.
-      keep: called with the step with the most images so far after each compilation.
+      needed: bytes that the compiled step of the config needs, None if it does not fit. What is not planned of them,
+        the program above all, hardly grows with the batch; where it is not known it is taken as 3 % of a chip's memory.
 
     Raises:
       UserError: not one image fits.
     """
 
-    def needed(images: int) -> int:
-        nonlocal largest
-        try:
-            step = pod.compile(pod.with_images(config, images))
-        except NotEnoughMemoryError as error:
-            print(f"tried        {error}", flush=True)
-            known[images] = error.needed
-        else:
-            print(f"tried        {images} images a chip need {step.needed / GIB:.2f} GiB", flush=True)
-            known[images] = step.needed
-            largest = max(largest or step, step, key=lambda step: step.images)
-        keep(largest)
-        return known[images]
+    def planned(images: int) -> int:
+        size = pod.planned(pod.with_images(config, images))
+        print(f"planned      {images} images a chip take {size / GIB:.2f} GiB", flush=True)
+        return size
 
-    chips = len(pod.devices)
-    largest_batch(needed, known, pod.chip.memory_bytes, MOST_IMAGES // chips, batch_units(config, chips))
-    if largest is None:
+    chips, limit = len(pod.devices), pod.chip.memory_bytes
+    first = config.data.batch_size // chips
+    known = {first: planned(first)}
+    limit -= int((1 - _FULL) * limit) if needed is None else max(0, needed - known[first])
+    images = largest_batch(planned, known, limit, _MOST_IMAGES // chips, batch_units(config, chips))
+    if not images:
         raise UserError(f"{config.model.name} does not fit on a chip of {pod.topology} with any batch")
-    return largest
+    return images
 
 
 def describe(pod: Pod, config: Config, step: Compiled) -> list[str]:
@@ -177,19 +164,13 @@ def read_record(path: str, key: str) -> dict[str, Any] | None:
     return None
 
 
-def record(
-    pod: Pod, config: Config, key: str, step: Compiled | None, largest: Compiled | None, known: Mapping[int, int]
-) -> dict[str, Any]:
-    """All figures, for JSON."""
-
-    def figures(compiled: Compiled | None) -> dict[str, Any] | None:
-        if compiled is None:
-            return None
-        times = compiled.times(pod.chip)
-        speed = compiled.images * len(pod.devices) / max(times.values())
-        derived = {"needed": compiled.needed, "times": times, "images_per_second": speed}
-        return dataclasses.asdict(compiled) | derived
-
+def record(pod: Pod, config: Config, key: str, step: Compiled | None, largest: int | None) -> dict[str, Any]:
+    """All figures, for JSON: of the step, where it fits, and the most images that fit, where they were looked for."""
+    figures = None
+    if step is not None:
+        times = step.times(pod.chip)
+        speed = step.images * len(pod.devices) / max(times.values())
+        figures = dataclasses.asdict(step) | {"needed": step.needed, "times": times, "images_per_second": speed}
     return {
         "key": key,
         "config": flatten(config),
@@ -197,9 +178,8 @@ def record(
         "chips": len(pod.devices),
         "processes": pod.num_processes,
         "memory_limit": pod.chip.memory_bytes,
-        "step": figures(step),
-        "largest": figures(largest),
-        "needed": {str(images): needed for images, needed in known.items()},
+        "step": figures,
+        "largest": largest,
         "versions": installed(("attnjax", *COMPILER)),
         "machine": processor(),
         "date": datetime.date.today().isoformat(),
@@ -217,35 +197,32 @@ def main(arguments: Sequence[str]) -> None:
     if parsed.batch_per_chip is not None:
         config = pod.with_images(config, parsed.batch_per_chip)
 
-    stored: dict[str, Any] = {"step": None, "largest": None, "needed": {}}
+    step, largest, key = None, None, ""
     if parsed.json is not None:
         key = pod.key(config)
-        stored = read_record(parsed.json, key) or stored
-    step, largest = (Compiled.of_record(stored[name]) if stored[name] else None for name in ("step", "largest"))
-    known = {int(images): needed for images, needed in stored["needed"].items()}
+        if stored := read_record(parsed.json, key):
+            step, largest = stored["step"] and Compiled.of_record(stored["step"]), stored["largest"]
 
-    def keep(largest: Compiled | None) -> None:
+    def keep() -> None:
         if parsed.json is not None:
             with replacing(parsed.json) as written, open(written, "w", encoding="utf-8") as file:
-                json.dump(record(pod, config, key, step, largest, known), file, indent=2)
+                json.dump(record(pod, config, key, step, largest), file, indent=2)
 
-    first = config.data.batch_size // len(pod.devices)
-    if step is None and not (parsed.find_batch and first in known):
+    if step is None and not (parsed.find_batch and largest):
         try:
             step = pod.compile(config)
-            known |= {0: step.fixed, first: step.needed}
         except NotEnoughMemoryError as error:
             if not parsed.find_batch:
                 raise
-            print(f"tried        {error}", flush=True)
-            known |= {0: 0, first: error.needed}
-        keep(largest)
+            print(f"memory       {error}", flush=True)
+        else:
+            keep()
     if step is not None:
         print(*describe(pod, config, step), sep="\n", flush=True)
     if parsed.find_batch:
-        largest = find_largest(pod, config, largest or step, known, keep)
-        keep(largest)
-        print(f"largest      {largest.images} images a chip, {largest.needed / GIB:.2f} GiB")
+        largest = largest or find_largest(pod, config, step.needed if step else None)
+        keep()
+        print(f"largest      {largest} images a chip")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,9 +17,8 @@ from train.cli import parse, program, read_config_file  # first: it checks the e
 # isort: split
 import tyro
 
-from train.aot import BEYOND, MOST_IMAGES, batch_units, whole
+from train.aot import find_largest
 from train.chips import chip_of
-from train.config import Config
 from train.errors import UserError
 from train.files import replacing
 from train.tpu import COMPILER, GIB, Pod
@@ -59,24 +59,23 @@ class Arguments:
     batch_per_chip: int = 64
     """Images of a step on each chip; a config fails where they do not fit."""
     find_batch: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Also find the most images that fit on a chip; it compiles each step several times more, and slower."""
+    """Also find the most images that fit on a chip, see python -m train.aot."""
     out: str = "runs/pod.md"
     """Markdown file of the table."""
 
 
-def _compile(path: str, topology: str, images: int, out: str, *flags: str) -> dict[str, Any]:
+def _compile(path: str, topology: str, images: int) -> dict[str, Any]:
     """What `python -m train.aot` records; in a process of its own, which takes its memory along.
-
-    Args:
-      out: file of the record. What it holds of a compilation that was broken off is not compiled again.
 
     Raises:
       subprocess.CalledProcessError: it failed.
     """
     command = [sys.executable, "-m", "train.aot", path, "--topology", topology, "--batch_per_chip", str(images)]
-    subprocess.run([*command, "--json", out, *flags], check=True)
-    with open(out, encoding="utf-8") as file:
-        return json.load(file)
+    with tempfile.TemporaryDirectory() as folder:
+        recorded = os.path.join(folder, "record.json")
+        subprocess.run([*command, "--json", recorded], check=True)
+        with open(recorded, encoding="utf-8") as file:
+            return json.load(file)
 
 
 def row_of(path: str, record: Mapping[str, Any]) -> dict[str, str]:
@@ -117,7 +116,7 @@ def table(rows: Mapping[str, Mapping[str, str]], topology: str) -> str:
         "no step is faster, real ones are slower.",
         "`MB accessed` is XLA's count of what operations take and give, on the chip too; `MB from and to HBM` is read",
         "from the compiled program. XLA counts what is in a loop once, the other columns as often as it runs.",
-        "The most images a chip are compiled, too; where there is no figure, none is known yet.",
+        "The most images a chip are those that the compiler finds room for, beside the program of this row's images.",
         "`key` stands for the traced step, the topology and the compiler: with another key a config is compiled anew.",
         "",
         _line(_COLUMNS),
@@ -160,14 +159,6 @@ def _short(key: str) -> str:
     return key[:12]
 
 
-def _most_images(pod: Pod, path: str, config: Config, row: Mapping[str, str], out: str) -> str:
-    """Looks for the largest batch from one that cannot fit, if the images take what those of the row do."""
-    chips, used = len(pod.devices), max(float(row["GiB a chip"]), 0.01)
-    most = min(int(BEYOND * int(row["images a chip"]) * pod.chip.memory / used), MOST_IMAGES // chips)
-    images = whole(most, batch_units(config, chips))
-    return str(_compile(path, pod.topology, images, out, "--find_batch")["largest"]["images"])
-
-
 def main(arguments: Sequence[str]) -> None:
     """Reads the flags, compiles what is not done yet, and writes the table."""
     parsed = parse(Arguments, arguments, prog="python -m train.aot_table", switches=True)
@@ -181,15 +172,13 @@ def main(arguments: Sequence[str]) -> None:
     os.makedirs(os.path.dirname(os.path.abspath(parsed.out)), exist_ok=True)
     read_table(parsed.out, pod.topology)
 
-    def keep(row: dict[str, str], recorded: str) -> None:
+    def keep(row: dict[str, str]) -> None:
         rows = read_table(parsed.out, pod.topology) | {row["config"]: row}
         with replacing(parsed.out) as new, open(new, "w", encoding="utf-8") as file:
             file.write(table(rows, pod.topology))
-        os.remove(recorded)
 
     for number, path in enumerate(parsed.configs, 1):
         print(f"== {path}, {number} of {len(parsed.configs)}", flush=True)
-        recorded = f"{parsed.out}.{_name(path)}.json"
         try:
             config = pod.with_images(read_config_file(path), parsed.batch_per_chip)
             row = read_table(parsed.out, pod.topology).get(_name(path), {})
@@ -197,10 +186,10 @@ def main(arguments: Sequence[str]) -> None:
                 print("done before", flush=True)
             else:
                 print("compiling", flush=True)
-                row = row_of(path, _compile(path, pod.topology, parsed.batch_per_chip, recorded))
-                keep(row, recorded)
+                row = row_of(path, _compile(path, pod.topology, parsed.batch_per_chip))
+                keep(row)
             if parsed.find_batch and not row[_MOST]:
-                keep(row | {_MOST: _most_images(pod, path, config, row, recorded)}, recorded)
+                keep(row | {_MOST: str(find_largest(pod, config, int(float(row["GiB a chip"]) * GIB)))})
         except UserError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
             failed.append(path)

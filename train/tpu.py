@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import glob
 import hashlib
 import importlib.util
 import json
+import multiprocessing
 import os
 import queue
 import re
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
 from typing import Any
 
 import jax
@@ -91,12 +95,7 @@ class Compiled:
     @property
     def needed(self) -> int:
         """Bytes of memory in all."""
-        return sum(self.memory.values()) - 2 * self.memory["reused"]
-
-    @property
-    def fixed(self) -> int:
-        """Bytes of memory that do not grow with the batch, but for the images and labels: all but the temporaries."""
-        return self.needed - self.memory["temporaries"]
+        return _total(self.memory)
 
     def times(self, chip: Chip) -> dict[str, float]:
         """Seconds that each part of a step takes at the chip's peak, if nothing else held it up."""
@@ -163,16 +162,10 @@ class Pod:
         except jax.errors.JaxRuntimeError as error:
             raise explain(error, images) from error
         text, seconds = Program(compiled.as_text(), len(self.devices)), time.monotonic() - start
-        cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
+        cost = compiled.cost_analysis()
         return Compiled(
             images,
-            {
-                "arguments": memory.argument_size_in_bytes,
-                "outputs": memory.output_size_in_bytes,
-                "reused": memory.alias_size_in_bytes,
-                "temporaries": memory.temp_size_in_bytes,
-                "program": memory.generated_code_size_in_bytes,
-            },
+            _memory(compiled),
             cost["flops"] * text.repetition("convolution"),  # XLA counts a loop once
             cost["bytes accessed"],
             memory_traffic(text),
@@ -180,6 +173,57 @@ class Pod:
             text.unknown_loops(),
             seconds,
         )
+
+    def planned(self, config: Config) -> int:
+        """Bytes of a chip's memory that the training step of a config needs beside its program; it need not fit.
+
+        The compiler assigns them within seconds, and then generates the program for minutes. It cannot be stopped, so
+        it runs in a process of its own.
+        """
+        images, context = config.data.batch_size // len(self.devices), multiprocessing.get_context("spawn")
+        receiver, sender = context.Pipe(duplex=False)
+        with tempfile.TemporaryDirectory() as folder:
+            process = context.Process(target=_plan, args=(self.topology, config, folder, sender), daemon=True)
+            process.start()
+            sender.close()
+            try:
+                while not receiver.poll(0.1):
+                    if (assigned := _assigned(folder)) is not None:
+                        return assigned
+                told = receiver.recv()
+            except EOFError:
+                process.join()
+                message = f"the compiler ended with code {process.exitcode} at {images} images a chip"
+                raise UserError(message) from None
+            finally:
+                process.kill()
+                process.join()
+        if isinstance(told, int):
+            return told
+        error = explain(jax.errors.JaxRuntimeError(told), images)
+        if isinstance(error, NotEnoughMemoryError):
+            return error.needed
+        raise error
+
+
+def _plan(topology: str, config: Config, folder: str, sender: Connection) -> None:
+    """Compiles the step; the compiler writes its reports into a folder meanwhile."""
+    lowered = _lower(config, Pod.of(topology).devices)
+    try:
+        memory = _memory(lowered.compile(compiler_options={"xla_dump_to": folder}))
+    except jax.errors.JaxRuntimeError as error:
+        sender.send(str(error))
+    else:
+        sender.send(_total(memory) - memory["program"])
+
+
+def _assigned(folder: str) -> int | None:
+    """Bytes in a chip's main memory, as the compiler's report in a folder says; None while there is none."""
+    for path in glob.glob(os.path.join(folder, "*.after_optimizations-memory-usage-report.txt")):
+        with open(path, encoding="utf-8") as file:
+            if total := re.match(r"Memory Space: default \(color=0\)\nTotal bytes: (\d+) ", file.read(200)):
+                return int(total[1])
+    return None
 
 
 def require_libtpu() -> None:
@@ -196,6 +240,22 @@ def explain(error: Exception, images: int) -> Exception:
     needed = float(sizes[1]) * 1024.0 ** ("MGT".index(sizes[2]) - 1)
     message = f"{images} images a chip do not fit: they need {needed:.2f} of {sizes[3]} GiB"
     return NotEnoughMemoryError(message, int(needed * GIB))
+
+
+def _memory(compiled: jax.stages.Compiled) -> dict[str, int]:
+    """Bytes by what they hold, see Compiled."""
+    memory: Any = compiled.memory_analysis()
+    return {
+        "arguments": memory.argument_size_in_bytes,
+        "outputs": memory.output_size_in_bytes,
+        "reused": memory.alias_size_in_bytes,
+        "temporaries": memory.temp_size_in_bytes,
+        "program": memory.generated_code_size_in_bytes,
+    }
+
+
+def _total(memory: Mapping[str, int]) -> int:
+    return sum(memory.values()) - 2 * memory["reused"]
 
 
 def _lower(config: Config, devices: Sequence[jax.Device]) -> Any:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import datetime
 import importlib.util
 import json
+import multiprocessing
 import re
 import shutil
 import subprocess
@@ -18,6 +20,7 @@ from typing import Any
 import jax
 import pytest
 
+from tests.train import compilers
 from tests.train.runs import ROOT, replace
 from train import aot, aot_table, tpu
 from train.aot import describe, largest_batch, record
@@ -71,7 +74,6 @@ def config_file(tmp_path: Path) -> str:
 
 def test_memory_and_times_of_a_step() -> None:
     assert _STEP.needed == 13 * GIB - GIB + GIB - GIB + GIB
-    assert _STEP.fixed == _STEP.needed - 8 * GIB
     assert _STEP.times(_CHIP) == {"compute": 0.002, "memory": 0.004, "collectives": 0.002}
 
 
@@ -92,19 +94,22 @@ def test_the_report_names_what_binds(pod: Pod) -> None:
 @pytest.mark.parametrize(
     ("needs", "known", "asked", "expected"),
     [
-        (lambda n: 100 + 10 * n, {0: 100, 64: 740}, [1024, 752, 616, 552, 520, 504, 488], 488),
-        (lambda n: 100 + 10 * n + n * n // 500, {0: 100, 64: 748}, [1024, 712, 568, 504, 472, 456, 440], 440),
-        (lambda n: 100 + 10 * n, {0: 0, 1000: 10_100}, [744, 616, 552, 520, 504, 488], 488),
-        (lambda n: 100 + 1000 * n, {0: 100, 1: 1100}, [32, 16, 8, 6, 5, 4], 4),
-        (lambda n: 100 + 10_000 * n, {0: 100, 1: 10_100}, [], 0),
-        (lambda n: n, {0: 0, 64: 64}, [1024], 1024),
-        (lambda n: 10_000, {0: 6000, 64: 10_000}, [], 0),
-        (lambda n: min(10 * n, 4000) + n, {0: 0, 64: 704}, [1024, 992], 992),
-        (lambda n: 5000 + (n > 900), {0: 4999, 64: 5000}, [], 64),
-        (lambda n: 4800 + 201 * (n > 900), {0: 100, 64: 4800}, [528, 1024, 992, 960, 928, 896], 896),
-        (lambda n: n + 5000 * (n > 600), {0: 0, 64: 64}, [1024, 936, 856, 792, 736, 688, 640, 600, 616], 600),
+        (lambda n: 100 + 10 * n, {64: 740}, [1024, 752, 616, 552, 520, 504, 488], 488),
+        (lambda n: 100 + 10 * n + n * n // 500, {64: 748}, [1024, 712, 568, 504, 472, 456, 440], 440),
+        (lambda n: 100 + 10 * n, {1000: 10_100}, [744, 616, 552, 520, 504, 488], 488),
+        (lambda n: 100 + 1000 * n, {1: 1100}, [32, 16, 8, 6, 5, 4], 4),
+        (lambda n: 100 + 10_000 * n, {1: 10_100}, [], 0),
+        (lambda n: n, {64: 64}, [1024], 1024),
+        (lambda n: 10_000, {64: 10_000}, [48, 32, 24, 16, 8, 6, 4, 3, 2, 1], 0),
+        (lambda n: min(10 * n, 4000) + n, {64: 704}, [1024, 992], 992),
+        (lambda n: 5000 + (n > 900), {64: 5000}, [], 64),
+        (lambda n: 4800 + 201 * (n > 900), {64: 4800}, [528, 1024, 992, 960, 928, 896], 896),
+        (lambda n: n + 5000 * (n > 600), {64: 64}, [1024, 936, 856, 792, 736, 688, 640, 600, 616], 600),
     ],
-    ids="line,bent,too large at first,few,none,capped,not even empty,flat,full,just too much,step".split(","),
+    ids=[
+        *("line", "bent", "too large at first", "few", "none", "capped", "not even one", "flat", "full"),
+        *("just too much", "step"),
+    ],
 )
 def test_the_largest_batch_is_approached_from_above(
     needs: Callable[[int], int], known: dict[int, int], asked: list[int], expected: int
@@ -125,8 +130,9 @@ def test_batches_keep_the_groups_of_batch_norm_on_a_chip(
     asked = _without_compiling(monkeypatch, limit=15)
     flags = ["--batch_per_chip", "3", "--find_batch", "--parallel.batch_norm"]
     aot.main([config_file, *flags, "12"])
+    assert asked.pop("planned") == [3, 120, 48, 24, 12]
     aot.main([config_file, *flags, "6"])
-    assert asked == [3, 120, 48, 24, 12, 3, 120, 48, 24, 18, 12]
+    assert asked["planned"] == [3, 120, 48, 24, 18, 12]
 
 
 @pytest.mark.parametrize(
@@ -146,7 +152,7 @@ def test_batches_hold_whole_groups_where_one_chip_does_not(
 ) -> None:
     asked = _without_compiling(monkeypatch, limit=15, chips=4)
     aot.main([config_file, "--batch_per_chip", "120", "--find_batch", "--parallel.batch_norm", *flags])
-    assert asked == [120, *tried]
+    assert asked == {"compiled": [120], "planned": [120, *tried]}
 
 
 def test_want_of_memory_is_told_in_a_line() -> None:
@@ -163,6 +169,30 @@ def test_want_of_memory_is_told_in_a_line() -> None:
     assert larger.needed == 1280 * GIB
     other = RuntimeError("INTERNAL: (1.00G) and (2.00G)")
     assert explain(other, 512) is other
+
+
+@pytest.mark.parametrize(("compiler", "needed"), [("reports", 3.0), ("ends", 5.0), ("refuses", 17.5)])
+def test_memory_is_planned_in_a_process_that_ends_then(
+    pod: Pod, monkeypatch: pytest.MonkeyPatch, compiler: str, needed: float
+) -> None:
+    monkeypatch.setattr(tpu, "_plan", getattr(compilers, compiler))
+    assert pod.planned(_CONFIG) == needed * GIB
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize(
+    ("compiler", "error", "message"),
+    [
+        ("fails", jax.errors.JaxRuntimeError, "^INTERNAL: no such instruction$"),
+        ("dies", UserError, "^the compiler ended with code 7 at 4 images a chip$"),
+    ],
+)
+def test_a_compiler_that_fails_is_told(
+    pod: Pod, monkeypatch: pytest.MonkeyPatch, compiler: str, error: type[Exception], message: str
+) -> None:
+    monkeypatch.setattr(tpu, "_plan", getattr(compilers, compiler))
+    with pytest.raises(error, match=message):
+        pod.planned(_CONFIG)
 
 
 def test_the_real_step_is_compiled_for_the_devices_of_a_pod(pod: Pod) -> None:
@@ -196,15 +226,14 @@ def test_the_key_changes_with_what_is_compiled(pod: Pod, monkeypatch: pytest.Mon
 
 
 def test_a_record_holds_all_figures(pod: Pod) -> None:
-    larger = dataclasses.replace(_STEP, images=8)
-    stored = json.loads(json.dumps(record(pod, pod.with_images(_CONFIG, 2), "key", _STEP, larger, {8: 14 * GIB})))
+    stored = json.loads(json.dumps(record(pod, pod.with_images(_CONFIG, 2), "key", _STEP, 8)))
     assert (stored["chips"], stored["processes"], stored["config"]["data.batch_size"]) == (8, 1, 16)
     assert stored["step"]["images"] == 4
     assert stored["step"]["needed"] == _STEP.needed
     assert stored["step"]["traffic"] == {"all-reduce": {"count": 3, "bytes": 10_000_000, "sent": 20e6}}
     assert stored["step"]["images_per_second"] == 32 / 0.004
-    assert stored["largest"]["images"] == 8
-    assert stored["needed"] == {"8": 14 * GIB}
+    assert stored["largest"] == 8
+    assert record(pod, _CONFIG, "key", None, 2)["step"] is None
 
 
 @pytest.mark.parametrize(
@@ -242,21 +271,25 @@ def test_without_libtpu_the_extra_is_named(
     assert fails(aot_table.main, config_file) == needed
 
 
-def _without_compiling(monkeypatch: pytest.MonkeyPatch, limit: int, chips: int = 8) -> list[int]:
-    """Every image of a step takes 1 GiB beside 1 GiB for the program; returns the batches that are asked for."""
-    asked = []
+def _without_compiling(monkeypatch: pytest.MonkeyPatch, limit: int, chips: int = 8) -> dict[str, list[int]]:
+    """Every image of a step takes 1 GiB beside 1 GiB for the program; returns the batches by what is asked of them."""
+    asked = collections.defaultdict(list)
+
+    def images_of(self: Pod, config: Config, what: str) -> int:
+        norm_options(config, len(self.devices))
+        asked[what].append(config.data.batch_size // len(self.devices))
+        return asked[what][-1]
 
     def compile_step(self: Pod, config: Config) -> Compiled:
-        images = config.data.batch_size // len(self.devices)
-        asked.append(images)
-        norm_options(config, len(self.devices))
+        images = images_of(self, config, "compiled")
         if images > limit:
-            raise NotEnoughMemoryError(f"{images} images a chip do not fit", (images + 1) * GIB)
+            raise NotEnoughMemoryError(f"{images} images a chip do not fit", images * GIB)
         memory = {"arguments": 0, "outputs": 0, "reused": 0, "temporaries": images * GIB, "program": GIB}
         return dataclasses.replace(_STEP, images=images, memory=memory)
 
     monkeypatch.setattr(Pod, "of", lambda topology: Pod(topology, _CHIP, jax.devices()[:chips]))
     monkeypatch.setattr(Pod, "compile", compile_step)
+    monkeypatch.setattr(Pod, "planned", lambda self, config: images_of(self, config, "planned") * GIB)
     return asked
 
 
@@ -266,15 +299,15 @@ def test_the_program_finds_the_largest_batch(
     asked = _without_compiling(monkeypatch, limit=15)
     out = tmp_path / "out.json"
     aot.main([config_file, "--batch_per_chip", "2", "--find_batch", "--json", str(out), "--data.image_size", "16"])
-    assert asked == [2, 120, 64, 32, 16, 8]
+    assert asked == {"compiled": [2], "planned": [2, 120, 64, 32, 16, 8]}
     said = capsys.readouterr().out.splitlines()
-    assert said[-2:] == ["tried        8 images a chip need 9.00 GiB", "largest      8 images a chip, 9.00 GiB"]
+    assert said[-2:] == ["planned      8 images a chip take 8.00 GiB", "largest      8 images a chip"]
     stored = json.loads(out.read_text())
-    assert (stored["step"]["images"], stored["largest"]["images"]) == (2, 8)
+    assert (stored["step"]["images"], stored["largest"]) == (2, 8)
     assert stored["config"]["data.image_size"] == 16
 
 
-def test_a_step_that_a_file_has_is_not_compiled_again(
+def test_what_a_file_has_is_not_computed_again(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], config_file: str, tmp_path: Path
 ) -> None:
     asked = _without_compiling(monkeypatch, limit=15)
@@ -283,55 +316,38 @@ def test_a_step_that_a_file_has_is_not_compiled_again(
     said = capsys.readouterr().out
     aot.main(command)
     assert capsys.readouterr().out == said
-    aot.main([*command, "--find_batch"])
-    assert asked == [2, 120, 64, 32, 16, 8]
-    aot.main([*command, "--optimizer.weight_decay", "0.5"])
-    assert asked == [2, 120, 64, 32, 16, 8, 2]
-
-
-@pytest.mark.parametrize(("batch", "tried"), [(2, [2, 120, 64, 32, 16, 8]), (120, [120, 64, 32, 16, 8])])
-def test_a_search_that_was_broken_off_goes_on(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    config_file: str,
-    tmp_path: Path,
-    batch: int,
-    tried: list[int],
-) -> None:
-    asked = _without_compiling(monkeypatch, limit=15)
-    compile_step, command = Pod.compile, [config_file, "--batch_per_chip", str(batch), "--find_batch"]
-    command += ["--json", str(tmp_path / "out.json")]
-
-    def broken(self: Pod, config: Config) -> Compiled:
-        if asked:
-            raise KeyboardInterrupt
-        return compile_step(self, config)
-
-    monkeypatch.setattr(Pod, "compile", broken)
-    with pytest.raises(KeyboardInterrupt):
-        aot.main(command)
-    monkeypatch.setattr(Pod, "compile", compile_step)
+    assert asked == {"compiled": [2]}
     for _ in range(2):
-        aot.main(command)
-        assert capsys.readouterr().out.splitlines()[-1] == "largest      8 images a chip, 9.00 GiB"
-        assert asked == tried
+        aot.main([*command, "--find_batch"])
+        assert capsys.readouterr().out.splitlines()[-1] == "largest      8 images a chip"
+        assert asked == {"compiled": [2], "planned": [2, 120, 64, 32, 16, 8]}
+    aot.main([*command, "--optimizer.weight_decay", "0.5"])
+    assert asked["compiled"] == [2, 2]
 
 
 def test_a_batch_that_does_not_fit_is_an_error_or_where_the_search_begins(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], config_file: str, fails: Callable[..., str]
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    config_file: str,
+    fails: Callable[..., str],
+    tmp_path: Path,
 ) -> None:
     asked = _without_compiling(monkeypatch, limit=15)
-    assert fails(aot.main, config_file, "--batch_per_chip", "64") == "error: 64 images a chip do not fit"
-    aot.main([config_file, "--batch_per_chip", "64", "--find_batch"])
-    assert capsys.readouterr().out.splitlines()[-1] == "largest      8 images a chip, 9.00 GiB"
-    assert asked == [64, 64, 32, 16, 8]
+    command = [config_file, "--batch_per_chip", "64", "--json", str(tmp_path / "out.json")]
+    for _ in range(2):
+        aot.main([*command, "--find_batch"])
+        assert capsys.readouterr().out.splitlines()[-1] == "largest      8 images a chip"
+        assert asked == {"compiled": [64], "planned": [64, 32, 16, 8]}
+        assert fails(aot.main, *command) == "error: 64 images a chip do not fit"
+        asked["compiled"].pop()
 
 
 @pytest.fixture
-def compiled(monkeypatch: pytest.MonkeyPatch, pod: Pod) -> list[tuple[Any, ...]]:
-    """The name of the config, the images a chip and the flags of each compilation, which takes no time and always fits.
+def asked(monkeypatch: pytest.MonkeyPatch, pod: Pod) -> list[tuple[str, int]]:
+    """The name of the config and the images a chip of each compilation, which takes no time and always fits.
 
-    A config called "broken" fails, the search of one called "lost" is killed, one called "tiny" needs nothing.
+    A config called "broken" fails. 64 images take 1 GiB of a chip's 16, beside 1 GiB for the program; 65 are planned by
+    a compiler that dies.
     """
     monkeypatch.setattr(Pod, "of", lambda topology: dataclasses.replace(pod, topology=topology))
     monkeypatch.setattr(Pod, "key", lambda self, config: f"{config.total_steps}x{config.data.batch_size}" + 64 * "0")
@@ -340,41 +356,46 @@ def compiled(monkeypatch: pytest.MonkeyPatch, pod: Pod) -> list[tuple[Any, ...]]
     def run(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
         path, *options = command[3:]
         name, images = Path(path).stem, int(options[options.index("--batch_per_chip") + 1])
-        flags = [flag for flag in options if flag == "--find_batch"]
-        calls.append((name, images, *flags))
-        if name == "broken" or (name == "lost" and flags):
-            raise subprocess.CalledProcessError(2 if name == "broken" else -9, command)
-        config = pod.with_images(read_config_file(path), images)
-        norm_options(config, len(pod.devices))
-        needed = 0 if name == "tiny" else GIB
-        memory = {"arguments": 0, "outputs": 0, "reused": 0, "temporaries": needed, "program": needed}
+        calls.append((name, images))
+        if name == "broken":
+            raise subprocess.CalledProcessError(2, command)
+        memory = {"arguments": 0, "outputs": 0, "reused": 0, "temporaries": images * GIB // 64, "program": GIB}
         step = dataclasses.replace(_STEP, images=images, memory=memory, flops=images * 7.25e9)
-        largest = dataclasses.replace(step, images=images + 1) if flags else None
+        key = pod.key(pod.with_images(read_config_file(path), images))
         out = options[options.index("--json") + 1]
-        stored = record(pod, _CONFIG, pod.key(config), step, largest, {})
-        Path(out).write_text(json.dumps(stored | {"versions": dict.fromkeys(COMPILER, "1.0")}))
+        Path(out).write_text(
+            json.dumps(record(pod, _CONFIG, key, step, None) | {"versions": dict.fromkeys(COMPILER, "1.0")})
+        )
         return subprocess.CompletedProcess(command, 0)
+
+    def planned(self: Pod, config: Config) -> int:
+        images = config.data.batch_size // len(self.devices)
+        calls.append(("planned", images))
+        if images == 65:
+            raise UserError("the compiler ended with code -9 at 65 images a chip")
+        return images * GIB // 64
 
     ours = SimpleNamespace(run=run, CalledProcessError=subprocess.CalledProcessError)
     monkeypatch.setattr(aot_table, "subprocess", ours)  # the module's own name: the standard library runs some, too
+    monkeypatch.setattr(Pod, "planned", planned)
     return calls
 
 
-def _write_config(path: Path, steps: int = 1, batch_norm: str = "'device'") -> str:
-    parallel = f"ParallelConfig(batch_norm={batch_norm})"
+def _write_config(path: Path, steps: int = 1) -> str:
+    parallel = "ParallelConfig(batch_norm='device')"
     path.write_text(f"from train.config import *\nconfig = Config(total_steps={steps}, parallel={parallel})\n")
     return str(path)
 
 
 def test_the_table_is_what_is_done(
-    compiled: list[tuple[Any, ...]], capsys: pytest.CaptureFixture[str], tmp_path: Path
+    asked: list[tuple[str, int]], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     a, c, broken = (_write_config(tmp_path / f"{name}.py") for name in ("a", "c", "broken"))
     out = tmp_path / "tables" / "table.md"
     flags = ["--out", str(out), "--topology", "v5e:4x4"]
     with pytest.raises(UserError, match=r"^failed: .*broken\.py; the same command tries them again$"):
         aot_table.main([c, broken, a, *flags])
-    assert compiled == [("c", 64), ("broken", 64), ("a", 64)]
+    assert asked == [("c", 64), ("broken", 64), ("a", 64)]
     said = capsys.readouterr()
     assert said.out.endswith(out.read_text())
     assert said.err == "error: it ended with code 2\n"
@@ -387,26 +408,26 @@ def test_the_table_is_what_is_done(
     assert cells[13] == "jax 1.0, jaxlib 1.0, libtpu 1.0"
     assert cells[14].endswith(f"{datetime.date.today()}")
     assert cells[15] == "1x5120000000"
-    compiled.clear()
+    asked.clear()
     b = _write_config(tmp_path / "b.py")
     _write_config(tmp_path / "c.py", steps=2)
     aot_table.main([b, c, *flags])
-    assert compiled == [("b", 64), ("c", 64)]
+    assert asked == [("b", 64), ("c", 64)]
     aot_table.main([a, b, c, *flags])
-    assert compiled[2:] == []
+    assert asked[2:] == []
     assert list(aot_table.read_table(str(out), "v5e:4x4")) == ["a", "b", "c"]
     assert [path.name for path in out.parent.iterdir()] == ["table.md"]
 
 
 def test_rows_stay_where_their_config_fails_and_where_others_write(
-    compiled: list[tuple[Any, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    asked: list[tuple[str, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = str(tmp_path / "table.md")
-    lost = _write_config(tmp_path / "lost.py")
-    aot_table.main([lost, "--out", out])
+    lost = [_write_config(tmp_path / "lost.py"), "--batch_per_chip", "65", "--out", out]
+    aot_table.main(lost)
     before = aot_table.read_table(out, "v5e:16x16")
     with pytest.raises(UserError, match=r"^failed: "):
-        aot_table.main([lost, "--out", out, "--find_batch"])
+        aot_table.main([*lost, "--find_batch"])
     _write_config(tmp_path / "broken.py")
     (tmp_path / "broken.py").rename(tmp_path / "other.py")
     run = aot_table.subprocess.run
@@ -423,27 +444,16 @@ def test_rows_stay_where_their_config_fails_and_where_others_write(
     assert rows["lost"] == before["lost"]
 
 
-@pytest.mark.parametrize(
-    ("name", "batch_norm", "images", "first"),
-    [
-        ("plain", "'device'", 64, 4096),
-        ("groups", "48", 48, 3072),
-        ("wide_groups", "1000", 125, 8000),
-        ("tiny", "'device'", 64, 131072),
-        ("odd", "'device'", 1001, 64064),
-    ],
-)
-def test_the_search_begins_with_more_than_can_fit_by_what_a_rows_images_take(
-    compiled: list[tuple[Any, ...]], tmp_path: Path, name: str, batch_norm: str, images: int, first: int
-) -> None:
-    command = [_write_config(tmp_path / f"{name}.py", batch_norm=batch_norm), "--batch_per_chip", str(images)]
-    command += ["--out", str(tmp_path / "table.md")]
+def test_the_largest_batch_is_looked_for_once(asked: list[tuple[str, int]], tmp_path: Path) -> None:
+    out = str(tmp_path / "table.md")
+    command = [_write_config(tmp_path / "a.py"), "--out", out]
     aot_table.main(command)
-    aot_table.main([*command, "--find_batch"])
-    aot_table.main([*command, "--find_batch"])
-    assert compiled == [(name, images), (name, first, "--find_batch")]
-    rows = aot_table.read_table(str(tmp_path / "table.md"), "v5e:16x16")
-    assert rows[name]["most images a chip"] == str(first + 1)
+    assert aot_table.read_table(out, "v5e:16x16")["a"]["most images a chip"] == ""
+    for _ in range(2):
+        aot_table.main([*command, "--find_batch"])
+        assert aot_table.read_table(out, "v5e:16x16")["a"]["most images a chip"] == "944"
+        tried = [7680, 4320, 2640, 1800, 1376, 1168, 1064, 1008, 976, 944]
+        assert asked == [("a", 64), *(("planned", images) for images in [64, *tried])]
 
 
 _HEAD = "# Training steps compiled for v5e:4x4\n"
@@ -463,18 +473,18 @@ _HEAD = "# Training steps compiled for v5e:4x4\n"
     ids=["empty", "binary", "notes", "other columns", "other topology", "conflict", "a row twice"],
 )
 def test_a_file_that_is_no_table_of_the_topology_is_left_alone(
-    compiled: list[tuple[Any, ...]], tmp_path: Path, fails: Callable[..., str], content: bytes
+    asked: list[tuple[str, int]], tmp_path: Path, fails: Callable[..., str], content: bytes
 ) -> None:
     out = tmp_path / "notes.md"
     out.write_bytes(content)
     config = _write_config(tmp_path / "a.py")
     said = fails(aot_table.main, config, "--out", str(out), "--topology", "v5e:4x4")
     assert said == f"error: out={str(out)!r} holds something else than a table for v5e:4x4: name another file"
-    assert (out.read_bytes(), compiled) == (content, [])
+    assert (out.read_bytes(), asked) == (content, [])
 
 
 def test_configs_of_one_name_are_refused(
-    compiled: list[tuple[Any, ...]], tmp_path: Path, fails: Callable[..., str]
+    asked: list[tuple[str, int]], tmp_path: Path, fails: Callable[..., str]
 ) -> None:
     (tmp_path / "other").mkdir()
     paths = [_write_config(tmp_path / "a.py"), _write_config(tmp_path / "other" / "a.py")]
@@ -506,6 +516,22 @@ def test_a_step_is_compiled_for_sixteen_chips(config_file: str, tmp_path: Path) 
         assert stored["step"]["needed"] < 0.1 * GIB
         counts[norm] = stored["step"]["traffic"]["all-reduce"]["count"]
     assert counts["device"] <= 8 < 60 < counts["global"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: the extra aot")
+def test_the_largest_batch_that_is_planned_is_compiled_and_fits(config_file: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    command = [sys.executable, "-m", "train.aot", config_file, "--topology", "v5e:4x4", "--json", str(out)]
+    command += ["--data.image_size", "224", "--batch_per_chip"]
+    said = subprocess.run([*command, "8", "--find_batch"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    largest = json.loads(out.read_text())["largest"]
+    smallest = min(int(tried) for tried in re.findall(r"planned +(\d+) images", said) if int(tried) > largest)
+    assert largest >= 0.9 * smallest
+    subprocess.run([*command, str(largest)], cwd=ROOT, check=True, capture_output=True)
+    stored = json.loads(out.read_text())
+    assert stored["step"]["images"] == largest > 8
+    assert 0.9 * stored["memory_limit"] < stored["step"]["needed"] <= stored["memory_limit"]
 
 
 @pytest.mark.slow
