@@ -25,10 +25,13 @@ _DEFAULT_CONFIG = "configs/imagenet_cbam_resnet50.py"
 _MOST_IMAGES = 2**20
 """Of a step, see data.batch_size."""
 _BEYOND = 8
-"""How many times the images that would fit, if memory grew as they do, cannot fit: near the limit the compiler saves
-memory at the cost of time, which makes room for three to five times as many."""
-_FULL = 0.97
-"""Share of a chip's memory, or of a batch that does not fit, from which a batch counts as the largest."""
+"""How many times the images that would fit, if memory grew as they do, are tried first: near the limit the compiler
+saves memory at the cost of time, so that 2 to 4 times as many do."""
+_NEAR = 0.97
+"""Share of a batch that does not fit from which a batch counts as the largest."""
+_BESIDE = 0.05
+"""Share of a chip's memory that is taken for the program and what else is not planned, where no step says it: at most
+4 % with 64 images a chip."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +55,9 @@ class Arguments:
 def largest_batch(
     needed: Callable[[int], int], known: Mapping[int, int], limit: int, most: int, units: Sequence[int]
 ) -> int:
-    """The largest batch that fits on a chip, by interpolation from above: to within 3 % of one that does not fit.
+    """A batch that fits on a chip where one of 3 % or one unit more does not, by interpolation from above.
+
+    Where memory does not grow steadily, a still larger one may fit.
 
     Args:
       needed: bytes that a batch needs.
@@ -68,22 +73,19 @@ def largest_batch(
     while True:
         fits = max((batch for batch in known if known[batch] <= limit), default=0)
         fails = min((batch for batch in known if known[batch] > limit), default=most + 1)
-        if fits >= _FULL * fails or (fits and known[fits] >= _FULL * limit):
+        if fits >= _NEAR * fails:
             return fits
         if fails in known:
             in_line = fails * limit / known[fails]
-            guess = min((max(fits, in_line) + fails) / 2, _FULL * fails)
+            guess = min((max(fits, in_line) + fails) / 2, _NEAR * fails)
         else:
             guess = min(_BEYOND * fits * limit / max(1, known[fits]), most)
-        batch = whole(int(guess), units)
-        if batch <= fits:
+        unit = next((unit for unit in units if unit <= guess), units[-1])
+        below = int(guess / unit) * unit
+        batch = next((batch for batch in (below + unit, below) if fits < batch < fails), None)
+        if batch is None:
             return fits
         known[batch] = needed(batch)
-
-
-def whole(images: int, units: Sequence[int]) -> int:
-    """The largest multiple up to so many images: of the first unit that they can hold; 0 if they hold none."""
-    return images - images % next((unit for unit in units if unit <= images), units[-1])
 
 
 def batch_units(config: Config, chips: int) -> list[int]:
@@ -97,27 +99,26 @@ def batch_units(config: Config, chips: int) -> list[int]:
     return [math.lcm(8, on_chip), on_chip, math.lcm(8, spread), spread]
 
 
-def find_largest(pod: Pod, config: Config, needed: int | None) -> int:
-    """The most images that fit on a chip, as the compiler plans its memory.
+def most_images(pod: Pod, config: Config, planned: int, needed: int | None) -> int:
+    """The most images that fit on a chip, as the compiler plans its memory: see largest_batch.
 
     Args:
-      needed: bytes that the compiled step of the config needs, None if it does not fit. What is not planned of them,
-        the program above all, hardly grows with the batch; where it is not known it is taken as 3 % of a chip's memory.
+      planned: bytes that the step of the config needs beside its program.
+      needed: bytes that it needs in all, None if that is not known; what is not planned hardly grows with the batch.
 
     Raises:
       UserError: not one image fits.
     """
 
-    def planned(images: int) -> int:
-        size = pod.planned(pod.with_images(config, images))
+    def planned_bytes(images: int) -> int:
+        size = pod.planned_bytes(pod.with_images(config, images))
         print(f"planned      {images} images a chip take {size / GIB:.2f} GiB", flush=True)
         return size
 
-    chips, limit = len(pod.devices), pod.chip.memory_bytes
-    first = config.data.batch_size // chips
-    known = {first: planned(first)}
-    limit -= int((1 - _FULL) * limit) if needed is None else max(0, needed - known[first])
-    images = largest_batch(planned, known, limit, _MOST_IMAGES // chips, batch_units(config, chips))
+    chips, memory = len(pod.devices), pod.chip.memory_bytes
+    limit = memory - (int(_BESIDE * memory) if needed is None else max(0, needed - planned))
+    known = {config.data.batch_size // chips: planned}
+    images = largest_batch(planned_bytes, known, limit, _MOST_IMAGES // chips, batch_units(config, chips))
     if not images:
         raise UserError(f"{config.model.name} does not fit on a chip of {pod.topology} with any batch")
     return images
@@ -164,7 +165,7 @@ def read_record(path: str, key: str) -> dict[str, Any] | None:
     return None
 
 
-def record(pod: Pod, config: Config, key: str, step: Compiled | None, largest: int | None) -> dict[str, Any]:
+def record(pod: Pod, config: Config, key: str, step: Compiled | None, most: int | None) -> dict[str, Any]:
     """All figures, for JSON: of the step, where it fits, and the most images that fit, where they were looked for."""
     figures = None
     if step is not None:
@@ -179,7 +180,7 @@ def record(pod: Pod, config: Config, key: str, step: Compiled | None, largest: i
         "processes": pod.num_processes,
         "memory_limit": pod.chip.memory_bytes,
         "step": figures,
-        "largest": largest,
+        "most_images": most,
         "versions": installed(("attnjax", *COMPILER)),
         "machine": processor(),
         "date": datetime.date.today().isoformat(),
@@ -197,32 +198,35 @@ def main(arguments: Sequence[str]) -> None:
     if parsed.batch_per_chip is not None:
         config = pod.with_images(config, parsed.batch_per_chip)
 
-    step, largest, key = None, None, ""
+    step, most, key = None, None, ""
     if parsed.json is not None:
         key = pod.key(config)
         if stored := read_record(parsed.json, key):
-            step, largest = stored["step"] and Compiled.of_record(stored["step"]), stored["largest"]
+            step, most = stored["step"] and Compiled.of_record(stored["step"]), stored.get("most_images")
 
     def keep() -> None:
         if parsed.json is not None:
             with replacing(parsed.json) as written, open(written, "w", encoding="utf-8") as file:
-                json.dump(record(pod, config, key, step, largest), file, indent=2)
+                json.dump(record(pod, config, key, step, most), file, indent=2)
 
-    if step is None and not (parsed.find_batch and largest):
+    if step is None and not (parsed.find_batch and most):
         try:
             step = pod.compile(config)
+            keep()
         except NotEnoughMemoryError as error:
             if not parsed.find_batch:
                 raise
             print(f"memory       {error}", flush=True)
-        else:
+            most = most_images(pod, config, error.needed, None)
             keep()
     if step is not None:
         print(*describe(pod, config, step), sep="\n", flush=True)
+        if parsed.find_batch and most is None:
+            most = most_images(pod, config, pod.planned_bytes(config), step.needed)
+            keep()
     if parsed.find_batch:
-        largest = largest or find_largest(pod, config, step.needed if step else None)
-        keep()
-        print(f"largest      {largest} images a chip")
+        at_most = " a chip, the most that a step may have" if most == _MOST_IMAGES // len(pod.devices) else " a chip"
+        print(f"largest      {most} images{at_most}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from train.cli import parse, program, read_config_file  # first: it checks the e
 # isort: split
 import tyro
 
-from train.aot import find_largest
+from train.aot import most_images
 from train.chips import chip_of
 from train.errors import UserError
 from train.files import replacing
@@ -116,7 +116,8 @@ def table(rows: Mapping[str, Mapping[str, str]], topology: str) -> str:
         "no step is faster, real ones are slower.",
         "`MB accessed` is XLA's count of what operations take and give, on the chip too; `MB from and to HBM` is read",
         "from the compiled program. XLA counts what is in a loop once, the other columns as often as it runs.",
-        "The most images a chip are those that the compiler finds room for, beside the program of this row's images.",
+        "The most images a chip are those that the compiler finds room for beside the program, where 3 % more (or one",
+        "group of batch norm) do not fit; still more may, and none are looked for beyond 1,048,576 in all.",
         "`key` stands for the traced step, the topology and the compiler: with another key a config is compiled anew.",
         "",
         _line(_COLUMNS),
@@ -189,8 +190,9 @@ def main(arguments: Sequence[str]) -> None:
                 row = row_of(path, _compile(path, pod.topology, parsed.batch_per_chip))
                 keep(row)
             if parsed.find_batch and not row[_MOST]:
-                keep(row | {_MOST: str(find_largest(pod, config, int(float(row["GiB a chip"]) * GIB)))})
-        except UserError as error:
+                needed = int((float(row["GiB a chip"]) + 0.005) * GIB)  # it is rounded
+                keep(row | {_MOST: str(most_images(pod, config, pod.planned_bytes(config), needed))})
+        except (UserError, OSError) as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
             failed.append(path)
         except subprocess.CalledProcessError as error:

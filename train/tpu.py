@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import glob
 import hashlib
 import importlib.util
 import json
@@ -12,12 +11,14 @@ import multiprocessing
 import os
 import queue
 import re
+import signal
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -174,15 +175,18 @@ class Pod:
             seconds,
         )
 
-    def planned(self, config: Config) -> int:
-        """Bytes of a chip's memory that the training step of a config needs beside its program; it need not fit.
+    def planned_bytes(self, config: Config) -> int:
+        """What of a chip's memory the training step of a config needs beside its program; it need not fit.
 
-        The compiler assigns them within seconds, and then generates the program for minutes. It cannot be stopped, so
+        The compiler assigns memory within seconds, and then generates the program for minutes. It cannot be stopped, so
         it runs in a process of its own.
+
+        Raises:
+          UserError: the step cannot be compiled.
         """
         images, context = config.data.batch_size // len(self.devices), multiprocessing.get_context("spawn")
         receiver, sender = context.Pipe(duplex=False)
-        with tempfile.TemporaryDirectory() as folder:
+        with receiver, sender, tempfile.TemporaryDirectory() as folder:
             process = context.Process(target=_plan, args=(self.topology, config, folder, sender), daemon=True)
             process.start()
             sender.close()
@@ -193,34 +197,41 @@ class Pod:
                 told = receiver.recv()
             except EOFError:
                 process.join()
-                message = f"the compiler ended with code {process.exitcode} at {images} images a chip"
-                raise UserError(message) from None
+                told = f"the compiler ended with code {process.exitcode}"
             finally:
                 process.kill()
                 process.join()
         if isinstance(told, int):
             return told
-        error = explain(jax.errors.JaxRuntimeError(told), images)
+        error = explain(RuntimeError(told), images)
         if isinstance(error, NotEnoughMemoryError):
             return error.needed
-        raise error
+        raise UserError(f"{images} images a chip: {told.splitlines()[0]}")
 
 
 def _plan(topology: str, config: Config, folder: str, sender: Connection) -> None:
-    """Compiles the step; the compiler writes its reports into a folder meanwhile."""
-    lowered = _lower(config, Pod.of(topology).devices)
+    """Compiles the step; the compiler writes its reports into a folder meanwhile. Ends with the process that asked."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
+        lowered = _lower(config, Pod.of(topology).devices)
         memory = _memory(lowered.compile(compiler_options={"xla_dump_to": folder}))
-    except jax.errors.JaxRuntimeError as error:
-        sender.send(str(error))
+    except Exception as error:
+        sender.send(str(error) or repr(error))
     else:
         sender.send(_total(memory) - memory["program"])
 
 
+def _end_with_parent() -> None:
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
+
+
 def _assigned(folder: str) -> int | None:
     """Bytes in a chip's main memory, as the compiler's report in a folder says; None while there is none."""
-    for path in glob.glob(os.path.join(folder, "*.after_optimizations-memory-usage-report.txt")):
-        with open(path, encoding="utf-8") as file:
+    for path in Path(folder).glob("*.after_optimizations-memory-usage-report.txt"):
+        with path.open(encoding="utf-8") as file:
             if total := re.match(r"Memory Space: default \(color=0\)\nTotal bytes: (\d+) ", file.read(200)):
                 return int(total[1])
     return None

@@ -1,4 +1,4 @@
-"""What `Pod.planned` runs in a process of its own, in the place of the compiler for TPUs."""
+"""What `Pod.planned_bytes` runs in a process of its own, in the place of the compiler for TPUs."""
 
 from __future__ import annotations
 
