@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import pytest
 
 import attnjax
-from train.ablation import Ablation
-from train.cli import read_config_file, read_from_file
 from train.config import Config, GGAMConfig, ModelConfig
-from train.run import Run
+from train.config.ablation import Ablation
+from train.config.flags import read_config_file, read_from_file
+from train.runs.record import Run
 
 CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs").glob("*.py"))
 ABLATIONS = sorted((CONFIGS[0].parent / "ablations").glob("*.py"))

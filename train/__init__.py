@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from train.loop import train as train
-    from train.run import load_run as load_run
+    from train.runs.loop import train as train
+    from train.runs.record import load_run as load_run
 
 __all__ = ["load_run", "train"]
 
-_HOMES = {"load_run": "train.run", "train": "train.loop"}
+_HOMES = {"load_run": "train.runs.record", "train": "train.runs.loop"}
 
 
 def __getattr__(name: str) -> Any:

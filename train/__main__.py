@@ -7,13 +7,13 @@ import os
 from collections.abc import Sequence
 from typing import Annotated
 
-from train.cli import parse, program, read_config_file, with_duration_of  # first: it checks the extra
+from train.config.flags import parse, program, read_config_file, with_duration_of  # first: it checks the extra
 
 # isort: split
 import tyro
 
 from train.config import Config
-from train.hosts import Hosts, connected, is_first
+from train.hosts.processes import Hosts, connected, is_first
 
 _DEFAULT_CONFIG = "configs/digits_cbam.py"
 
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> None:
     parsed = parse(Arguments, flags, default=default, prog="python -m train CONFIG")
 
     with connected(parsed.hosts):
-        from train.loop import train
+        from train.runs.loop import train
 
         result = train(parsed.config, parsed.workdir)
         if result is not None and is_first():

@@ -8,21 +8,21 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Annotated
 
-from train.cli import parse, program, read_from_file, with_duration_of  # first: it checks the extra
+from train.config.flags import parse, program, read_from_file, with_duration_of  # first: it checks the extra
 
 # isort: split
 import tyro
 
-from train.ablation import Ablation, folder_name
-from train.cohort import Together, is_done, train_cohort, trains_together
+from train.ablation.seeds import Together, is_done, train_cohort, trains_together
+from train.ablation.table import Row, about, write_table
 from train.config import Config, flatten
+from train.config.ablation import Ablation, folder_name
+from train.config.errors import NotFiniteError, UserError, nearest
 from train.data import open_dataset
-from train.errors import NotFiniteError, UserError, nearest
-from train.lock import locked
-from train.preemption import Reached, preemption
-from train.run import read_run
-from train.shared import describe
-from train.table import Row, about, write_table
+from train.runs.lock import locked
+from train.runs.preemption import Reached, preemption
+from train.runs.record import read_run
+from train.runs.setup import describe
 
 _PROGRAM = "python -m train.ablate FILE"
 

@@ -10,16 +10,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
-from train.cli import parse, program, read_config_file, with_duration_of  # first: it checks the extra
+from train.config.flags import parse, program, read_config_file, with_duration_of  # first: it checks the extra
 
 # isort: split
 import tyro
 
 from train.config import Config, flatten
-from train.errors import UserError
-from train.files import replacing
-from train.tpu import COMPILER, GIB, Compiled, NotEnoughMemoryError, Pod
-from train.versions import installed, processor
+from train.config.errors import UserError
+from train.config.files import replacing
+from train.pods.compile import COMPILER, GIB, Compiled, NotEnoughMemoryError, Pod
+from train.runs.provenance import installed, processor
 
 _DEFAULT_CONFIG = "configs/imagenet_cbam_resnet50.py"
 _MOST_IMAGES = 2**20

@@ -12,16 +12,16 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from train.cli import parse, program, read_config_file  # first: it checks the extra
+from train.config.flags import parse, program, read_config_file  # first: it checks the extra
 
 # isort: split
 import tyro
 
 from train.aot import most_images
-from train.chips import chip_of
-from train.errors import UserError
-from train.files import replacing
-from train.tpu import COMPILER, GIB, Pod
+from train.config.errors import UserError
+from train.config.files import replacing
+from train.pods.chips import chip_of
+from train.pods.compile import COMPILER, GIB, Pod
 
 _MOST, _KEY = "most images a chip", "key"
 _COLUMNS = (

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Annotated, Any
 from unittest import mock
 
-from train.cli import parse, program  # first: it checks the extra
+from train.config.flags import parse, program  # first: it checks the extra
 
 # isort: split
 import jax
@@ -24,8 +24,8 @@ import tyro
 import attnjax
 from attnjax.layers import _convolve as convolve
 from attnjax.layers._convolve import Window
-from train.errors import UserError
-from train.versions import processor
+from train.config.errors import UserError
+from train.runs.provenance import processor
 
 _FORMS = (
     convolve.native,

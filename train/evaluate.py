@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated
 
-from train.cli import parse, program  # first: it checks the extra
+from train.config.flags import parse, program  # first: it checks the extra
 
 # isort: split
 import jax
@@ -20,15 +20,15 @@ from tqdm import tqdm
 
 from attnjax.models import GGAMNet
 from train.config import Config
+from train.config.errors import UserError
 from train.data import Reader, evaluation_batches, open_dataset
-from train.errors import UserError
-from train.hosts import Hosts, connected, gather, is_first
+from train.hosts.processes import Hosts, connected, gather, is_first
 from train.layout import Layout
 from train.metrics import GuidedMetrics, Metrics
-from train.run import load_state, read_run
+from train.runs.record import load_state, read_run
 from train.state import Variables, digest
 from train.step import eval_step
-from train.views import Crops, Views, views_step
+from train.tasks.multicrop import Crops, Views, views_step
 
 
 @dataclasses.dataclass(frozen=True)

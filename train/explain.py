@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from train.cli import parse, program  # first: it checks the extra
+from train.config.flags import parse, program  # first: it checks the extra
 
 # isort: split
 import jax
@@ -19,13 +19,13 @@ import numpy as np
 import tyro
 
 from attnjax.explain import METHODS, Column, gallery, grad_cam
+from train.config.errors import UserError
+from train.config.files import replacing
 from train.data import Reader, evaluation_transform, open_dataset
 from train.data.canvas import canvas_boxes
-from train.errors import UserError
-from train.faithfulness import score_maps
-from train.files import replacing
 from train.predict import prepare
-from train.run import LoadedRun, Run, load_run, read_run
+from train.runs.record import LoadedRun, Run, load_run, read_run
+from train.tasks.faithfulness import score_maps
 
 
 @dataclasses.dataclass(frozen=True)

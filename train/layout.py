@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from train.config import Config
-from train.errors import UserError
+from train.config.errors import UserError
 
 _SMALLEST_SHARDED = 2**14
 """Arrays with fewer values lie on every device: gathering them would cost more than it saves."""

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from train.config import OptimizerConfig, ScheduleConfig
-from train.errors import UserError
+from train.config.errors import UserError
 
 
 def make_schedule(config: ScheduleConfig, peak: float, steps: int) -> optax.Schedule:

@@ -12,9 +12,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from train.config import Config
-from train.errors import UserError
+from train.config.errors import UserError
 from train.layout import Layout
-from train.run import Run
+from train.runs.record import Run
 from train.step import train_step
 
 _AXIS = "device"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Annotated, Any, NamedTuple
 
-from train.cli import parse, program  # first: it checks the extra
+from train.config.flags import parse, program  # first: it checks the extra
 
 # isort: split
 import jax
@@ -17,10 +17,10 @@ import tyro
 from flax import linen as nn
 
 from train.config import DataConfig
+from train.config.errors import UserError
 from train.data import evaluation_transform
 from train.data.images import UnreadableImageError, fill, read_image, set_channels
-from train.errors import UserError
-from train.run import Run, load_run, read_run
+from train.runs.record import Run, load_run, read_run
 from train.state import Variables
 from train.step import normalize
 

@@ -10,15 +10,15 @@ import io
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
-from train.cli import parse, program  # first: it checks the extra
+from train.config.flags import parse, program  # first: it checks the extra
 
 # isort: split
 import tensorflow_datasets as tfds
 import tyro
 
+from train.config.errors import UserError, nearest
 from train.data.archives import ARCHIVES, Archive, Contents, Part, reason
 from train.data.prepared import tfds_folder
-from train.errors import UserError, nearest
 
 
 class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]

@@ -14,7 +14,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 import attnjax
-from train.weights import start_from
+from train.runs.weights import start_from
 
 Variables = dict[str, Any]
 

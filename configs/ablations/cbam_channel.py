@@ -10,7 +10,7 @@ mean and max: 17.21 +- 1.28 %.
 """
 
 from configs.canvas_cbam import config as canvas
-from train.ablation import Ablation
+from train.config import Ablation
 
 _NET = {"stage_sizes": (1, 1, 1), "stem": "imagenet"}
 

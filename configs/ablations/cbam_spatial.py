@@ -11,7 +11,7 @@ channel, 1x1 convolution, 3x3: 20.44 +- 2.84 %; channel, 1x1 convolution, 7x7: 2
 """
 
 from configs.canvas_cbam import config as canvas
-from train.ablation import Ablation
+from train.config import Ablation
 
 _NET = {"stage_sizes": (1, 1, 1), "stem": "imagenet"}
 

@@ -11,8 +11,7 @@ Result: none yet.
 import dataclasses
 
 from configs.canvas_cbam import config as canvas
-from train.ablation import Ablation
-from train.config import ModelConfig
+from train.config import Ablation, ModelConfig
 
 _NET = {"stage_sizes": (1, 1, 1), "widths": (64, 64, 64), "stem_width": 16}
 

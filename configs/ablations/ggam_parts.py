@@ -14,7 +14,7 @@ positions, guided: 8.00 +- 1.46 %; sigmoid: 8.28 +- 0.95 %; sigmoid, guided: 7.7
 import dataclasses
 
 from configs.digits_ggam_adamw import config as digits
-from train.ablation import Ablation
+from train.config import Ablation
 
 _NET = digits.model.options
 

@@ -11,7 +11,7 @@ lambda 100: 1.44 +- 0.91 %; lambda 1000: 1.67 +- 0.44 %.
 """
 
 from configs.digits_ggam_adamw import config as digits
-from train.ablation import Ablation
+from train.config import Ablation
 
 ablation = Ablation(
     base=digits,

@@ -15,8 +15,7 @@ import dataclasses
 from typing import Any
 
 from configs.digits_cbam import config as digits
-from train.ablation import Ablation
-from train.config import ModelConfig
+from train.config import Ablation, ModelConfig
 
 _NET = {"widths": (16, 32, 64), "stem_width": 8}
 _NETS: dict[str, dict[str, Any]] = {

@@ -13,8 +13,7 @@ Result, test error over seeds 0 to 4: 1 module a stage, residual: 5.67 +- 2.02 %
 import dataclasses
 
 from configs.digits_cbam import config as digits
-from train.ablation import Ablation
-from train.config import ModelConfig
+from train.config import Ablation, ModelConfig
 
 _NET = {"widths": (16, 32, 64), "stem_width": 8}
 

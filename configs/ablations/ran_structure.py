@@ -12,8 +12,7 @@ Result, test error over seeds 0 to 4: encoder and decoder: 4.61 +- 1.93 %; local
 import dataclasses
 
 from configs.digits_cbam import config as digits
-from train.ablation import Ablation
-from train.config import ModelConfig
+from train.config import Ablation, ModelConfig
 
 _NET = {"widths": (16, 32, 64), "stem_width": 8}
 

@@ -11,11 +11,11 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
-from tests.train.runs import small, write_images
-from train.cli import program
+from tests.train.support import small, write_images
+from train.config.flags import program
 from train.data import open_dataset
 from train.evaluate import Evaluation
-from train.loop import train
+from train.runs.loop import train
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.train.runs import SMALL, in_flags, lines, outcome, run, training
+from tests.train.support import SMALL, in_flags, lines, outcome, run, training
 
 SECONDS_TO_START = 8.0
 

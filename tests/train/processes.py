@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from tests.train.launchers import PREFIXES
-from tests.train.runs import SMALL, cached, in_flags
+from tests.train.support import SMALL, cached, in_flags
 
 ROOT = Path(__file__).resolve().parents[2]
 TOGETHER = {

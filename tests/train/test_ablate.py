@@ -13,19 +13,19 @@ import pytest
 from PIL import Image
 
 import attnjax
-from tests.train.runs import DIGITS, run
+from tests.train.support import DIGITS, run
 from train import ablate
-from train.ablation import Ablation, folder_name, with_settings
-from train.cli import read_config_file
 from train.config import Config, ModelConfig, OptimizerConfig
-from train.errors import UserError
-from train.report import Report
-from train.run import load_run, read_run
+from train.config.ablation import Ablation, folder_name, with_settings
+from train.config.errors import UserError
+from train.config.flags import read_config_file
+from train.runs.record import load_run, read_run
+from train.runs.report import Report
 
 Fails = Callable[..., str]
 FILE = """
 from configs.digits_cbam import config
-from train.ablation import Ablation
+from train.config.ablation import Ablation
 from train.config import *
 
 small = {"widths": (8,), "stage_sizes": (1,), "stem_width": 8}
@@ -167,7 +167,7 @@ def test_a_file_without_an_ablation_is_named(fails: Fails, capsys: pytest.Captur
     assert stop.value.code == 0
     assert "--seeds" in capsys.readouterr().out
     assert fails(ablate.main).startswith("error: give the file of an ablation first")
-    assert fails(ablate.main, DIGITS).endswith("must define ablation = Ablation(...), see train/ablation.py")
+    assert fails(ablate.main, DIGITS).endswith("must define ablation = Ablation(...), see train/config/ablation.py")
 
 
 def test_it_runs_as_a_module(file: Path):

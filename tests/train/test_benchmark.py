@@ -9,7 +9,7 @@ import pytest
 
 from attnjax.layers import _convolve as convolve
 from train import benchmark
-from train.errors import UserError
+from train.config.errors import UserError
 
 
 def test_a_net_is_compiled_and_its_steps_are_timed(capsys: pytest.CaptureFixture[str]) -> None:

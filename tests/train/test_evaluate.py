@@ -18,14 +18,14 @@ import attnjax
 from attnjax.attention import ChannelSpatialAttention
 from attnjax.losses import ggam_loss
 from attnjax.models import BasicBlock, GGAMNet, ResNet
-from tests.train.runs import Arrays, replace, small
+from tests.train.support import Arrays, replace, small
 from train.config import Config
+from train.config.errors import UserError
 from train.data import Reader, evaluation_batches
-from train.errors import UserError
 from train.evaluate import Evaluation, Evaluator, main
 from train.layout import Layout
 from train.step import normalize
-from train.views import Views
+from train.tasks.multicrop import Views
 
 CLASSES = 7
 CONFIG: Config = replace(small(), {"data.batch_size": 8, "data.image_size": 8, "data.resize": 10})

@@ -14,7 +14,7 @@ from PIL import Image
 from train import explain
 from train.data import open_dataset
 from train.evaluate import Evaluation
-from train.run import load_run, read_run
+from train.runs.record import load_run, read_run
 
 Trained = tuple[Path, Evaluation]
 Fails = Callable[..., str]

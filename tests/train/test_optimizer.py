@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.train.runs import small
+from tests.train.support import small
 from train.config import OptimizerConfig, ScheduleConfig
-from train.errors import UserError
+from train.config.errors import UserError
 from train.optimizer import _decays, make_optimizer, make_schedule
-from train.run import Run
+from train.runs.record import Run
 
 PARAMS = {
     "conv": {"kernel": np.asarray([[1.0, -2.0], [0.5, 3.0]], np.float32)},

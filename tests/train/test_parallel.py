@@ -14,13 +14,13 @@ from flax import linen as nn
 from attnjax.attention import CBAM, ChannelSpatialAttention
 from attnjax.layers import BatchNorm
 from attnjax.models import BasicBlock, GGAMNet, ResNet
-from tests.train.runs import replace, small
+from tests.train.support import replace, small
 from train.config import Config, ModelConfig
-from train.errors import UserError
+from train.config.errors import UserError
 from train.layout import Layout
 from train.metrics import Metrics
 from train.parallel import norm_options, training_step
-from train.run import Run
+from train.runs.record import Run
 from train.state import TrainState
 from train.step import train_step
 

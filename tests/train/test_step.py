@@ -16,14 +16,14 @@ from flax import linen as nn
 from attnjax.attention import ChannelSpatialAttention
 from attnjax.losses import cross_entropy, ggam_loss
 from attnjax.models import BasicBlock, GGAMNet, ResNet
-from tests.train.runs import Arrays, reader_of_split, replace, small
+from tests.train.support import Arrays, reader_of_split, replace, small
 from train.config import Config, DataConfig, ModelConfig
 from train.evaluate import Evaluation, Evaluator
 from train.layout import Layout
 from train.metrics import GuidedMetrics, Metrics
 from train.mix import mix
 from train.optimizer import make_optimizer, make_schedule
-from train.run import Run
+from train.runs.record import Run
 from train.state import TrainState, create_state
 from train.step import eval_step, normalize, train_step
 

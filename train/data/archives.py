@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from train.config.errors import UserError
 from train.data.images import read_image
-from train.errors import UserError
 
 
 class Part(NamedTuple):

@@ -11,7 +11,7 @@ from typing import BinaryIO, Literal
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from train.errors import UserError
+from train.config.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 

@@ -10,11 +10,11 @@ import grain
 import numpy as np
 
 from train.config import DataConfig
+from train.config.errors import UserError
 from train.data import images
 from train.data.augment import augment
 from train.data.dataset import Split
 from train.data.images import UnreadableImageError
-from train.errors import UserError
 
 Batch = dict[str, np.ndarray]
 """`image` uint8 (b, h, w, c), `label` int32 (b,), `mask` bool (b,): False where the place is only filled up."""

@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from train.config.errors import UserError, nearest
 from train.data.archives import ARCHIVES
 from train.data.dataset import Dataset, Split
 from train.data.images import UnreadableImageError, decode
-from train.errors import UserError, nearest
 
 _KEPT_BYTES = 2**28
 """Splits of fewer bytes stay in memory: a record costs 0.1 ms to find, as long as a small image to decode."""

@@ -8,11 +8,11 @@ import os
 import numpy as np
 
 from train.config import DataConfig
+from train.config.errors import UserError
 from train.data.canvas import on_canvases
 from train.data.dataset import Dataset, Split
 from train.data.images import SUFFIXES, read_image
 from train.data.prepared import open_prepared
-from train.errors import UserError
 
 
 def open_dataset(config: DataConfig) -> Dataset:

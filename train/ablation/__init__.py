@@ -1,0 +1,1 @@
+"""Variants and seeds: how they train, and the table of what came of them."""

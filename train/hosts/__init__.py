@@ -1,0 +1,1 @@
+"""Several processes, usually one on each host."""

@@ -1,0 +1,315 @@
+"""Compiles a training step for a TPU topology on a machine without TPUs."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import multiprocessing
+import os
+import queue
+import re
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+
+from train.config import Config
+from train.config.errors import UserError
+from train.layout import Layout
+from train.metrics import Metrics
+from train.parallel import training_step
+from train.pods.chips import Chip, chip_of, wrong_topology
+from train.pods.memory import memory_traffic
+from train.pods.program import Program, Traffic
+from train.runs.provenance import installed
+from train.runs.record import Run
+
+COMPILER = ("jax", "jaxlib", "libtpu")
+"""Packages that decide what comes of a traced step."""
+GIB = 2**30
+_WITHOUT_TPU = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+    "TPU_LOG_DIR": "disabled",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+"""What libtpu would otherwise ask a TPU machine for, and leave to compile beside another process. The topology
+overrules the type."""
+
+
+class NotEnoughMemoryError(UserError):
+    """A program does not fit on a chip.
+
+    Attributes:
+      needed: bytes that it needs there.
+    """
+
+    def __init__(self, message: str, needed: int) -> None:
+        super().__init__(message)
+        self.needed = needed
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """What the compiler says of a training step, per chip.
+
+    Attributes:
+      images: of a step, on each chip.
+      memory: bytes of `arguments`, `outputs`, `temporaries` and `program`; `reused` of the outputs lie on arguments.
+      flops: operations, as XLA counts them, times what loops repeat.
+      accessed: bytes that the operations take and give, in the chip's fast memory too, as XLA counts them: loops once.
+      moved: bytes from and to HBM, see memory_traffic.
+      traffic: collectives by kind.
+      unknown_loops: how many loops count once in all this, since the program does not say how often they run.
+      seconds: that the compilation took.
+    """
+
+    images: int
+    memory: Mapping[str, int]
+    flops: float
+    accessed: float
+    moved: int
+    traffic: Mapping[str, Traffic]
+    unknown_loops: int
+    seconds: float
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> Compiled:
+        """From the fields as JSON has them; others beside them are passed over."""
+        fields = {field.name: record[field.name] for field in dataclasses.fields(cls)}
+        return cls(**fields | {"traffic": {kind: Traffic(**of) for kind, of in fields["traffic"].items()}})
+
+    @property
+    def needed(self) -> int:
+        """Bytes of memory in all."""
+        return _total(self.memory)
+
+    def times(self, chip: Chip) -> dict[str, float]:
+        """Seconds that each part of a step takes at the chip's peak, if nothing else held it up."""
+        return {
+            "compute": self.flops / chip.flops,
+            "memory": self.moved / chip.memory_bandwidth,
+            "collectives": sum(kind.sent for kind in self.traffic.values()) / chip.network_bandwidth,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Pod:
+    """The chips of a topology, and the compiler for them.
+
+    Attributes:
+      topology: its name, such as v5e:16x16.
+      chip: what each of them can do.
+      devices: that programs are compiled for, one a chip.
+    """
+
+    topology: str
+    chip: Chip
+    devices: Sequence[Any]
+
+    @classmethod
+    def of(cls, topology: str) -> Pod:
+        """Raises UserError where libtpu is not installed, or there is no such topology."""
+        chip = chip_of(topology)
+        require_libtpu()
+        os.environ.update(_WITHOUT_TPU)
+        jax.config.update("jax_platforms", "cpu")  # libtpu would look for a TPU otherwise
+        try:
+            return cls(topology, chip, topologies.get_topology_desc(topology, "tpu", **chip.options).devices)
+        except jax.errors.JaxRuntimeError as error:
+            if "INVALID_ARGUMENT" in str(error):
+                raise wrong_topology(topology) from error
+            raise
+
+    @property
+    def num_processes(self) -> int:
+        """Hosts that the chips belong to."""
+        return len({device.process_index for device in self.devices})
+
+    def with_images(self, config: Config, images: int) -> Config:
+        """The config with a batch of so many images on each chip."""
+        data = dataclasses.replace(config.data, batch_size=images * len(self.devices))
+        return dataclasses.replace(config, data=data)
+
+    def key(self, config: Config) -> str:
+        """Changes with everything that the compiled program depends on: the traced step, the topology, the compiler."""
+        parts = (_lower(config, self.devices).as_text(), self.topology, installed(COMPILER))
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def compile(self, config: Config) -> Compiled:
+        """Compiles the training step of a config.
+
+        Raises:
+          NotEnoughMemoryError: it does not fit on a chip.
+        """
+        images, start = config.data.batch_size // len(self.devices), time.monotonic()
+        lowered = _lower(config, self.devices)
+        try:
+            compiled = _with_progress(lowered.compile, f"compiling for {self.topology}, {images} images a chip")
+        except jax.errors.JaxRuntimeError as error:
+            raise explain(error, images) from error
+        text, seconds = Program(compiled.as_text(), len(self.devices)), time.monotonic() - start
+        cost = compiled.cost_analysis()
+        return Compiled(
+            images,
+            _memory(compiled),
+            cost["flops"] * text.repetition("convolution"),  # XLA counts a loop once
+            cost["bytes accessed"],
+            memory_traffic(text),
+            text.traffic(),
+            text.unknown_loops(),
+            seconds,
+        )
+
+    def planned_bytes(self, config: Config) -> int:
+        """What of a chip's memory the training step of a config needs beside its program; it need not fit.
+
+        The compiler assigns memory within seconds, and then generates the program for minutes. It cannot be stopped, so
+        it runs in a process of its own.
+
+        Raises:
+          UserError: the step cannot be compiled.
+        """
+        images, context = config.data.batch_size // len(self.devices), multiprocessing.get_context("spawn")
+        receiver, sender = context.Pipe(duplex=False)
+        with receiver, sender, tempfile.TemporaryDirectory() as folder:
+            process = context.Process(target=_plan, args=(self.topology, config, folder, sender), daemon=True)
+            process.start()
+            sender.close()
+            try:
+                while not receiver.poll(0.1):
+                    if (assigned := _assigned(folder)) is not None:
+                        return assigned
+                told = receiver.recv()
+            except EOFError:
+                process.join()
+                told = f"the compiler ended with code {process.exitcode}"
+            finally:
+                process.kill()
+                process.join()
+        if isinstance(told, int):
+            return told
+        error = explain(RuntimeError(told), images)
+        if isinstance(error, NotEnoughMemoryError):
+            return error.needed
+        raise UserError(f"{images} images a chip: {told.splitlines()[0]}")
+
+
+def _plan(topology: str, config: Config, folder: str, sender: Connection) -> None:
+    """Compiles the step; the compiler writes its reports into a folder meanwhile. Ends with the process that asked."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        lowered = _lower(config, Pod.of(topology).devices)
+        memory = _memory(lowered.compile(compiler_options={"xla_dump_to": folder}))
+    except Exception as error:
+        sender.send(str(error) or repr(error))
+    else:
+        sender.send(_total(memory) - memory["program"])
+
+
+def _end_with_parent() -> None:
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _assigned(folder: str) -> int | None:
+    """Bytes in a chip's main memory, as the compiler's report in a folder says; None while there is none."""
+    for path in Path(folder).glob("*.after_optimizations-memory-usage-report.txt"):
+        with path.open(encoding="utf-8") as file:
+            if total := re.match(r"Memory Space: default \(color=0\)\nTotal bytes: (\d+) ", file.read(200)):
+                return int(total[1])
+    return None
+
+
+def require_libtpu() -> None:
+    """Raises UserError where the compiler for TPUs is not installed."""
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError("libtpu is not installed: pip install -e '.[aot]'")
+
+
+def explain(error: Exception, images: int) -> Exception:
+    """The compiler's error as the user's, where it is for want of memory; else the error itself."""
+    sizes = re.search(r"RESOURCE_EXHAUSTED.*?\(([\d.]+)([MGT])\).*?\(([\d.]+)G\)", str(error), re.DOTALL)
+    if sizes is None:
+        return error
+    needed = float(sizes[1]) * 1024.0 ** ("MGT".index(sizes[2]) - 1)
+    message = f"{images} images a chip do not fit: they need {needed:.2f} of {sizes[3]} GiB"
+    return NotEnoughMemoryError(message, int(needed * GIB))
+
+
+def _memory(compiled: jax.stages.Compiled) -> dict[str, int]:
+    """Bytes by what they hold, see Compiled."""
+    memory: Any = compiled.memory_analysis()
+    return {
+        "arguments": memory.argument_size_in_bytes,
+        "outputs": memory.output_size_in_bytes,
+        "reused": memory.alias_size_in_bytes,
+        "temporaries": memory.temp_size_in_bytes,
+        "program": memory.generated_code_size_in_bytes,
+    }
+
+
+def _total(memory: Mapping[str, int]) -> int:
+    return sum(memory.values()) - 2 * memory["reused"]
+
+
+def _lower(config: Config, devices: Sequence[jax.Device]) -> Any:
+    """Traces the step that `python -m train` runs, without its data set."""
+    size, classes = config.data.image_size, config.model.num_classes
+    if size is None or classes is None:
+        missing = "data.image_size" if size is None else "model.num_classes"
+        raise UserError(f"set {missing}: the data set is not opened here")
+    if config.parallel.engine != "jit":
+        raise UserError(f"parallel.engine={config.parallel.engine!r} needs its devices: take 'jit'")
+    shape = (size, size, config.data.channels or 3)
+    run = Run(config, tuple(map(str, range(classes))), shape, num_examples=config.data.batch_size)
+    layout = Layout.of(config, devices)
+    step: Any = training_step(run, layout)
+    state, metrics = layout.abstract((run.abstract_state(), jax.eval_shape(Metrics.zero)))
+    batch = {
+        "image": jax.ShapeDtypeStruct((config.data.batch_size, *shape), jnp.uint8, sharding=layout.split),
+        "label": jax.ShapeDtypeStruct((config.data.batch_size,), jnp.int32, sharding=layout.split),
+    }
+    return step.program.lower(state, metrics, batch)
+
+
+def _with_progress(work: Callable[[], Any], label: str) -> Any:
+    """Does the work in a thread and tells the elapsed time: every second on a terminal, elsewhere every half minute."""
+    results: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            results.put((work(), None))
+        except Exception as error:
+            results.put((None, error))
+
+    terminal, start = sys.stderr.isatty(), time.monotonic()
+    before, after, last = ("\r", "", "\r\x1b[K") if terminal else ("", "\n", "")
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        while True:
+            with contextlib.suppress(queue.Empty):
+                result, error = results.get(timeout=1 if terminal else 30)
+                break
+            print(f"{before}{label}: {time.monotonic() - start:.0f} s", end=after, file=sys.stderr, flush=True)
+    finally:
+        print(end=last, file=sys.stderr, flush=True)
+    if error is not None:
+        raise error
+    return result

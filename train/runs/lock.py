@@ -1,0 +1,50 @@
+"""One run at a time in a work directory."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import os
+import socket
+import sys
+from collections.abc import Iterator
+
+from train.config.errors import UserError
+
+
+@contextlib.contextmanager
+def locked(workdir: str) -> Iterator[None]:
+    """Holds WORKDIR/lock, which the kernel lets go when the process ends, however it ends.
+
+    Args:
+      workdir: the run's folder; it is made where there is none.
+
+    Raises:
+      UserError: another process holds it, or the folder cannot be written to.
+    """
+    try:
+        os.makedirs(workdir, exist_ok=True)
+        file = open(os.path.join(workdir, "lock"), "ab+", buffering=0)  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise UserError(f"cannot write to work directory {workdir}: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = lock_holder(workdir) or "another process"
+            raise UserError(f"{workdir} is in use by {holder}: wait for its end, or choose another --workdir") from None
+        except OSError as error:  # a file system without locks
+            print(f"note: {workdir} cannot be locked ({error.strerror}): let no other run use it", file=sys.stderr)
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        with contextlib.suppress(OSError):  # on a full disk the lock holds, but has no name
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n".encode())
+        yield
+
+
+def lock_holder(workdir: str) -> str:
+    """Who holds, or last held, a work directory; nothing where nobody has."""
+    with contextlib.suppress(OSError), open(os.path.join(workdir, "lock")) as file:
+        return file.read().strip()
+    return ""

@@ -1,0 +1,194 @@
+"""What is seen of a run: progress, metrics.jsonl, TensorBoard events, and pictures at the end."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tqdm import tqdm
+
+from train.config.files import replacing
+from train.evaluate import Evaluation
+from train.runs.checkpoint import checkpoint_steps
+from train.runs.plots import draw_confusion, draw_curves
+from train.runs.record import Run, checkpoint_folder
+
+
+class Report:
+    """Tells of a run on standard output and in its folder.
+
+    Args:
+      workdir: the run's folder.
+      step: the step that the run starts or resumes at; what the files tell of later steps is taken back.
+      total_steps: the step it ends at.
+      evaluated: whether what they tell of the test images at this very step stands.
+      label: begins every line of a run that is one of many; of these, little more than evaluations is told.
+    """
+
+    def __init__(
+        self, workdir: str, step: int, total_steps: int, evaluated: bool = False, label: str | None = None
+    ) -> None:
+        self._workdir, self._total, self._label = workdir, total_steps, label
+        self._jsonl_path = os.path.join(workdir, "metrics.jsonl")
+        self._rewind(step, evaluated)
+        self._jsonl = open(self._jsonl_path, "a", buffering=1)  # noqa: SIM115 - closed by close()
+        self._events = EventFileWriter(os.path.join(workdir, "tensorboard"))
+        restart = SessionLog(status=SessionLog.START)
+        self._events.add_event(Event(wall_time=time.time(), step=step + 1, session_log=restart))
+        self._bar: tqdm[Any] | None = None
+        self._opened = self._started = time.perf_counter()
+        self._resumed_at = self._first_step = step
+
+    def _rewind(self, step: int, evaluated: bool) -> None:
+        records = [record for record in read_metrics(self._workdir) if record["step"] <= step]
+        if not evaluated:
+            records = [record for record in records if (record["step"], record["split"]) != (step, "test")]
+        with replacing(self._jsonl_path) as path, open(path, "w") as file:
+            file.writelines(json.dumps(record) + "\n" for record in records)
+
+    def start(self, run: Run, bar: bool = True) -> None:
+        """Says what is trained, and where the run goes on; on a terminal the progress bar begins, if there is one."""
+        step, total = self._first_step, self._total
+        if step:
+            self.say(f"{self._workdir} resumes at step {step} of {total}")
+        config, (height, width, channels) = run.config, run.image_shape
+        self._detail(
+            f"{config.model.name} on {config.data.source}: {run.num_examples} training images of "
+            f"{height}x{width}x{channels}, {len(run.class_names)} classes, {total} steps of {config.data.batch_size}"
+        )
+        if config.data.batch_size > run.num_examples:
+            self._detail("a batch is larger than the data set: it has images several times")
+        if bar and _is_terminal():
+            self._bar = tqdm(total=total, initial=step, unit="step", file=sys.stdout)
+            self._bar.set_postfix_str("compiling")
+
+    def say(self, text: str) -> None:
+        """Prints a line, above the progress bar where there is one."""
+        with tqdm.external_write_mode(file=sys.stdout):
+            print(text if self._label is None else f"{self._label}: {text}", flush=True)
+
+    def _detail(self, text: str) -> None:
+        if self._label is None:
+            self.say(text)
+
+    def compiled(self) -> None:
+        """Says how long it took up to the end of the first step; time is counted from here on."""
+        self._detail(f"first step after {time.perf_counter() - self._started:.0f} s, most of it compilation")
+        self._started, self._first_step = time.perf_counter(), self._first_step + 1
+        if self._bar is not None:
+            self._bar.set_postfix_str("")
+
+    def tick(self) -> None:
+        """Moves the progress bar on by a step."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def training(self, step: int, figures: dict[str, float]) -> None:
+        """Tells the figures since the last call; loss, accuracy and images_per_second are among them."""
+        self._record(step, "train", figures)
+        text = (
+            f"loss {figures['loss']:.4f}, top-1 {figures['accuracy']:.4f}, {figures['images_per_second']:.0f} images/s"
+        )
+        if self._bar is None:
+            self._detail(f"step {step}/{self._total}: {text}{self._remaining(step)}")
+        else:
+            self._bar.set_postfix_str(text)
+
+    def evaluation(self, step: int, result: Evaluation) -> None:
+        """Tells the figures on the test images."""
+        self._record(step, "test", result.figures())
+        self.say(f"step {step}/{self._total}: test loss {result.loss:.4f}, test top-1 {result.accuracy:.4f}")
+
+    def _record(self, step: int, split: str, figures: dict[str, float]) -> None:
+        self._jsonl.write(json.dumps({"step": step, "split": split, **figures}) + "\n")
+        values = [Summary.Value(tag=f"{split}/{name}", simple_value=value) for name, value in figures.items()]
+        self._events.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+
+    def _remaining(self, step: int) -> str:
+        done = step - self._first_step
+        if done == 0:
+            return ""
+        seconds = (time.perf_counter() - self._started) / done * (self._total - step)
+        return f", {tqdm.format_interval(seconds)} left"
+
+    def finish(self, result: Evaluation, class_names: tuple[str, ...], unreadable: list[str]) -> None:
+        """Ends the progress bar, writes summary.json, curves.png, confusion.csv and confusion.png, and says where."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        seconds = time.perf_counter() - self._opened
+        summary = {
+            "steps": self._total,
+            "resumed_at_step": self._resumed_at,
+            **{f"test_{name}": value for name, value in result.figures().items()},
+            "test_images": result.count,
+            "seconds": round(seconds, 1),
+            "unreadable_images": unreadable,
+        }
+        with replacing(os.path.join(self._workdir, "confusion.csv")) as path, open(path, "w", errors="replace") as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(["true", *class_names])
+            table.writerows([name, *row] for name, row in zip(class_names, result.confusion.tolist(), strict=True))
+        draw_curves(read_metrics(self._workdir), os.path.join(self._workdir, "curves.png"))
+        draw_confusion(result.confusion, class_names, os.path.join(self._workdir, "confusion.png"))
+        with replacing(os.path.join(self._workdir, "summary.json")) as path, open(path, "w") as file:
+            json.dump(summary, file, indent=2)
+        if unreadable:
+            self.say(f"{len(unreadable)} unreadable images skipped, see summary.json")
+        self._detail(f"steps {self._resumed_at} to {self._total} took {seconds:.0f} s, the run lies in {self._workdir}")
+
+    def close(self) -> None:
+        """Closes files and progress bar."""
+        self._jsonl.close()
+        self._events.close()
+        if self._bar is not None:
+            self._bar.close()
+
+
+class Silence:
+    """The report of a process that is not the first: it says and writes nothing."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *arguments, **options: None
+
+
+def read_metrics(workdir: str) -> list[dict[str, Any]]:
+    """Reads metrics.jsonl; what is no record, such as a line cut short by a kill, is passed over."""
+    path = os.path.join(workdir, "metrics.jsonl")
+    if not os.path.exists(path):
+        return []
+    with open(path, errors="replace") as file:
+        return [record for record in map(_parse, file) if isinstance(record, dict) and {"step", "split"} <= set(record)]
+
+
+def _parse(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        return None
+
+
+def is_finished(workdir: str, total_steps: int) -> bool:
+    """Whether a run of that duration has come to its end, pictures and all."""
+    path = os.path.join(workdir, "summary.json")
+    if not os.path.exists(path) or total_steps not in checkpoint_steps(checkpoint_folder(workdir)):
+        return False
+    with open(path, errors="replace") as file:
+        summary = _parse(file.read())
+    return isinstance(summary, dict) and summary.get("steps") == total_steps
+
+
+def _is_terminal() -> bool:
+    """Whether standard output is a terminal with room for a progress bar."""
+    try:
+        return sys.stdout.isatty() and min(os.get_terminal_size(sys.stdout.fileno())) > 0
+    except OSError:
+        return False

@@ -1,0 +1,83 @@
+"""Scores of a run's class activation maps: the pointing game, insertion and deletion, ROAD."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from tqdm import tqdm
+
+from attnjax.explain import METHODS, grad_cam, insertion_deletion, pointing_game, road
+from train.runs.record import LoadedRun
+from train.state import Variables
+
+_NAMES = ("insertion", "deletion", "road")
+_SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
+"""What ROAD removes."""
+
+
+def score_maps(
+    loaded: LoadedRun,
+    images: np.ndarray,
+    classes: np.ndarray,
+    boxes: np.ndarray | None,
+    *,
+    layer: str,
+    batch_size: int = 64,
+) -> dict[str, dict[str, float]]:
+    """Scores all methods on some images, and two maps that know nothing of them: highest in the centre, and noise.
+
+    Args:
+      loaded: the net.
+      images: uint8 (n, h, w, c) of the size that the net sees.
+      classes: whose maps and probabilities are meant, (n,).
+      boxes: of the objects, (n, 4), or None where they are not known.
+      layer: see `attnjax.explain.grad_cam`.
+      batch_size: images at once.
+
+    Returns:
+      By method: the mean of each score over the images; `pointing_game` only where there are boxes.
+
+    Raises:
+      ValueError: the net has no such layer.
+    """
+    batch_size = min(batch_size, len(images))
+    score = jax.jit(partial(_scores, loaded.model))
+    places = np.arange(-(-len(images) // batch_size) * batch_size).reshape(-1, batch_size)
+    table = {}
+    for method in tqdm((*METHODS, "centre", "random"), unit="method", leave=False, disable=None):
+        make = jax.jit(partial(_maps, loaded.model, layer, method))
+        rows = []
+        for batch in np.minimum(places, len(images) - 1):  # the last one is filled up: one program serves all
+            inputs, chosen = loaded.preprocess(jnp.asarray(images[batch])), classes[batch]
+            maps = make(loaded.variables, inputs, chosen)
+            hits = {} if boxes is None else {"pointing_game": pointing_game(maps, boxes[batch])}
+            rows.append(hits | dict(zip(_NAMES, score(loaded.variables, inputs, maps, chosen), strict=True)))
+        table[method] = {
+            name: float(np.concatenate([row[name] for row in rows])[: len(images)].mean()) for name in rows[0]
+        }
+    return table
+
+
+def _maps(
+    model: nn.Module, layer: str, method: str, variables: Variables, images: jax.Array, classes: jax.Array
+) -> jax.Array:
+    shape = images.shape[:3]
+    if method == "random":
+        return jax.random.uniform(jax.random.key(0), shape)
+    if method == "centre":
+        down, across = (jnp.square(jnp.arange(side, dtype=jnp.float32) - side // 2) for side in shape[1:])
+        return jnp.broadcast_to(-(down[:, None] + across[None, :])[None], shape)
+    return grad_cam(model, variables, images, layer=layer, target=classes, method=method).map
+
+
+def _scores(
+    model: nn.Module, variables: Variables, images: jax.Array, maps: jax.Array, classes: jax.Array
+) -> tuple[jax.Array, ...]:
+    """By image, in the order of the names."""
+    given = (model, variables, images, maps, classes)
+    areas = insertion_deletion(*given)
+    return areas.insertion, areas.deletion, road(*given, shares=_SHARES).score

@@ -1,0 +1,130 @@
+"""Evaluation by several views of each test image: crops, their mirror images, and sizes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from train.config import Config, DataConfig
+from train.config.errors import UserError
+from train.data import Batch, Reader, evaluation_batches, evaluation_transform
+from train.data.images import centre_offset, cover, resize
+from train.metrics import Metrics
+from train.state import Variables
+from train.step import add_answers, normalize
+
+Crops = Literal["center", "ten"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """What is cut out of each test image, over which the net's probabilities are averaged.
+
+    Attributes:
+      crops: `center`, or `ten`: the four corners and the centre, and the mirror images of these.
+      scales: for each scale the side of the crops, and the side that the image is resized to before.
+    """
+
+    crops: Crops
+    scales: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, reader: Reader, crops: Crops, sizes: Sequence[int], sides: Sequence[int]) -> Views:
+        """Fills up from a run's settings what is not given.
+
+        Args:
+          reader: the test images as the run reads them.
+          crops: see `Views`.
+          sizes: sides of the crops; none takes the run's.
+          sides: what the image is resized to before, one for each size or one for all; none keeps the run's proportion.
+
+        Raises:
+          UserError: the numbers do not fit each other.
+        """
+        height, width, _ = reader.image_shape
+        if not sizes and height != width:
+            raise UserError(f"the run's images are {height}x{width}: give the side of square crops as --sizes")
+        sizes, config = tuple(sizes) or (height,), reader.config
+        if not sides:
+            sides = [round(size * (config.resize or height) / height) for size in sizes]
+        count = max(len(sizes), len(sides))
+        if len(sides) not in (1, count) or len(sizes) not in (1, count):
+            raise UserError(f"--resize takes one value, or one for each of {len(sizes)} --sizes: got {len(sides)}")
+        scales = [tuple(values) * (count // len(values)) for values in (sizes, sides)]
+        return cls(crops, tuple(zip(*scales, strict=True)))
+
+    def check(self, model: nn.Module, variables: Variables, reader: Reader) -> None:
+        """Raises UserError where the net refuses images of one of the sizes."""
+        for one in self.readers(reader):
+            image = jax.ShapeDtypeStruct((1, *one.image_shape), jnp.float32)
+            try:
+                jax.eval_shape(partial(model.apply, train=False), variables, image)
+            except ValueError as error:
+                size, reason = one.image_shape[0], str(error).partition("\n")[0]
+                raise UserError(f"the net does not take images of {size}x{size} pixels: {reason}") from error
+
+    def readers(self, reader: Reader) -> list[Reader]:
+        """The reader of each scale."""
+        channels = reader.image_shape[-1]
+        return [
+            dataclasses.replace(
+                reader,
+                config=dataclasses.replace(reader.config, image_size=size, resize=side),
+                image_shape=(size, size, channels),
+            )
+            for size, side in self.scales
+        ]
+
+    def batches(self, reader: Reader, process: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
+        """As `evaluation_batches`, with `image0`, `image1`, ... (b, v, h, w, c), the v views at each scale."""
+        cut = _ten_crops if self.crops == "ten" else _one_crop
+        parts = [evaluation_batches(one, process, cut) for one in self.readers(reader)]
+        for scales in zip(*parts, strict=True):
+            images = {f"image{number}": batch["image"] for number, batch in enumerate(scales)}
+            yield {"label": scales[0]["label"], "mask": scales[0]["mask"], **images}
+
+
+def _one_crop(config: DataConfig, image: np.ndarray) -> np.ndarray:
+    return evaluation_transform(config, image)[None]
+
+
+def _ten_crops(config: DataConfig, image: np.ndarray) -> np.ndarray:
+    """The corners and the centre, then the same mirrored, (10, h, w, c)."""
+    assert config.image_size is not None
+    assert config.resize is not None
+    size, change = config.image_size, resize if config.augmentation == "resize_crop" else cover
+    resized = change(image, config.resize, config.resize)
+    bottom, right = (length - size for length in resized.shape[:2])
+    middle = (centre_offset(bottom, 0), centre_offset(right, 0))
+    corners = [(0, 0), (0, right), (bottom, 0), (bottom, right), middle]
+    crops = np.stack([resized[top : top + size, left : left + size] for top, left in corners])
+    return np.concatenate([crops, crops[:, :, ::-1]])
+
+
+def views_step(
+    model: nn.Module,
+    config: Config,
+    variables: Variables,
+    metrics: Metrics,
+    confusion: jax.Array,
+    batch: Mapping[str, jax.Array],
+) -> tuple[Metrics, jax.Array]:
+    """As `eval_step`, by the mean of the probabilities over all views of a batch of `Views.batches`."""
+
+    def answer(images: jax.Array) -> jax.Array:
+        flat = images.reshape(-1, *images.shape[2:])
+        logits: Any = model.apply(variables, normalize(config.data, flat), train=False)
+        return jax.nn.log_softmax(logits).reshape(*images.shape[:2], -1)
+
+    answers = [answer(images) for name, images in batch.items() if name.startswith("image")]
+    together = jnp.concatenate(answers, axis=1)
+    logits = jax.nn.logsumexp(together, axis=1) - math.log(together.shape[1])
+    return add_answers(metrics, confusion, batch, logits)
