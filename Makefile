@@ -39,7 +39,7 @@ pod: $(VENV)/train.done $(VENV)/aot.done
 	$(BIN)/python -m train.aot_table $(POD)
 
 pod-all: $(VENV)/train.done $(VENV)/aot.done
-	$(BIN)/python -m train.aot_table $(wildcard configs/imagenet_*.py) --find_batch --out train/aot_table.md
+	$(BIN)/python -m train.aot_table $(wildcard configs/imagenet_*.py) --find_batch --out docs/results/aot_table.md
 
 lint: $(VENV)/dev.done
 	$(BIN)/ruff check .

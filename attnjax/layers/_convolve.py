@@ -60,7 +60,7 @@ def convolve(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
 
 
 def choose_for_cpu(shape: tuple[int, ...], kernel_shape: tuple[int, ...], window: Window) -> Lowering:
-    """The fastest form of value and gradients together on a CPU: the rule drawn from train/benchmark_layers.md.
+    """The fastest form of value and gradients together on a CPU: the rule drawn from docs/results/benchmark_layers.md.
 
     XLA swaps input and kernel of an ungrouped convolution whose map has fewer positions than the kernel has taps, and
     is then 5 to 50 times slower. It has no fast filter gradient of a grouped one, and pays for every group, so that up
@@ -83,7 +83,7 @@ def choose_for_cpu(shape: tuple[int, ...], kernel_shape: tuple[int, ...], window
 
 
 def choose_for_tpu(shape: tuple[int, ...], kernel_shape: tuple[int, ...], window: Window) -> Lowering:
-    """XLA's own, but for a few channels to one, as spatial gates have them; times are in the README, Figures.
+    """XLA's own, but for a few channels to one, as spatial gates have them; times are in docs/results.
 
     XLA's filter gradient takes minutes to compile there. A product compiles in seconds, and fills the columns of the
     matrix unit, of which one channel would use one; its matrix must stay small.

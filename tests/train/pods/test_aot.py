@@ -544,7 +544,7 @@ def test_configs_of_one_name_are_refused(
 
 
 def test_every_imagenet_step_fits_a_chip_at_its_papers_batch_or_more() -> None:
-    rows = aot_table.read_table(str(ROOT / "train" / "aot_table.md"), "v5e:16x16")
+    rows = aot_table.read_table(str(ROOT / "docs" / "results" / "aot_table.md"), "v5e:16x16")
     configs = {path.stem: read_config_file(str(path)) for path in (ROOT / "configs").glob("imagenet_*.py")}
     assert rows.keys() == configs.keys()
     for name, row in rows.items():
@@ -590,7 +590,7 @@ def test_the_largest_batch_that_is_planned_is_compiled_and_fits(config_file: str
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: the extra aot")
 def test_the_committed_table_needs_no_compilation(tmp_path: Path) -> None:
     out = tmp_path / "table.md"
-    shutil.copy(ROOT / "train" / "aot_table.md", out)
+    shutil.copy(ROOT / "docs" / "results" / "aot_table.md", out)
     row = aot_table.read_table(str(out), "v5e:16x16")["imagenet_resnet18"]
     if row["compiler"] != ", ".join(f"{name} {version}" for name, version in installed(COMPILER).items()):
         pytest.skip(f"the table was made with {row['compiler']}")
