@@ -1,11 +1,12 @@
 """Convolutional attention networks in JAX and Flax Linen.
 
-The blocks are in `attnjax.attention`, the backbones in `attnjax.models`, their parts in `attnjax.layers`, what they are
-trained with in `attnjax.losses`; `attnjax.explain` shows what nets look at, and `attnjax.convert` reads and writes the
-weights of PyTorch code.
+The blocks are in `attnjax.attention`, the backbones in `attnjax.models`, their parts in `attnjax.layers`; they are
+trained with `attnjax.training` and `attnjax.losses`. `attnjax.explain` shows what nets look at, and `attnjax.convert`
+reads and writes the weights of PyTorch code.
 """
 
-from attnjax import attention, convert, explain, layers, losses, models
+from attnjax import attention, convert, explain, layers, losses, models, training
+from attnjax._partial import Partial
 from attnjax.convert import load_pretrained
 from attnjax.models import (
     ModelInfo,
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ModelInfo",
+    "Partial",
     "Result",
     "attention",
     "convert",
@@ -36,4 +38,5 @@ __all__ = [
     "losses",
     "model_info",
     "models",
+    "training",
 ]

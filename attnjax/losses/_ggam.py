@@ -1,7 +1,8 @@
-"""Losses: cross-entropy with label smoothing, and GGAM's, which draws channel attention to Grad-CAM's weights."""
+"""GGAM's loss, which draws channel attention to Grad-CAM's weights."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -10,42 +11,9 @@ import jax.numpy as jnp
 
 from attnjax._choice import check_choice
 from attnjax.layers import at_least_float32
+from attnjax.losses._cross_entropy import class_shares, classification_sums, cross_entropy, mask_of
 from attnjax.models import GGAMNet
-
-__all__ = ["GGAMTerms", "cross_entropy", "ggam_loss", "guidance_loss"]
-
-
-def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
-    """Cross-entropy of each example with smoothed targets.
-
-    -sum over k of t_k log softmax(logits)_k, with t = (1 - smoothing) y + smoothing / n.
-
-    Args:
-      logits: (b, n), floating.
-      labels: y, as classes, integers (b,), or as shares of the classes, floating (b, n).
-      smoothing: share of the target that is spread evenly over all classes.
-
-    Returns:
-      (b,), float32 or wider.
-
-    Raises:
-      ValueError: `labels` is neither, or `smoothing` is not at least 0 and below 1.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from attnjax.losses import cross_entropy
-      >>> logits = jnp.log(jnp.array([[0.7, 0.2, 0.1]]))
-      >>> [round(float(cross_entropy(logits, jnp.array([0]), s)[0]), 4) for s in (0.0, 0.3)]
-      [0.3567, 0.6765]
-
-    References:
-      Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", CVPR 2016.
-    """
-    if not 0 <= smoothing < 1:
-        raise ValueError(f"smoothing={smoothing} must be at least 0 and below 1")
-    logits = logits.astype(at_least_float32(logits.dtype))
-    targets = (1 - smoothing) * _shares(labels, logits) + smoothing / logits.shape[-1]
-    return -jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1)
+from attnjax.training import Aux
 
 
 def guidance_loss(
@@ -192,7 +160,7 @@ def ggam_loss(
     check_choice("reduction", reduction, ("mean", "sum"))
     check_choice("statistics", statistics, ("running", "batch"))
     maps, logits, channel_weights, updates = _forward(model, variables, images, train, rngs)
-    chosen = _shares(labels, logits) if target == "label" else None
+    chosen = class_shares(labels, logits) if target == "label" else None
     options: Any = {"wrt": wrt, "train": statistics == "batch", "stop_gradient": stop_gradient}
     beta = _cam_gradient(model, variables, maps[wrt], chosen, **options)
     cam_weights = _normalized(beta, beta_norm)
@@ -201,6 +169,85 @@ def ggam_loss(
     reduce = jnp.mean if reduction == "mean" else jnp.sum
     terms = GGAMTerms(logits, entropy, guidance, channel_weights, beta, cam_weights, updates)
     return entropy.mean() + weight * reduce(guidance), terms
+
+
+@dataclasses.dataclass(frozen=True)
+class GGAM:
+    """GGAM's loss as a `Loss`: cross-entropy, and the distance of the channel weights from the Grad-CAM weights.
+
+    The mean over the images of its batch, see `ggam_loss`; a `mask` is heeded by the sums alone. In training, a
+    `target`, shares of the classes (b, n), goes before `label`, classes (b,).
+
+    Sums: `loss`, `correct`, `count`; `kl`, the guidance loss without its factor; in evaluation, `loss` is the
+    cross-entropy alone, without smoothing, and there are `correlation`, Pearson's of S and W over the channels, which
+    is 0 where one of them is constant, `top5` and `confusion`, see `CrossEntropy`.
+
+    Args:
+      weight: the factor lambda of the guidance loss.
+      batch_size: images of the whole batch, which `reduction="sum"` needs: the loss may see only a part of it.
+      beta_norm, kl, target, wrt, stop_gradient, reduction, smoothing, epsilon: see `ggam_loss`.
+
+    Raises:
+      ValueError: `reduction` is "sum" without a `batch_size`; or see `ggam_loss`, when it is called.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, attnjax
+      >>> from attnjax.losses import GGAM
+      >>> model = attnjax.create_model("ggam_resnet20_cifar", num_classes=10)
+      >>> variables = attnjax.init(model, jax.random.key(0), (1, 8, 8, 3))
+      >>> batch = {"image": jnp.zeros((4, 8, 8, 3)), "label": jnp.arange(4)}
+      >>> loss, aux = GGAM(weight=2.0, beta_norm="softmax")(model, variables, batch, train=True)
+      >>> sorted(aux.sums), aux.outputs.shape
+      (['correct', 'count', 'kl', 'loss'], (4, 10))
+
+    References:
+      Xu et al., "Grad-CAM Guided Channel-spatial Attention Module for Fine-grained Visual Classification", 2021.
+    """
+
+    weight: float = 1.0
+    beta_norm: Literal["sigmoid", "sigmoid_l1", "softmax"] = "sigmoid"
+    kl: Literal["symmetric", "forward"] = "symmetric"
+    target: Literal["label", "prediction"] = "label"
+    wrt: Literal["A", "D"] = "A"
+    stop_gradient: bool = True
+    reduction: Literal["mean", "sum"] = "mean"
+    smoothing: float = 0.0
+    epsilon: float = 1e-8
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.reduction == "sum" and self.batch_size is None:
+            raise ValueError("reduction='sum' needs batch_size, the images of the whole batch")
+
+    def __call__(
+        self,
+        model: Any,
+        variables: Mapping[str, Any],
+        batch: Mapping[str, jax.Array],
+        *,
+        train: bool,
+        rngs: dict[str, jax.Array] | None = None,
+    ) -> tuple[jax.Array, Aux]:
+        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        batch_size = options.pop("batch_size")
+        if self.reduction == "sum":  # of the whole batch, of which this may be a part
+            options |= {"reduction": "mean", "weight": self.weight * batch_size}
+        given = batch.get("target", batch["label"]) if train else batch["label"]
+        loss, terms = ggam_loss(model, variables, batch["image"], given, train=train, rngs=rngs, **options)
+        sums, mask = classification_sums(terms.logits, batch, train=train), mask_of(batch)
+        sums["kl"] = jnp.where(mask, terms.guidance, 0).sum()
+        if train:
+            sums["loss"] = loss * len(mask)
+        else:
+            sums["correlation"] = jnp.where(mask, _correlation(terms.channel_weights, terms.cam_weights), 0).sum()
+        return loss, Aux(terms.logits, terms.updates, sums)
+
+
+def _correlation(s: jax.Array, w: jax.Array) -> jax.Array:
+    """Pearson's over the last axis; 0 for constants."""
+    s, w = (x - x.mean(-1, keepdims=True) for x in (s, w))
+    spread = jnp.linalg.norm(s, axis=-1) * jnp.linalg.norm(w, axis=-1)
+    return jnp.sum(s * w, -1) / jnp.where(spread > 0, spread, 1)
 
 
 def _forward(
@@ -262,15 +309,3 @@ def _normalized(beta: jax.Array, beta_norm: str) -> jax.Array:
         return jax.nn.softmax(beta, axis=-1)
     squashed = jax.nn.sigmoid(beta)
     return squashed if beta_norm == "sigmoid" else squashed / jnp.sum(squashed, axis=-1, keepdims=True)
-
-
-def _shares(labels: jax.Array, logits: jax.Array) -> jax.Array:
-    """Shares of the classes, (b, n), of the logits' type."""
-    if labels.shape == logits.shape and jnp.issubdtype(labels.dtype, jnp.floating):
-        return labels.astype(logits.dtype)
-    if labels.shape == logits.shape[:-1] and jnp.issubdtype(labels.dtype, jnp.integer):
-        return jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-    raise ValueError(
-        f"labels are {labels.dtype}{list(labels.shape)}, but must be integers {list(logits.shape[:-1])} or floating "
-        f"{list(logits.shape)}"
-    )

@@ -1,0 +1,144 @@
+"""Cross-entropy with label smoothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from attnjax.layers import at_least_float32
+from attnjax.training import Aux
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
+    """Cross-entropy of each example with smoothed targets.
+
+    -sum over k of t_k log softmax(logits)_k, with t = (1 - smoothing) y + smoothing / n.
+
+    Args:
+      logits: (b, n), floating.
+      labels: y, as classes, integers (b,), or as shares of the classes, floating (b, n).
+      smoothing: share of the target that is spread evenly over all classes.
+
+    Returns:
+      (b,), float32 or wider.
+
+    Raises:
+      ValueError: `labels` is neither, or `smoothing` is not at least 0 and below 1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from attnjax.losses import cross_entropy
+      >>> logits = jnp.log(jnp.array([[0.7, 0.2, 0.1]]))
+      >>> [round(float(cross_entropy(logits, jnp.array([0]), s)[0]), 4) for s in (0.0, 0.3)]
+      [0.3567, 0.6765]
+
+    References:
+      Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", CVPR 2016.
+    """
+    _check_smoothing(smoothing)
+    logits = logits.astype(at_least_float32(logits.dtype))
+    targets = (1 - smoothing) * class_shares(labels, logits) + smoothing / logits.shape[-1]
+    return -jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossEntropy:
+    """Cross-entropy of a classifier as a `Loss`.
+
+    The mean over the images of its batch, those apart that a `mask` leaves out. A `target`,
+    shares of the classes (b, n), goes before `label`, classes (b,); in evaluation, `label` is taken and nothing is
+    smoothed.
+
+    Sums: `loss`; `correct`, images whose label has the highest logit; `count`, images; in evaluation, besides, `top5`,
+    images whose label is among the five highest logits, and `confusion`, int32 (n, n): images by label and answer.
+
+    Args:
+      smoothing: in training, the share of the target that is spread evenly over all classes.
+
+    Raises:
+      ValueError: `smoothing` is not at least 0 and below 1.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, attnjax
+      >>> from attnjax.losses import CrossEntropy
+      >>> model = attnjax.create_model("resnet20_cifar", num_classes=10)
+      >>> variables = attnjax.init(model, jax.random.key(0), (1, 8, 8, 3))
+      >>> batch = {"image": jnp.zeros((4, 8, 8, 3)), "label": jnp.arange(4), "mask": jnp.array([1, 1, 1, 0], bool)}
+      >>> loss, aux = CrossEntropy()(model, variables, batch, train=False)
+      >>> aux.sums["count"].item(), bool(jnp.isclose(loss, aux.sums["loss"] / 3)), aux.sums["confusion"].shape
+      (3, True, (10, 10))
+    """
+
+    smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_smoothing(self.smoothing)
+
+    def __call__(
+        self,
+        model: nn.Module,
+        variables: Mapping[str, Any],
+        batch: Mapping[str, jax.Array],
+        *,
+        train: bool,
+        rngs: dict[str, jax.Array] | None = None,
+    ) -> tuple[jax.Array, Aux]:
+        passed: Any = model.apply(
+            variables, batch["image"], train=train, mutable=["batch_stats"] if train else [], rngs=rngs
+        )
+        logits, updates = passed
+        sums = classification_sums(logits, batch, train=train)
+        if not train:
+            return sums["loss"] / jnp.maximum(sums["count"], 1).astype(sums["loss"].dtype), Aux(logits, updates, sums)
+        entropy, mask = cross_entropy(logits, batch.get("target", batch["label"]), self.smoothing), batch.get("mask")
+        loss = entropy.mean() if mask is None else _masked_mean(entropy, mask)
+        sums["loss"] = loss * sums["count"].astype(loss.dtype)
+        return loss, Aux(logits, updates, sums)
+
+
+def classification_sums(logits: jax.Array, batch: Mapping[str, jax.Array], *, train: bool) -> dict[str, jax.Array]:
+    """Sums over the images that the mask does not leave out, see `CrossEntropy`; the loss in evaluation only."""
+    labels, mask = batch["label"], mask_of(batch)
+    correct = logits.argmax(-1).astype(labels.dtype) == labels
+    sums = {"correct": (correct & mask).sum(dtype=jnp.int32), "count": mask.sum(dtype=jnp.int32)}
+    if train:
+        return sums
+    _, answers = jax.lax.top_k(logits, min(5, logits.shape[-1]))
+    top5 = (answers == labels[:, None]).any(-1)
+    confusion = jnp.zeros((logits.shape[-1],) * 2, jnp.int32)
+    return sums | {
+        "loss": jnp.where(mask, cross_entropy(logits, labels), 0).sum(),
+        "top5": (top5 & mask).sum(dtype=jnp.int32),
+        "confusion": confusion.at[labels, logits.argmax(-1)].add(mask.astype(jnp.int32)),
+    }
+
+
+def mask_of(batch: Mapping[str, jax.Array]) -> jax.Array:
+    """The mask of a batch, bool (b,); True where it has none."""
+    return batch.get("mask", jnp.ones(len(batch["label"]), bool))
+
+
+def _masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
+    return jnp.where(mask, values, 0).sum() / jnp.maximum(mask.sum(), 1).astype(values.dtype)
+
+
+def _check_smoothing(smoothing: float) -> None:
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"smoothing={smoothing} must be at least 0 and below 1")
+
+
+def class_shares(labels: jax.Array, logits: jax.Array) -> jax.Array:
+    """Shares of the classes, (b, n), of the logits' type."""
+    if labels.shape == logits.shape and jnp.issubdtype(labels.dtype, jnp.floating):
+        return labels.astype(logits.dtype)
+    if labels.shape == logits.shape[:-1] and jnp.issubdtype(labels.dtype, jnp.integer):
+        return jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    raise ValueError(
+        f"labels are {labels.dtype}{list(labels.shape)}, but must be integers {list(logits.shape[:-1])} or floating "
+        f"{list(logits.shape)}"
+    )

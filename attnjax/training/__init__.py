@@ -1,0 +1,41 @@
+"""The pure core of training: a step of any net, optimizer and loss, compiled for one device or many.
+
+`make_train_step` is the one training step that everything calls; `attnjax.losses` has the losses. Nothing here knows a
+net, a config file, a folder or a process.
+"""
+
+from attnjax.training._layout import Layout
+from attnjax.training._loss import Aux, Loss
+from attnjax.training._mix import Mixup
+from attnjax.training._optimizers import adamw, lamb, sgd
+from attnjax.training._parallel import PMAP_AXIS, JitStep, ParallelStep, PmapStep, jit_step, pmap_step, seeded
+from attnjax.training._schedules import constant_schedule, cosine_schedule, step_schedule
+from attnjax.training._state import Sums, TrainState
+from attnjax.training._step import EvalStep, Normalize, TrainStep, make_eval_step, make_train_step
+
+__all__ = [
+    "PMAP_AXIS",
+    "Aux",
+    "EvalStep",
+    "JitStep",
+    "Layout",
+    "Loss",
+    "Mixup",
+    "Normalize",
+    "ParallelStep",
+    "PmapStep",
+    "Sums",
+    "TrainState",
+    "TrainStep",
+    "adamw",
+    "constant_schedule",
+    "cosine_schedule",
+    "jit_step",
+    "lamb",
+    "make_eval_step",
+    "make_train_step",
+    "pmap_step",
+    "seeded",
+    "sgd",
+    "step_schedule",
+]

@@ -1,0 +1,100 @@
+"""Mixup and CutMix: a batch mixed with itself, on the device."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from attnjax.training._loss import Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixup:
+    """Mixes each image with its neighbour, by Mixup, by CutMix, or by either of them at random.
+
+    x = s x1 + (1 - s) x2, with a share s for the whole batch. Mixup takes the same s ~ Beta(a, a) for every pixel.
+    CutMix keeps all but a box, the same in every image, with the height, width and area of sqrt(1 - s), sqrt(1 - s) and
+    1 - s of the image's, cut off at its edges. The targets are mixed by the mean share. Where both are on, a fair coin
+    decides for each batch.
+
+    The partner is the neighbour, so that a batch that is divided among devices, an even number of images on each, is
+    mixed where it lies. The last of an odd number of images stays as it is.
+
+    Args:
+      num_classes: n, of the targets.
+      mixup: the a of Mixup; 0 switches it off.
+      cutmix: the a of CutMix; 0 switches it off.
+
+    Called with a key and a batch of `image`, floating (b, h, w, c), and `label`, integers (b,), it returns the batch
+    with mixed images and, besides, `target`, shares of the classes, float32 (b, n). `label` stays.
+
+    Raises:
+      ValueError: a value is negative, or both are 0.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from attnjax.training import Mixup
+      >>> batch = {"image": jnp.zeros((4, 8, 8, 3)), "label": jnp.arange(4)}
+      >>> mixed = Mixup(num_classes=10, mixup=0.2, cutmix=1.0)(jax.random.key(0), batch)
+      >>> mixed["target"].shape, round(float(mixed["target"].sum()), 4)
+      ((4, 10), 4.0)
+
+    References:
+      Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018.
+      Yun et al., "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features", ICCV 2019.
+    """
+
+    num_classes: int
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    def __post_init__(self) -> None:
+        if min(self.mixup, self.cutmix) < 0 or not (self.mixup or self.cutmix):
+            raise ValueError(f"mixup={self.mixup}, cutmix={self.cutmix} must be at least 0, and one of them positive")
+
+    def __call__(self, key: jax.Array, batch: Batch) -> Batch:
+        images = batch["image"]
+        targets = jax.nn.one_hot(batch["label"], self.num_classes, dtype=jnp.float32)
+        kept = self._kept(key, *images.shape[1:3])
+        mixed = {"image": _blend(images, kept[None, :, :, None]), "target": _blend(targets, kept.mean()[None, None])}
+        return {**batch, **mixed}
+
+    def _kept(self, key: jax.Array, height: int, width: int) -> jax.Array:
+        """Share of each pixel that is kept, float32 (h, w) or (1, 1)."""
+        coin_key, mixup_key, cutmix_key = jax.random.split(key, 3)
+        if not self.cutmix:
+            return _mixup(mixup_key, self.mixup)
+        if not self.mixup:
+            return _cutmix(cutmix_key, self.cutmix, height, width)
+        both = _mixup(mixup_key, self.mixup), _cutmix(cutmix_key, self.cutmix, height, width)
+        return jnp.where(jax.random.bernoulli(coin_key), *both)
+
+
+def _mixup(key: jax.Array, alpha: float) -> jax.Array:
+    return jax.random.beta(key, alpha, alpha, (1, 1), jnp.float32)
+
+
+def _cutmix(key: jax.Array, alpha: float, height: int, width: int) -> jax.Array:
+    """0 inside of the box, 1 outside."""
+    share_key, centre_key = jax.random.split(key)
+    side = jnp.sqrt(1 - jax.random.beta(share_key, alpha, alpha, dtype=jnp.float32))
+    centre = jax.random.uniform(centre_key, (2,), jnp.float32)
+    rows, columns = (
+        jnp.abs((jnp.arange(length, dtype=jnp.float32) + 0.5) / length - middle) < side / 2
+        for length, middle in zip((height, width), centre, strict=True)
+    )
+    return 1 - jnp.outer(rows, columns).astype(jnp.float32)
+
+
+def _blend(batch: jax.Array, kept: jax.Array) -> jax.Array:
+    kept = kept.astype(batch.dtype)
+    return kept * batch + (1 - kept) * _neighbours(batch)
+
+
+def _neighbours(batch: jax.Array) -> jax.Array:
+    """Swaps the first and the second, the third and the fourth, and so on."""
+    even = len(batch) // 2 * 2
+    swapped = batch[:even].reshape(even // 2, 2, *batch.shape[1:])[:, ::-1].reshape(even, *batch.shape[1:])
+    return jnp.concatenate([swapped, batch[even:]])

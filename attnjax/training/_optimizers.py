@@ -1,0 +1,155 @@
+"""SGD as PyTorch has it, AdamW and LAMB, each as one optax transformation."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import optax
+
+
+def sgd(
+    learning_rate: float | optax.Schedule,
+    momentum: float = 0.9,
+    *,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    decay_norm_and_bias: bool = True,
+    clip_norm: float | None = None,
+    rate_factors: Mapping[str, float] | None = None,
+) -> optax.GradientTransformation:
+    """SGD with momentum as PyTorch has it: the decay is added to the gradient.
+
+    g = gradient + weight_decay p, m = momentum m + g, p = p - learning_rate m, or with Nesterov's momentum
+    p = p - learning_rate (g + momentum m).
+
+    Args:
+      learning_rate: a number, or a schedule by step.
+      momentum: share of the old step that is kept.
+      nesterov: whether to take Nesterov's form.
+      weight_decay: L2 decay.
+      decay_norm_and_bias: whether scales of norms and biases decay too, as in the papers' code.
+      clip_norm: scale gradients down to this global norm; None does not.
+      rate_factors: by submodule of the net, such as `backbone`, what its learning rate is multiplied by.
+
+    Raises (when it is initialised):
+      ValueError: the net has no such submodule.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from attnjax.training import sgd
+      >>> optimizer, params = sgd(0.1, weight_decay=0.5), {"fc": {"kernel": jnp.array([2.0])}}
+      >>> updates, _ = optimizer.update({"fc": {"kernel": jnp.array([1.0])}}, optimizer.init(params), params)
+      >>> updates["fc"]["kernel"].tolist()
+      [-0.20000000298023224]
+    """
+    decay = optax.add_decayed_weights(weight_decay, None if decay_norm_and_bias else _decays)
+    return _chain([decay, optax.sgd(learning_rate, momentum, nesterov)], clip_norm, rate_factors)
+
+
+def adamw(
+    learning_rate: float | optax.Schedule,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    *,
+    weight_decay: float = 0.0,
+    decay_norm_and_bias: bool = True,
+    clip_norm: float | None = None,
+    rate_factors: Mapping[str, float] | None = None,
+) -> optax.GradientTransformation:
+    """AdamW: the decay is apart from the gradient's moments.
+
+    Args:
+      learning_rate: a number, or a schedule by step.
+      b1: share of the old mean of gradients that is kept.
+      b2: share of the old mean of squared gradients that is kept.
+      weight_decay, decay_norm_and_bias, clip_norm, rate_factors: see `sgd`.
+
+    Raises (when it is initialised):
+      ValueError: the net has no such submodule.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from attnjax.training import adamw
+      >>> optimizer, params = adamw(0.1), {"fc": {"kernel": jnp.array([2.0])}}
+      >>> updates, _ = optimizer.update({"fc": {"kernel": jnp.array([3.0])}}, optimizer.init(params), params)
+      >>> round(float(updates["fc"]["kernel"][0]), 4)
+      -0.1
+
+    References:
+      Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
+    """
+    decay = optax.add_decayed_weights(weight_decay, None if decay_norm_and_bias else _decays)
+    parts = [optax.scale_by_adam(b1, b2), decay, optax.scale_by_learning_rate(learning_rate)]
+    return _chain(parts, clip_norm, rate_factors)
+
+
+def lamb(
+    learning_rate: float | optax.Schedule,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    *,
+    weight_decay: float = 0.0,
+    decay_norm_and_bias: bool = True,
+    clip_norm: float | None = None,
+    rate_factors: Mapping[str, float] | None = None,
+) -> optax.GradientTransformation:
+    """LAMB: AdamW whose step has the norm of the parameters, layer by layer.
+
+    The trust ratio is for the parameters that decay: one that starts at 0 would hardly leave it.
+
+    Args:
+      learning_rate: a number, or a schedule by step.
+      b1, b2: see `adamw`.
+      weight_decay, decay_norm_and_bias, clip_norm, rate_factors: see `sgd`.
+
+    Raises (when it is initialised):
+      ValueError: the net has no such submodule.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from attnjax.training import lamb
+      >>> optimizer, params = lamb(0.1), {"fc": {"kernel": jnp.array([2.0])}}
+      >>> updates, _ = optimizer.update({"fc": {"kernel": jnp.array([3.0])}}, optimizer.init(params), params)
+      >>> round(float(updates["fc"]["kernel"][0]), 4)
+      -0.2
+
+    References:
+      You et al., "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes", ICLR 2020.
+    """
+    chosen = None if decay_norm_and_bias else _decays
+    decay, trust = optax.add_decayed_weights(weight_decay, chosen), optax.scale_by_trust_ratio()
+    parts = [
+        optax.scale_by_adam(b1, b2, eps=1e-6),
+        decay,
+        trust if chosen is None else optax.masked(trust, chosen),
+        optax.scale_by_learning_rate(learning_rate),
+    ]
+    return _chain(parts, clip_norm, rate_factors)
+
+
+def _chain(
+    parts: Sequence[optax.GradientTransformation], clip_norm: float | None, rate_factors: Mapping[str, float] | None
+) -> optax.GradientTransformation:
+    clip = optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
+    scaled = [
+        optax.masked(optax.scale(factor), partial(_inside, module)) for module, factor in (rate_factors or {}).items()
+    ]
+    return optax.chain(clip, *parts, *scaled)
+
+
+def _decays(params: Any) -> Any:
+    """True for kernels, False for the scales of norms and for biases."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in ("scale", "bias"), params)
+
+
+def _inside(module: str, params: Any) -> Any:
+    """True for the parameters of a submodule of the net."""
+    if module not in params:
+        near = difflib.get_close_matches(module, params, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(params))}"
+        raise ValueError(f"rate_factors: {module!r} is no submodule of the net: {hint}")
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key == module, params)

@@ -1,0 +1,68 @@
+"""Learning rates by step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import optax
+
+
+def constant_schedule(peak: float, *, warmup: int = 0) -> optax.Schedule:
+    """The same rate after a warm-up, in which it rises linearly from 0.
+
+    Args:
+      peak: highest learning rate.
+      warmup: steps of the warm-up.
+
+    Example:
+      >>> from attnjax.training import constant_schedule
+      >>> [float(constant_schedule(0.5, warmup=2)(step)) for step in (0, 1, 2, 9)]
+      [0.0, 0.25, 0.5, 0.5]
+    """
+    return _with_warmup(optax.constant_schedule(peak), peak, warmup)
+
+
+def cosine_schedule(peak: float, steps: int, *, warmup: int = 0) -> optax.Schedule:
+    """Falls to 0 along half a cosine after a warm-up, in which it rises linearly from 0.
+
+    Args:
+      peak: highest learning rate.
+      steps: of the whole training, the warm-up among them.
+      warmup: steps of the warm-up.
+
+    Example:
+      >>> from attnjax.training import cosine_schedule
+      >>> [round(float(cosine_schedule(1.0, 10, warmup=2)(step)), 4) for step in (0, 2, 6, 10)]
+      [0.0, 1.0, 0.5, 0.0]
+
+    References:
+      Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017.
+    """
+    return _with_warmup(optax.cosine_decay_schedule(peak, max(1, steps - warmup)), peak, warmup)
+
+
+def step_schedule(peak: float, milestones: Sequence[int], *, factor: float = 0.1, warmup: int = 0) -> optax.Schedule:
+    """Multiplies the rate by a factor at each milestone, after a warm-up in which it rises linearly from 0.
+
+    Args:
+      peak: highest learning rate.
+      milestones: steps at which the rate drops.
+      factor: what it is multiplied by.
+      warmup: steps of the warm-up.
+
+    Example:
+      >>> from attnjax.training import step_schedule
+      >>> [round(float(step_schedule(1.0, [3, 6])(step)), 4) for step in (0, 3, 6)]
+      [1.0, 0.1, 0.01]
+    """
+    drops: dict[int, float] = {}
+    for milestone in milestones:
+        drops[milestone - warmup] = drops.get(milestone - warmup, 1.0) * factor
+    return _with_warmup(optax.piecewise_constant_schedule(peak, drops), peak, warmup)
+
+
+def _with_warmup(main: optax.Schedule, peak: float, warmup: int) -> optax.Schedule:
+    if warmup:
+        main = optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), main], [warmup])
+    return lambda step: main(jnp.asarray(step, jnp.float32))

@@ -1,0 +1,298 @@
+"""The pure steps of training and of evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from attnjax._choice import check_choice
+from attnjax.training._loss import Batch, Loss, Mix
+from attnjax.training._state import Sums, TrainState
+
+_KEPT = {"block": ("block", "stage"), "stage": ("stage",)}
+"""Outputs that the nets of attnjax mark by these names, and that rematerialisation keeps."""
+
+Preprocess = Callable[[jax.Array], jax.Array]
+"""From images as they are read, (b, h, w, c), to what the net takes. See `Normalize`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalize:
+    """uint8 images to float32: (image / 255 - mean) / std.
+
+    Args:
+      mean: subtracted from images in [0, 1]: one value, or one for each channel.
+      std: what they are divided by after that, likewise.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from attnjax.training import Normalize
+      >>> Normalize(mean=(0.5,), std=(0.25,))(jnp.full((1, 8, 8, 3), 255, jnp.uint8))[0, 0, 0].tolist()
+      [2.0, 2.0, 2.0]
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        mean, std = (jnp.asarray(v, jnp.float32).reshape(1, 1, 1, -1) for v in (self.mean, self.std))
+        return (images.astype(jnp.float32) / 255 - mean) / std
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainStep:
+    """A training step, as `make_train_step` makes it.
+
+    Example:
+      >>> import optax, attnjax
+      >>> from attnjax.losses import CrossEntropy
+      >>> from attnjax.training import TrainStep, make_train_step
+      >>> step = make_train_step(attnjax.create_model("resnet18"), optax.sgd(0.1), CrossEntropy(), accumulate=4)
+      >>> isinstance(step, TrainStep), step.accumulate
+      (True, 4)
+    """
+
+    model: nn.Module
+    optimizer: optax.GradientTransformation
+    loss: Loss
+    preprocess: Preprocess | None = None
+    mix: Mix | None = None
+    accumulate: int = 1
+    rematerialize: Literal["block", "stage"] | None = None
+    ema: float | None = None
+    axis_name: str | None = None
+    gather: Callable[[Any], Any] | None = None
+    """Brings parameters that lie in parts on several devices together where they are used."""
+
+    def init(self, state: TrainState, batch: Batch, key: jax.Array) -> Sums:
+        """Zero sums, of the names, shapes and types that the loss has; nothing is computed.
+
+        Args:
+          state, batch, key: as those of the step, or only their shapes and types.
+        """
+
+        def totals(state: TrainState, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
+            params, rest = _split(state.variables)
+            _, (_, sums) = self._loss(params, rest, batch, _keys(key))
+            return sums
+
+        if self.axis_name is not None:
+            along = jax.vmap(totals, in_axes=None, axis_name=self.axis_name, axis_size=1, out_axes=None)
+            shapes = jax.eval_shape(along, state, batch, key)
+        else:
+            shapes = jax.eval_shape(totals, state, batch, key)
+        zeros = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
+        return Sums(zeros, jnp.full((), -1, jnp.int32))
+
+    def __call__(self, state: TrainState, sums: Sums, batch: Batch, key: jax.Array) -> tuple[TrainState, Sums]:
+        """One step of the optimizer on the mean loss of a batch, whose sums it adds to those given.
+
+        Args:
+          state: as it is before the step.
+          sums: of the steps since the last report.
+          batch: arrays by name, see `Loss`.
+          key: of the run, the same at every step: the number of the step is folded into it.
+        """
+        keys = _keys(jax.random.fold_in(key, state.step))
+        if self.axis_name is not None:
+            keys["dropout"] = jax.random.fold_in(keys["dropout"], jax.lax.axis_index(self.axis_name))
+        params, rest = _split(state.variables)
+        (loss, (rest, totals)), grads = self._gradients(params, rest, batch, keys)
+        if self.axis_name is not None:
+            loss, rest, grads = jax.lax.pmean((loss, rest, grads), self.axis_name)
+            totals = jax.lax.psum(totals, self.axis_name)
+
+        updates, opt_state = self.optimizer.update(grads, state.opt_state, params)
+        variables = {**rest, "params": optax.apply_updates(params, updates)}
+        ema = state.ema
+        if self.ema is not None:
+            ema = optax.incremental_update(variables, ema, 1 - self.ema)
+
+        finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads)) & jnp.isfinite(optax.tree.norm(variables))
+        fresh = (sums.first_nonfinite < 0) & ~finite
+        sums = Sums(
+            {name: total + totals[name] for name, total in sums.totals.items()},
+            jnp.where(fresh, state.step, sums.first_nonfinite),
+        )
+        return TrainState(state.step + 1, variables, opt_state, ema), sums
+
+    def _loss(self, params: Any, rest: Any, batch: Batch, keys: Mapping[str, jax.Array]) -> tuple[jax.Array, Any]:
+        """Mean loss of a part of a batch; besides it the new collections but for the parameters, and the sums."""
+
+        def of_ready_batch(params: Any, batch: Batch) -> tuple[jax.Array, Any]:
+            gathered = params if self.gather is None else self.gather(params)
+            rngs = {"dropout": keys["dropout"]}
+            loss, aux = self.loss(self.model, {**rest, "params": gathered}, batch, train=True, rngs=rngs)
+            return loss, ({**rest, **aux.updates}, aux.sums)
+
+        batch = _prepared(self.preprocess, batch)
+        if self.mix is not None:
+            batch = self.mix(keys["mix"], batch)
+        if self.rematerialize is not None:
+            policy = jax.checkpoint_policies.save_only_these_names(*_KEPT[self.rematerialize])
+            return jax.checkpoint(of_ready_batch, policy=policy)(params, batch)
+        return of_ready_batch(params, batch)
+
+    def _gradients(self, params: Any, rest: Any, batch: Batch, keys: Mapping[str, jax.Array]) -> Any:
+        """What `value_and_grad` of the loss gives, over the parts of a batch one after the other.
+
+        Part i takes examples i, i + parts, ..., so that a batch that is spread over devices stays where it is.
+        """
+        gradient, parts = jax.value_and_grad(self._loss, has_aux=True), self.accumulate
+        if parts == 1:
+            return gradient(params, rest, batch, keys)
+
+        def add_part(carry: tuple[Any, Any], part: tuple[Any, Any]) -> tuple[tuple[Any, Any], None]:
+            rest, totals = carry
+            (loss, (rest, sums)), grads = gradient(params, rest, *part)
+            return (rest, jax.tree.map(jnp.add, totals, (loss, sums, grads))), None
+
+        split = {n: jnp.reshape(v, (len(v) // parts, parts, *v.shape[1:])).swapaxes(0, 1) for n, v in batch.items()}
+        keys_of_parts = {name: jax.random.split(key, parts) for name, key in keys.items()}
+        first = jax.tree.map(lambda leaf: leaf[0], (split, keys_of_parts))
+        (loss, (_, sums)), grads = jax.eval_shape(gradient, params, rest, *first)
+        zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), (loss, sums, grads))
+        (rest, totals), _ = jax.lax.scan(add_part, (rest, zeros), (split, keys_of_parts))
+        loss, sums, grads = totals
+        return (loss / parts, (rest, sums)), jax.tree.map(lambda grad: grad / parts, grads)
+
+
+def make_train_step(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    loss: Loss,
+    *,
+    preprocess: Preprocess | None = None,
+    mix: Mix | None = None,
+    accumulate: int = 1,
+    rematerialize: Literal["block", "stage"] | None = None,
+    ema: float | None = None,
+    axis_name: str | None = None,
+) -> TrainStep:
+    """Makes the pure training step `step(state, sums, batch, key) -> (state, sums)`.
+
+    It knows no config, folder or process: compile it with `jax.jit`, over a mesh or not, with `jax.pmap`, or with
+    `jit_step` and `pmap_step`. Equal arguments make equal steps.
+
+    Args:
+      model: the net.
+      optimizer: any of optax's, such as `sgd`.
+      loss: see `Loss`; `attnjax.losses` has `CrossEntropy` and `GGAM`.
+      preprocess: makes of `batch["image"]` what the net takes, on the device.
+      mix: changes each batch at random after that, such as `Mixup`.
+      accumulate: parts that a batch is computed in, one after the other; their gradients are averaged. Batch norm sees
+        each part alone.
+      rematerialize: keep only the outputs of the net's blocks or stages for the backward pass and compute the rest
+        again: memory for time. None keeps all.
+      ema: keep an exponential moving average of the variables, `ema * average + (1 - ema) * variables` at each step,
+        in `state.ema`. None keeps none.
+      axis_name: the axis of `jax.pmap` or `jax.vmap` over which the batch is divided: gradients, batch statistics and
+        loss are averaged over it, sums added up. None where the batch is whole, as under `jit`.
+
+    Returns:
+      The step; `step.init(state, batch, key)` gives the zero sums to begin with.
+
+    Raises:
+      ValueError: `accumulate` is below 1, `ema` not between 0 and 1, or `rematerialize` unknown.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, attnjax
+      >>> from attnjax.losses import CrossEntropy
+      >>> from attnjax.training import TrainState, make_train_step, sgd
+      >>> model = attnjax.create_model("cbam_resnet20_cifar", num_classes=10, stage_sizes=(1, 1, 1))
+      >>> optimizer = sgd(0.1, momentum=0.9, weight_decay=5e-4)
+      >>> state = TrainState.create(attnjax.init(model, jax.random.key(0), (1, 8, 8, 3)), optimizer)
+      >>> step = make_train_step(model, optimizer, CrossEntropy(smoothing=0.1))
+      >>> batch = {"image": jax.random.normal(jax.random.key(1), (16, 8, 8, 3)), "label": jnp.arange(16) % 10}
+      >>> sums = step.init(state, batch, jax.random.key(2))
+      >>> for _ in range(2):
+      ...     state, sums = jax.jit(step)(state, sums, batch, jax.random.key(2))
+      >>> state.step.item(), sums["count"].item(), sums.first_nonfinite.item()
+      (2, 32, -1)
+    """
+    if accumulate < 1:
+        raise ValueError(f"accumulate={accumulate} must be at least 1")
+    if ema is not None and not 0 < ema < 1:
+        raise ValueError(f"ema={ema} must be between 0 and 1, or None")
+    check_choice("rematerialize", rematerialize, (None, *_KEPT))
+    return TrainStep(model, optimizer, loss, preprocess, mix, accumulate, rematerialize, ema, axis_name)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalStep:
+    """An evaluation step, as `make_eval_step` makes it.
+
+    Example:
+      >>> import attnjax
+      >>> from attnjax.losses import CrossEntropy
+      >>> from attnjax.training import EvalStep, make_eval_step
+      >>> isinstance(make_eval_step(attnjax.create_model("resnet18"), CrossEntropy()), EvalStep)
+      True
+    """
+
+    model: nn.Module
+    loss: Loss
+    preprocess: Preprocess | None = None
+
+    def init(self, variables: Mapping[str, Any], batch: Batch) -> dict[str, jax.Array]:
+        """Zero sums, of the names, shapes and types that the loss has; nothing is computed."""
+        shapes = jax.eval_shape(lambda variables, batch: self._aux(variables, batch).sums, variables, batch)
+        return {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
+
+    def __call__(
+        self, variables: Mapping[str, Any], sums: dict[str, jax.Array], batch: Batch
+    ) -> tuple[dict[str, jax.Array], Any]:
+        """Adds the sums of a batch to those given, and returns what the net has given for it besides."""
+        aux = self._aux(variables, batch)
+        return {name: total + aux.sums[name] for name, total in sums.items()}, aux.outputs
+
+    def _aux(self, variables: Mapping[str, Any], batch: Batch) -> Any:
+        return self.loss(self.model, variables, _prepared(self.preprocess, batch), train=False)[1]
+
+
+def make_eval_step(model: nn.Module, loss: Loss, *, preprocess: Preprocess | None = None) -> EvalStep:
+    """Makes the pure evaluation step `step(variables, sums, batch) -> (sums, outputs)`.
+
+    Args:
+      model: the net.
+      loss: its sums over the examples are what is added up. Examples that `batch["mask"]`, bool (b,), leaves out do
+        not count, so that the last batch may be filled up. Figures that are no quotients of sums are made of the
+        outputs, on the host.
+      preprocess: makes of `batch["image"]` what the net takes.
+
+    Returns:
+      The step; `step.init(variables, batch)` gives the zero sums to begin with.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, attnjax
+      >>> from attnjax.losses import CrossEntropy
+      >>> from attnjax.training import make_eval_step
+      >>> model = attnjax.create_model("resnet20_cifar", num_classes=10)
+      >>> variables = attnjax.init(model, jax.random.key(0), (1, 8, 8, 3))
+      >>> step = make_eval_step(model, CrossEntropy())
+      >>> batch = {"image": jnp.zeros((4, 8, 8, 3)), "label": jnp.arange(4), "mask": jnp.array([1, 1, 1, 0], bool)}
+      >>> sums, logits = jax.jit(step)(variables, step.init(variables, batch), batch)
+      >>> sums["count"].item(), logits.shape
+      (3, (4, 10))
+    """
+    return EvalStep(model, loss, preprocess)
+
+
+def _keys(key: jax.Array) -> dict[str, jax.Array]:
+    mixing, dropping = jax.random.split(key)
+    return {"mix": mixing, "dropout": dropping}
+
+
+def _split(variables: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The parameters, and the other collections."""
+    return variables["params"], {name: value for name, value in variables.items() if name != "params"}
+
+
+def _prepared(preprocess: Preprocess | None, batch: Batch) -> Batch:
+    return dict(batch) if preprocess is None else {**batch, "image": preprocess(batch["image"])}
