@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/digits_cbam
 WORKERS ?= 2
-POD ?= configs/imagenet_resnet50.py configs/imagenet_cbam_resnet50.py configs/imagenet_attention56.py
+POD ?= imagenet_resnet50 imagenet_cbam_resnet50 imagenet_attention56
 
 .PHONY: help train test test-slow test-notebooks faults pod pod-all lint clean
 
@@ -21,7 +21,7 @@ help:
 	@echo "make clean           remove $(VENV)"
 
 train: $(VENV)/train.done
-	$(BIN)/python -m train configs/digits_cbam.py --workdir $(RUN)
+	$(BIN)/python -m train digits_cbam --workdir $(RUN)
 
 test: $(VENV)/dev.done
 	$(BIN)/python -m pytest -m "not slow" --numprocesses $(WORKERS) --dist worksteal
@@ -39,7 +39,7 @@ pod: $(VENV)/train.done $(VENV)/aot.done
 	$(BIN)/python -m train.aot_table $(POD)
 
 pod-all: $(VENV)/train.done $(VENV)/aot.done
-	$(BIN)/python -m train.aot_table $(wildcard configs/imagenet_*.py) --find_batch --out docs/results/aot_table.md
+	$(BIN)/python -m train.aot_table $(wildcard configs/imagenet/*.py) --find_batch --out docs/results/aot_table.md
 
 lint: $(VENV)/dev.done
 	$(BIN)/ruff check .

@@ -18,8 +18,9 @@ from train.config.ablation import Ablation
 from train.config.flags import read_config_file, read_from_file
 from train.runs.record import Run
 
-CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs").glob("*.py"))
-ABLATIONS = sorted((CONFIGS[0].parent / "ablations").glob("*.py"))
+FOLDER = Path(__file__).resolve().parent.parent / "configs"
+ABLATIONS = sorted((FOLDER / "ablations").glob("*.py"))
+CONFIGS = sorted(set(FOLDER.rglob("*.py")) - set(ABLATIONS))
 EXAMPLES = {
     "digits": (10, 1437),
     "canvas_digits": (10, 5748),
@@ -53,7 +54,7 @@ def load(path: Path) -> Config:
 
 
 def named(name: str) -> Config:
-    return load(CONFIGS[0].parent / f"{name}.py")
+    return read_config_file(name)
 
 
 def run_of(config: Config) -> Run:
@@ -71,7 +72,7 @@ def rates(name: str, *steps: int) -> list[float]:
 def test_it_tells_its_command_time_and_result(path: Path):
     text = ast.get_docstring(ast.parse(path.read_text())) or ""
     config = load(path)
-    folder = re.search(rf"^    python -m train configs/{path.name} .*--workdir runs/(\w+)$", text, re.M)
+    folder = re.search(rf"^    python -m train {path.stem} .*--workdir runs/(\w+)$", text, re.M)
     assert folder
     assert path.stem.startswith("folder_") or folder[1] == path.stem
     assert re.search(r"^Time: .*\d", text, re.M)
@@ -116,7 +117,7 @@ def test_its_net_takes_its_images_and_its_optimizer_the_net(path: Path):
 @pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)
 def test_an_ablation_tells_its_command_time_and_result(path: Path):
     text = ast.get_docstring(ast.parse(path.read_text())) or ""
-    command = rf"    python -m train\.ablate configs/ablations/{path.name} .*--workdir runs/{path.stem}"
+    command = rf"    python -m train\.ablate {path.stem} .*--workdir runs/{path.stem}"
     assert re.search(command, text)
     assert re.search(r"^Time: .*\d", text, re.M)
     assert re.search(r"^Result(, [^:]+)?: \S", text, re.M)
@@ -173,7 +174,7 @@ EPOCH = 1_281_167 / 256
     ],
 )
 def test_rates_drop_every_thirty_epochs(pattern: str, epochs: int):
-    paths = sorted(CONFIGS[0].parent.glob(pattern))
+    paths = sorted(FOLDER.glob(f"imagenet/{pattern}"))
     assert len(paths) >= 4
     for path in paths:
         drops = range(30, epochs, 30)

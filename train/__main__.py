@@ -7,23 +7,21 @@ import os
 from collections.abc import Sequence
 from typing import Annotated
 
-from train.config.flags import parse, program, read_config_file, with_duration_of  # first: it checks the extra
-
-# isort: split
 import tyro
 
 from train.config import Config
+from train.config.flags import config_name, parse, program, read_config_file, with_duration_of
 from train.hosts.processes import Hosts, connected, is_first
 
-_DEFAULT_CONFIG = "configs/digits_cbam.py"
+_DEFAULT_CONFIG = "digits_cbam"
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
     """Trains a net: python -m train CONFIG [--workdir DIR] [--SETTING VALUE ...]
 
-    CONFIG is a Python file that defines `config`; without one it is configs/digits_cbam.py. It is run: use only files
-    you trust. The same command again resumes where the run stopped.
+    CONFIG is a Python file that defines `config`, by its path or, for a file below configs/, by its name alone; the
+    default is digits_cbam. The file is executed: use only files you trust. The same command again resumes the run.
     """
 
     config: Annotated[Config, tyro.conf.arg(name="")]
@@ -38,8 +36,7 @@ def main(arguments: Sequence[str]) -> None:
     if flags and not flags[0].startswith("-"):
         path = flags.pop(0)
     config = with_duration_of(read_config_file(path), flags)
-    name = os.path.splitext(os.path.basename(path))[0]
-    default = Arguments(config, os.path.join("runs", name))
+    default = Arguments(config, os.path.join("runs", config_name(path)))
     parsed = parse(Arguments, flags, default=default, prog="python -m train CONFIG")
 
     with connected(parsed.hosts):

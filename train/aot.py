@@ -10,18 +10,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
-from train.config.flags import parse, program, read_config_file, with_duration_of  # first: it checks the extra
-
-# isort: split
 import tyro
 
 from train.config import Config, flatten
 from train.config.errors import UserError
 from train.config.files import replacing
+from train.config.flags import parse, program, read_config_file, with_duration_of
 from train.pods.compile import COMPILER, GIB, Compiled, NotEnoughMemoryError, Pod
 from train.runs.provenance import installed, processor
 
-_DEFAULT_CONFIG = "configs/imagenet_cbam_resnet50.py"
+_DEFAULT_CONFIG = "imagenet_cbam_resnet50"
 _MOST_IMAGES = 2**20
 """Of a step, see data.batch_size."""
 _BEYOND = 8
@@ -40,7 +38,8 @@ _MORE_BESIDE = 0.01
 class Arguments:
     """Compiles the training step for a TPU pod, on any machine, and says what it needs and how fast it can be.
 
-    CONFIG is a Python file that defines `config`. It is run: use only files you trust.
+    CONFIG is a Python file that defines `config`, by its path or, for a file below configs/, by its name alone. The
+    file is executed: use only files you trust.
     """
 
     config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]

@@ -12,14 +12,12 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from train.config.flags import parse, program, read_config_file  # first: it checks the extra
-
-# isort: split
 import tyro
 
 from train.aot import most_images
 from train.config.errors import UserError
 from train.config.files import replacing
+from train.config.flags import config_name, parse, program, read_config_file
 from train.pods.chips import chip_of
 from train.pods.compile import COMPILER, GIB, Pod
 
@@ -53,7 +51,7 @@ class Arguments:
     """
 
     configs: tyro.conf.Positional[tuple[str, ...]]
-    """Config files, such as configs/imagenet_*.py."""
+    """Config files, by their paths or, below configs/, their names alone."""
     topology: str = "v5e:16x16"
     """Chip and torus, see python -m train.aot."""
     batch_per_chip: int = 64
@@ -83,7 +81,7 @@ def row_of(path: str, record: Mapping[str, Any]) -> dict[str, str]:
     step = record["step"]
     traffic, times = step["traffic"], step["times"]
     cells = (
-        _name(path),
+        config_name(path),
         record["config"]["model.name"],
         step["images"],
         f"{step['needed'] / GIB:.2f}",
@@ -153,10 +151,6 @@ def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _name(path: str) -> str:
-    return os.path.splitext(os.path.basename(path))[0]
-
-
 def _short(key: str) -> str:
     return key[:12]
 
@@ -165,8 +159,8 @@ def main(arguments: Sequence[str]) -> None:
     """Reads the flags, compiles what is not done yet, and writes the table."""
     parsed = parse(Arguments, arguments, prog="python -m train.aot_table", switches=True)
     if not parsed.configs:
-        raise UserError("name config files, such as configs/imagenet_*.py")
-    names = [_name(path) for path in parsed.configs]
+        raise UserError("name configs, such as imagenet_resnet50")
+    names = [config_name(path) for path in parsed.configs]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise UserError(f"two configs are called {min(twice)}: a table has one row for each name")
@@ -183,7 +177,7 @@ def main(arguments: Sequence[str]) -> None:
         print(f"== {path}, {number} of {len(parsed.configs)}", flush=True)
         try:
             config = pod.with_images(read_config_file(path), parsed.batch_per_chip)
-            row = read_table(parsed.out, pod.topology).get(_name(path), {})
+            row = read_table(parsed.out, pod.topology).get(config_name(path), {})
             if row.get(_KEY) == _short(pod.key(config)):
                 print("done before", flush=True)
             else:

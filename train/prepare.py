@@ -10,14 +10,12 @@ import io
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
-from train.config.flags import parse, program  # first: it checks the extra
-
-# isort: split
 import tensorflow_datasets as tfds
 import tyro
 
 from train.config.errors import UserError, nearest
-from train.data.archives import ARCHIVES, Archive, Contents, Part, reason
+from train.config.flags import parse, program
+from train.data.archives import ARCHIVES, Archive, Contents, Part, describe
 from train.data.prepared import tfds_folder
 
 
@@ -70,7 +68,7 @@ def prepare(name: str, source: str, data_dir: str | None = None) -> str:
     try:
         builder.download_and_prepare()
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot prepare {name} from {source}: {reason(error)}") from error
+        raise UserError(f"cannot prepare {name} from {source}: {describe(error)}") from error
     train, test = (builder.info.splits[split].num_examples for split in ("train", "test"))
     classes = builder.info.features["label"].num_classes
     return f"tfds:{name} in {folder}: {train} training images, {test} test images, {classes} classes"

@@ -1,6 +1,6 @@
 """BAM: how its branches come together, and the dilation of the spatial one.
 
-    python -m train.ablate configs/ablations/bam_branches.py --workdir runs/bam_branches
+    python -m train.ablate bam_branches --workdir runs/bam_branches
 
 BAM paper, table 2, there with ResNet-50 on CIFAR-100, where summing and dilation 4 came out best; here a small ResNet
 with BAM after its first stages, on cluttered canvases.
@@ -11,7 +11,7 @@ Result: none yet.
 
 import dataclasses
 
-from configs.canvas_cbam import config as canvas
+from configs.digits.canvas_cbam import config as canvas
 from train.config import Ablation, ModelConfig
 
 _NET = {"stage_sizes": (1, 1, 1, 1), "widths": (16, 32, 64, 64), "stem": "imagenet", "stem_width": 16}

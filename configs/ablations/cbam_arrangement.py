@@ -1,6 +1,6 @@
 """CBAM's two gates: one after the other in either order, and side by side.
 
-    python -m train.ablate configs/ablations/cbam_arrangement.py --workdir runs/cbam_arrangement
+    python -m train.ablate cbam_arrangement --workdir runs/cbam_arrangement
 
 CBAM paper, table 3, there with ResNet-50 on ImageNet; here a small ResNet on cluttered canvases.
 
@@ -9,7 +9,7 @@ Result, test error over seeds 0 to 4: channel gate of means (SE): 18.04 +- 1.77 
 %; spatial, then channel: 20.03 +- 2.34 %; side by side: 19.65 +- 0.90 %.
 """
 
-from configs.canvas_cbam import config as canvas
+from configs.digits.canvas_cbam import config as canvas
 from train.config import Ablation
 
 _NET = {"stage_sizes": (1, 1, 1), "stem": "imagenet"}

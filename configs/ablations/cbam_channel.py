@@ -1,6 +1,6 @@
 """CBAM's channel gate: what it pools.
 
-    python -m train.ablate configs/ablations/cbam_channel.py --workdir runs/cbam_channel
+    python -m train.ablate cbam_channel --workdir runs/cbam_channel
 
 CBAM paper, table 1, there with ResNet-50 on ImageNet; here a small ResNet on cluttered canvases.
 
@@ -9,7 +9,7 @@ Result, test error over seeds 0 to 4: no attention: 14.26 +- 0.84 %; mean (SE): 
 mean and max: 17.21 +- 1.28 %.
 """
 
-from configs.canvas_cbam import config as canvas
+from configs.digits.canvas_cbam import config as canvas
 from train.config import Ablation
 
 _NET = {"stage_sizes": (1, 1, 1), "stem": "imagenet"}

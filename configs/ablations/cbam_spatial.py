@@ -1,6 +1,6 @@
 """CBAM's spatial gate: what it sees of the channels, and its kernel.
 
-    python -m train.ablate configs/ablations/cbam_spatial.py --workdir runs/cbam_spatial
+    python -m train.ablate cbam_spatial --workdir runs/cbam_spatial
 
 CBAM paper, table 2, there with ResNet-50 on ImageNet; here a small ResNet on cluttered canvases.
 
@@ -10,7 +10,7 @@ channel, 1x1 convolution, 3x3: 20.44 +- 2.84 %; channel, 1x1 convolution, 7x7: 2
 3x3: 19.89 +- 2.82 %; channel, mean and max, 7x7: 19.44 +- 2.56 %.
 """
 
-from configs.canvas_cbam import config as canvas
+from configs.digits.canvas_cbam import config as canvas
 from train.config import Ablation
 
 _NET = {"stage_sizes": (1, 1, 1), "stem": "imagenet"}

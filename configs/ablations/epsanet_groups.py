@@ -1,6 +1,6 @@
 """EPSANet: groups of the four convolutions of a block.
 
-    python -m train.ablate configs/ablations/epsanet_groups.py --workdir runs/epsanet_groups
+    python -m train.ablate epsanet_groups --workdir runs/epsanet_groups
 
 EPSANet paper, group sizes of EPSANet-50 on ImageNet; here a small EPSANet on cluttered canvases.
 
@@ -10,7 +10,7 @@ Result: none yet.
 
 import dataclasses
 
-from configs.canvas_cbam import config as canvas
+from configs.digits.canvas_cbam import config as canvas
 from train.config import Ablation, ModelConfig
 
 _NET = {"stage_sizes": (1, 1, 1), "widths": (64, 64, 64), "stem_width": 16}

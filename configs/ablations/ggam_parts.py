@@ -1,9 +1,9 @@
 """GGAM: its attention, the norm of its gate, and the guidance of its channel weights.
 
-    python -m train.ablate configs/ablations/ggam_parts.py --workdir runs/ggam_parts
+    python -m train.ablate ggam_parts --workdir runs/ggam_parts
 
 GGAM paper, parts of the module with ResNet-50 on birds; here a small net on 200 scanned digits, see
-`configs/digits_ggam_adamw.py`.
+`digits_ggam_adamw`.
 
 Time: 300 steps of 64 images take about 9 s of CPU time a seed on two cores of an AMD EPYC (2026-11-21).
 Result, test error over seeds 0 to 4: no attention: 7.00 +- 0.87 %; sum over positions: 7.83 +- 0.66 %; sum over
@@ -13,7 +13,7 @@ positions, guided: 8.00 +- 1.46 %; sigmoid: 8.28 +- 0.95 %; sigmoid, guided: 7.7
 
 import dataclasses
 
-from configs.digits_ggam_adamw import config as digits
+from configs.digits.digits_ggam_adamw import config as digits
 from train.config import Ablation
 
 _NET = digits.model.options

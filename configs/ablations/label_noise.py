@@ -1,6 +1,6 @@
 """Wrong labels: residual attention against a plain net.
 
-    python -m train.ablate configs/ablations/label_noise.py --workdir runs/label_noise
+    python -m train.ablate label_noise --workdir runs/label_noise
 
 RAN paper, 10 to 70 % of CIFAR-10's training labels wrong, ResNet-164 against Attention-92; here a narrow Attention-56
 against a plain net of the same units and as many multiply-accumulates, on the scanned digits, 8x8 pixels.
@@ -14,7 +14,7 @@ Result, test error over seeds 0 to 4: plain, 10 %: 6.94 +- 1.13 %; attention, 10
 import dataclasses
 from typing import Any
 
-from configs.digits_cbam import config as digits
+from configs.digits.digits_cbam import config as digits
 from train.config import Ablation, ModelConfig
 
 _NET = {"widths": (16, 32, 64), "stem_width": 8}

@@ -1,6 +1,6 @@
 """Residual attention against naive attention, by depth.
 
-    python -m train.ablate configs/ablations/ran_learning.py --workdir runs/ran_learning
+    python -m train.ablate ran_learning --workdir runs/ran_learning
 
 RAN paper, there on CIFAR-10: with T (1 + M) errors fall with depth, with T M they rise from Attention-128 on. Here
 narrow nets with one and two modules a stage, on the scanned digits, 8x8 pixels.
@@ -12,7 +12,7 @@ Result, test error over seeds 0 to 4: 1 module a stage, residual: 5.67 +- 2.02 %
 
 import dataclasses
 
-from configs.digits_cbam import config as digits
+from configs.digits.digits_cbam import config as digits
 from train.config import Ablation, ModelConfig
 
 _NET = {"widths": (16, 32, 64), "stem_width": 8}

@@ -1,6 +1,6 @@
 """Residual attention: what makes the mask of its logits.
 
-    python -m train.ablate configs/ablations/ran_masks.py --workdir runs/ran_masks
+    python -m train.ablate ran_masks --workdir runs/ran_masks
 
 RAN paper, activations of Attention-56's masks on CIFAR-10; here a narrow Attention-56 on the scanned digits, 8x8
 pixels. Mixed is a sigmoid of each element, channel divides by the norm over the channels, spatial standardises each
@@ -12,7 +12,7 @@ Result, test error over seeds 0 to 4: mixed: 4.61 +- 1.93 %; channel: 3.72 +- 1.
 
 import dataclasses
 
-from configs.digits_cbam import config as digits
+from configs.digits.digits_cbam import config as digits
 from train.config import Ablation, ModelConfig
 
 _NET = {"widths": (16, 32, 64), "stem_width": 8}

@@ -1,6 +1,6 @@
 """Residual attention: a mask from an encoder and decoder, or from residual units at full size.
 
-    python -m train.ablate configs/ablations/ran_structure.py --workdir runs/ran_structure
+    python -m train.ablate ran_structure --workdir runs/ran_structure
 
 RAN paper, mask structure of Attention-56 on CIFAR-10; here a narrow Attention-56 on the scanned digits,
 8x8 pixels.
@@ -11,7 +11,7 @@ Result, test error over seeds 0 to 4: encoder and decoder: 4.61 +- 1.93 %; local
 
 import dataclasses
 
-from configs.digits_cbam import config as digits
+from configs.digits.digits_cbam import config as digits
 from train.config import Ablation, ModelConfig
 
 _NET = {"widths": (16, 32, 64), "stem_width": 8}

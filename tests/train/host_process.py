@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from train.config.errors import UserError
 from train.config.flags import parse, program
-from train.hosts.processes import Hosts, barrier, connected, gather, is_first, on_first, standing
+from train.hosts.processes import Hosts, barrier, connected, device_summary, gather, is_first, on_first
 from train.runs.preemption import preemption
 
 
@@ -19,7 +19,7 @@ def _agree() -> None:
     import jax
     from jax.experimental.multihost_utils import process_allgather
 
-    print(standing(64))
+    print(device_summary(64))
     print("gathered", gather("numbers", [jax.process_index()]), gather("numbers", "again"))
     print("first", on_first("count", lambda: {"process": jax.process_index()}))
     print("all of", sum(len(letters) for letters in gather("letters", "x" * 5_000_000)), "letters")
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str]) -> None:
     """Plays one scenario together with the others."""
     scenarios = (_agree, _refuse, _stay_away, _fail_alone, _fail_unheard, _abort, _differ)
     scenario = {function.__name__: function for function in scenarios}[f"_{arguments[0]}"]
-    with connected(parse(Hosts, arguments[1:], prog="member")):
+    with connected(parse(Hosts, arguments[1:], prog="host_process")):
         scenario()
 
 

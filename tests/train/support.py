@@ -24,7 +24,7 @@ from train.runs.record import load_run
 from train.state import TrainState, digest
 
 ROOT = Path(__file__).resolve().parents[2]
-DIGITS = str(ROOT / "configs" / "digits_cbam.py")
+DIGITS = str(ROOT / "configs" / "digits" / "digits_cbam.py")
 SMALL = str(ROOT / "tests" / "train" / "tiny.py")
 
 

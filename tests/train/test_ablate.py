@@ -24,7 +24,7 @@ from train.runs.report import Report
 
 Fails = Callable[..., str]
 FILE = """
-from configs.digits_cbam import config
+from configs.digits.digits_cbam import config
 from train.config.ablation import Ablation
 from train.config import *
 
@@ -183,17 +183,17 @@ def base() -> Config:
     ("settings", "message"),
     [
         ({"variants": {}}, "an ablation needs variants"),
-        ({"variants": {"a": {"model.nam": "x"}}}, "variant 'a': 'model.nam' is no setting of a variant: did you mean"),
-        ({"variants": {"a": {"seed": 3}}}, "variant 'a': 'seed' is no setting of a variant"),
+        ({"variants": {"a": {"model.nam": "x"}}}, "variant 'a': a variant cannot set 'model.nam': did you mean"),
+        ({"variants": {"a": {"seed": 3}}}, "variant 'a': a variant cannot set 'seed'"),
         ({"variants": {"a": {"model.name": "resnet21_cifar"}}}, "variant 'a': model.name: unknown model"),
         ({"variants": {"a": {"model.options": {"width": 3}}}}, "variant 'a': model.options: unknown argument 'width'"),
         ({"variants": {"a": {"data.batch_size": 0}}}, "variant 'a': data.batch_size=0 must be"),
-        ({"variants": {"k = 3": {}, "k: 3": {}}}, "variant 'k: 3' has 'k_3' for a folder as 'k = 3'"),
+        ({"variants": {"k = 3": {}, "k: 3": {}}}, "the folder of variant 'k: 3' is 'k_3', already used by 'k = 3'"),
         (
             {"variants": {"Table: md": {}, "table.MD": {}}},
-            "variant 'table.MD' has 'table.MD' for a folder as the table's own table.md",
+            "the folder of variant 'table.MD' is 'table.MD', already used by the table's table.md",
         ),
-        ({"variants": {"..": {}}}, "variant '..' has '' for a folder: take another label"),
+        ({"variants": {"..": {}}}, "the folder of variant '..' is '': choose another label"),
         ({"variants": {"plain": {}}, "published": {"plian": "1"}}, "there is no variant 'plian': did you mean plain?"),
         ({"variants": {"a": 3}}, "variants={'a': 3} must be of type"),
     ],

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from configs.digits_cbam import config as digits
+from configs.digits.digits_cbam import config as digits
 from train.config import ModelConfig
 
 config = dataclasses.replace(

@@ -1,6 +1,7 @@
-"""The settings of a run and of an ablation, their flags, and the errors a user can mend."""
+"""Settings of runs and ablations, their command-line flags, and user errors."""
 
 from train.config.ablation import Ablation
+from train.config.dicts import flatten, from_dict
 from train.config.schema import (
     DURATIONS,
     MAY_CHANGE,
@@ -11,8 +12,6 @@ from train.config.schema import (
     OptimizerConfig,
     ParallelConfig,
     ScheduleConfig,
-    flatten,
-    from_dict,
 )
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""What an ablation is: variants of one run, and what was published of them."""
+"""The settings of an ablation: variants of one run, and their published figures."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from train.config.dicts import flatten, from_dict
 from train.config.errors import UserError, nearest
-from train.config.schema import Config, flatten, from_dict
-from train.config.validation import Checked
+from train.config.schema import Config
+from train.config.validation import Validated
 
 _OWN_FILES = ("lock", "table.md", "table.csv", "plot.png")
-"""What lies beside the folders of the variants."""
+"""Files beside the folders of the variants."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Ablation(Checked):
-    """A table of variants, each to be trained with several seeds; see `configs/ablations`.
+class Ablation(Validated):
+    """Variants of a run, each to be trained with several seeds; see `configs/ablations/`.
 
     Attributes:
-      base: the settings that all share. Its seed is the first.
-      variants: by label, the settings that differ, by their names on the command line.
-      published: by label, the figure that was published of a variant, as it is to be shown.
-      source: where.
+      base: the common settings. Its seed is the first one.
+      variants: by label, the settings in which a variant differs, by their names on the command line.
+      published: by label, the published figure of a variant, as shown in the table.
+      source: where the figures were published.
     """
 
     base: Config
@@ -34,12 +35,12 @@ class Ablation(Checked):
     def validate(self) -> None:
         if not self.variants:
             raise UserError("an ablation needs variants")
-        folders = {name: f"the table's own {name}" for name in _OWN_FILES}
+        folders = {name: f"the table's {name}" for name in _OWN_FILES}
         for label in self.variants:
             folder = folder_name(label)
             if not folder or folder.casefold() in folders:
-                other = f" as {folders[folder.casefold()]}" if folder else ""
-                raise UserError(f"variant {label!r} has {folder!r} for a folder{other}: take another label")
+                other = f", already used by {folders[folder.casefold()]}" if folder else ""
+                raise UserError(f"the folder of variant {label!r} is {folder!r}{other}: choose another label")
             folders[folder.casefold()] = repr(label)
             self.config(label)
         for label in self.published:
@@ -47,7 +48,7 @@ class Ablation(Checked):
                 raise UserError(f"published: there is no variant {label!r}{nearest(label, self.variants)}")
 
     def config(self, label: str) -> Config:
-        """The settings of a variant."""
+        """Returns the settings of a variant."""
         try:
             return with_settings(self.base, self.variants[label])
         except UserError as error:
@@ -55,7 +56,7 @@ class Ablation(Checked):
 
 
 def folder_name(label: str) -> str:
-    """The name of a variant's folder: what is no letter, digit, dot, plus or minus is an underscore."""
+    """Folder of a variant: its label with anything but letters, digits, dots, plus and minus as underscores."""
     return re.sub(r"[^\w.+-]+", "_", label).strip("._")
 
 
@@ -69,7 +70,7 @@ def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
     del known["seed"]
     for name, value in settings.items():
         if name not in known:
-            raise UserError(f"{name!r} is no setting of a variant{nearest(name, known)}")
+            raise UserError(f"a variant cannot set {name!r}{nearest(name, known)}")
         *groups, last = name.split(".")
         group = values
         for each in groups:

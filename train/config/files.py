@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Atomic writes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def replacing(path: str) -> Iterator[str]:
-    """Gives a temporary name to write to, and renames it to the path when all went well."""
+    """Yields a temporary path to write to, and renames it to `path` if no error is raised."""
     temporary = f"{path}.{os.getpid()}.tmp"
     try:
         yield temporary

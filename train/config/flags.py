@@ -1,14 +1,14 @@
-"""What the programs share: flags to dataclasses, config files, errors in one line."""
+"""Command lines of the programs: flags into dataclasses, config files, and user errors in one line."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import difflib
-import importlib.util
 import io
 import logging
 import os
+import pathlib
 import re
 import runpy
 import signal
@@ -18,33 +18,18 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-_NEEDED = (
-    "grain",
-    "matplotlib",
-    "optax",
-    "orbax",
-    "PIL",
-    "sklearn",
-    "tensorboard",
-    "tensorflow_datasets",
-    "tqdm",
-    "tyro",
-)
+import tyro
 
-if _missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
-    print(f"error: {', '.join(_missing)} not installed: pip install -e '.[train]'", file=sys.stderr)
-    sys.exit(2)
-
-import tyro  # noqa: E402
-
-from train.config.errors import UserError, explain, nearest  # noqa: E402
-from train.config.schema import DURATIONS, Config, flatten  # noqa: E402
+from train.config.dicts import flatten
+from train.config.errors import UserError, exit_message, nearest
+from train.config.schema import DURATIONS, Config
 
 _T = TypeVar("_T")
+_CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 
 
 def program(main: Callable[[Sequence[str]], None]) -> None:
-    """Runs a program: what a user can mend ends in one line on standard error and exit code 2."""
+    """Runs a program. A user error prints one line to stderr and exits with code 2."""
     for library in ("absl", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
     sys.unraisablehook = _report_unraisable
@@ -54,12 +39,14 @@ def program(main: Callable[[Sequence[str]], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (Exception, KeyboardInterrupt) as error:
-        explained = explain(error)
-        if explained is None:
+        known = exit_message(error)
+        if known is None:
             raise
-        message, code = explained
+        message, code = known
         print(f"error: {message}", file=sys.stderr)
-        if isinstance(error, KeyboardInterrupt):  # the compiler may be at work, and falls with the interpreter
+        if isinstance(
+            error, KeyboardInterrupt
+        ):  # the compiler may be running, and crashes while the interpreter shuts down
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
@@ -67,12 +54,13 @@ def program(main: Callable[[Sequence[str]], None]) -> None:
 
 
 def _report_unraisable(unraisable: Any) -> None:
-    """Passes over what is no fault, and lets an interrupt through that fell into a callback of the garbage collector.
+    """Ignores a harmless error, and raises an interrupt again that was raised in a destructor and would be lost.
 
-    Where a save fails, TensorStore ends its other writes after Orbax's event loop is closed: the save is told of.
+    The harmless one: after a failed save, which is reported, TensorStore ends its other writes when Orbax's event loop
+    is closed.
     """
     if isinstance(unraisable.exc_value, KeyboardInterrupt):
-        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()  # now it would be lost again
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()  # raised here it would be lost again
     elif str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
 
@@ -82,15 +70,20 @@ def parse(
 ) -> _T:
     """Builds a dataclass from flags, spelt with underscores as `--key value` or `--key=value`.
 
-    With `switches`, flags of type bool take no value.
+    Args:
+      cls: the dataclass.
+      arguments: flags and values.
+      prog: the program, for its help.
+      default: values of what has no flag.
+      switches: whether flags of type bool take no value.
 
     Raises:
       UserError: a flag is unknown (the message gives the nearest), or its value does not fit.
     """
-    said = io.StringIO()
+    stderr = io.StringIO()
     options: dict[str, Any] = {} if default is None else {"default": default}
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(stderr):
             return tyro.cli(
                 cls,
                 args=list(arguments),
@@ -102,11 +95,11 @@ def parse(
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise UserError(_first_sentence(said.getvalue())) from None
+        raise UserError(_first_sentence(stderr.getvalue())) from None
 
 
 def _first_sentence(box: str) -> str:
-    """The message of one of tyro's error boxes, framed or not, without title, rules and pointers to the help."""
+    """Extracts the message from one of tyro's error boxes: no frame, title, rules or pointers to the help."""
     stripped = (line.strip("│ ") for line in box.splitlines())
     lines = [line for line in stripped if not set(line) <= set("╰╯─-")][1:]
     text = re.split(r"Argument helptext:|For full helptext", " ".join(lines))[0].strip()
@@ -125,14 +118,14 @@ _KINDS = {
     "[FLOAT [FLOAT ...]]": "numbers",
     "PIXELS ...": "integers",
 }
-"""What tyro calls them in the help."""
+"""By the metavar in tyro's help: the name of a type in messages."""
 
 
 def _misfit(text: str, lines: Sequence[str]) -> str | None:
-    """Says of a value that does not fit its flag what would; None for other messages."""
+    """Rewrites the message on a value that does not fit its flag, to say what is allowed; None for other messages."""
     if choice := re.match(r"invalid choice '(.*)' for argument '(\S+)'\. Expected one of \((.*)\)", text):
         value, flag, listed = choice.groups()
-        options = sorted(re.findall(r"'([^']*)'", listed))  # tyro has those of some types in random order
+        options = sorted(re.findall(r"'([^']*)'", listed))  # tyro lists some types in random order
     elif parsing := re.match(r"Error parsing (--\S+): (.*)", text):
         flag, reason = parsing.groups()
         value = " ".join(re.findall(r"'([^']*)'", reason.partition(" Got errors:")[0]))
@@ -145,46 +138,82 @@ def _misfit(text: str, lines: Sequence[str]) -> str | None:
     return f"{flag}={value} must be {allowed}{nearest(value, options)}" if allowed else None
 
 
-def read_config_file(path: str) -> Config:
+def read_config_file(name: str) -> Config:
     """Runs a config file, which is the user's own Python code, and returns its `config`.
+
+    Args:
+      name: path of the file, or its name alone, see `find_config`.
 
     Raises:
       UserError: there is no such file, it fails, or it defines no `config` of type Config.
     """
-    return read_from_file(path, "config", Config)
+    return read_from_file(name, "config", Config)
 
 
-def read_from_file(path: str, name: str, kind: type[_T]) -> _T:
-    """Runs a file, which is the user's own Python code, and returns what it calls by that name.
+def read_from_file(name: str, variable: str, kind: type[_T]) -> _T:
+    """Runs a file of `configs/`, or the user's own, and returns one of the variables it defines.
+
+    Args:
+      name: path of the file, or its name alone, see `find_config`.
+      variable: name of the variable.
+      kind: its type.
 
     Raises:
-      UserError: there is no such file, it fails, or it defines nothing of that name and kind.
+      UserError: there is no such file, it fails, or it defines no such variable of this type.
     """
-    if os.path.isdir(path):
-        raise UserError(f"{path} is a folder, not a config file")
-    if not os.path.isfile(path):
-        raise UserError(f"there is no config file {path}{_nearest_file(path)}")
+    path = find_config(name)
     try:
-        names = runpy.run_path(path)
+        variables = runpy.run_path(path)
     except Exception as error:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
         line = getattr(error, "lineno", None) or (frames[-1].lineno if frames else "?")
         raise UserError(f"{path}, line {line}: {_describe(error)}") from error
-    value = names.get(name)
+    value = variables.get(variable)
     if not isinstance(value, kind):
-        raise UserError(f"{path} must define {name} = {kind.__name__}(...), see {kind.__module__.replace('.', '/')}.py")
+        see = kind.__module__.replace(".", "/")
+        raise UserError(f"{path} must define {variable} = {kind.__name__}(...), see {see}.py")
     return value
 
 
+def find_config(name: str) -> str:
+    """Returns the path of a config file.
+
+    Args:
+      name: path of a file; or, from any folder, the name of a file below `configs/` without folder and `.py`, such as
+        `digits_cbam`.
+
+    Raises:
+      UserError: there is no such file (the message gives the nearest), or several have this name.
+    """
+    if os.path.isfile(name):
+        return name
+    paths = sorted(map(str, _CONFIGS.rglob("*.py")))
+    found = [path for path in paths if config_name(path) == name]
+    if len(found) > 1:
+        raise UserError(f"{len(found)} configs are named {name}: give the path of one, {' or '.join(found)}")
+    if found:
+        return found[0]
+    if os.path.isdir(name):
+        raise UserError(f"{name} is a folder, not a config file")
+    raise UserError(
+        f"there is no config file {name}{_nearest_file(name) or nearest(config_name(name), map(config_name, paths))}"
+    )
+
+
+def config_name(path: str) -> str:
+    """Name of a config: that of its file, without folder and `.py`."""
+    return os.path.splitext(os.path.basename(path))[0]
+
+
 def _nearest_file(path: str) -> str:
-    folder = os.path.dirname(path) or "."
-    files = os.listdir(folder) if os.path.isdir(folder) else []
+    folder = os.path.dirname(path)
+    files = [file for file in os.listdir(folder) if file.endswith(".py")] if os.path.isdir(folder) else []
     near = difflib.get_close_matches(os.path.basename(path), files, n=1)
-    return f": did you mean {os.path.join(os.path.dirname(path), near[0])}?" if near else ""
+    return f": did you mean {os.path.join(folder, near[0])}?" if near else ""
 
 
 def _describe(error: Exception) -> str:
-    """The error's message, with the nearest setting where a setting is unknown."""
+    """The error's message, with the nearest setting if a setting is unknown."""
     if isinstance(error, SyntaxError):
         return f"SyntaxError: {error.msg}"
     unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
@@ -196,7 +225,7 @@ def _describe(error: Exception) -> str:
 
 
 def with_duration_of(config: Config, arguments: Sequence[str]) -> Config:
-    """Makes room for a duration on the command line, which replaces the config's, whatever its unit."""
+    """Clears the config's duration if the flags have one, which may be in another unit."""
     flags = [argument.removeprefix("--").partition("=")[0].replace("-", "_") for argument in arguments]
     given = [name for name in DURATIONS if name in flags]
     if not given:

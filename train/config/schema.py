@@ -1,4 +1,4 @@
-"""The settings of a run: frozen dataclasses, checked when they are built."""
+"""The settings of a run: frozen dataclasses that validate themselves."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import dataclasses
 import math
 import typing
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
 from train.config.errors import UserError
-from train.config.validation import Checked
-
-_T = TypeVar("_T")
+from train.config.validation import Validated
 
 _SET_ELSEWHERE = {
     "name": "model.name",
@@ -22,25 +20,25 @@ _SET_ELSEWHERE = {
     "param_dtype": "the program: it is float32",
     "norm": "parallel.batch_norm",
 }
-"""Arguments of a net that are none of `model.options`."""
+"""Arguments of a net that `model.options` must not have, and what sets them."""
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig(Checked):
-    """Which net, see `python -c "import attnjax; print(attnjax.list_models())"`."""
+class ModelConfig(Validated):
+    """The net; `python -m attnjax` lists them."""
 
     _prefix: ClassVar[str] = "model."
 
     name: str = "cbam_resnet20_cifar"
-    """A named net of attnjax."""
+    """Name of the net, as in `attnjax.create_model`."""
     num_classes: int | None = None
-    """Outputs of the classifier; None takes the number of classes of the data."""
+    """Outputs of the classifier; None is the number of classes of the data."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Compute type. Parameters and statistics are always float32."""
+    """Compute dtype. Parameters and statistics are always float32."""
     weights: str | None = None
-    """Start from these weights, a file or folder that attnjax.convert has written; None starts afresh."""
+    """Initial weights, a file or folder that attnjax.convert has written; None initialises them at random."""
     options: Annotated[Mapping[str, Any], tyro.conf.Suppress] = dataclasses.field(default_factory=dict, hash=False)
-    """Arguments in place of the net's own, as `attnjax.create_model` takes them: plain data, only in config files."""
+    """Arguments of `attnjax.create_model` that override those of the named net: plain data, only in config files."""
 
     def validate(self) -> None:
         import attnjax
@@ -54,7 +52,7 @@ class ModelConfig(Checked):
             raise UserError(f"model.{'options' if self.name in attnjax.list_models() else 'name'}: {error}") from error
 
     def require_ggam(self, setting: str) -> None:
-        """Raises UserError where a setting asks for GGAM's loss and the net is not one of its nets."""
+        """Raises UserError if a setting needs a GGAM net and this is none."""
         import attnjax
 
         nets = attnjax.list_models("ggam_*")
@@ -65,67 +63,66 @@ class ModelConfig(Checked):
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig(Checked):
-    """Which images, and what is done to them."""
+class DataConfig(Validated):
+    """Source, augmentation and preprocessing of the images."""
 
     _prefix: ClassVar[str] = "data."
 
     source: str = "digits"
-    """`digits`, `canvas_digits` (digits at random places of larger canvases, among clutter), `tfds:NAME` (a prepared
-    TFDS data set) or `folder:PATH` (images in folders named by class)."""
+    """`digits`, `canvas_digits` (digits at random positions of larger, cluttered canvases), `tfds:NAME` (a prepared
+    TFDS data set), `folder:PATH` (images in folders named by class), or another one of train/data/sources.py."""
     train_images: int | None = None
-    """How many training images to use, always the same of them; None is all."""
+    """Number of training images to use, always the same ones; None uses all."""
     batch_size: int = 64
     """Images per step, over all devices."""
-    augmentation: Literal["none", "pad_crop", "random_resized_crop", "resize_crop"] = "pad_crop"
-    """Training: nothing; zero-pad and crop back (CIFAR); a random area and aspect ratio (ImageNet); squeeze to a square
-    of side `resize` and crop at a random place (fine-grained sets)."""
+    augmentation: str = "pad_crop"
+    """Training: `none`; `pad_crop` zero-pads and crops back (CIFAR); `random_resized_crop` crops a random area and
+    aspect ratio (ImageNet); `resize_crop` resizes to a square of side `resize` and crops at a random position
+    (fine-grained sets); or another one of train/data/augment.py. Several are joined by `+` and applied in order."""
     pad: int = 4
-    """Pixels that pad_crop adds on each side."""
+    """pad_crop: pixels added on each side."""
     min_area: float = 0.08
-    """random_resized_crop: smallest share of the image's area."""
+    """random_resized_crop: smallest fraction of the image's area."""
     rotate: float = 0.0
-    """Training: turn by a random angle of at most this many degrees."""
+    """Training: rotate by a random angle of at most this many degrees."""
     color_jitter: float = 0.0
-    """Training: change brightness, contrast and saturation by factors from 1 - x to 1 + x, in random order."""
+    """Training: scale brightness, contrast and saturation by factors from 1 - x to 1 + x, in random order."""
     rand_augment_layers: int = 0
-    """Training: how many random operations of RandAugment to apply; 0 is none."""
+    """Training: number of RandAugment's operations to apply; 0 applies none."""
     rand_augment_magnitude: int = 9
-    """RandAugment: their strength, of at most 30."""
+    """RandAugment: magnitude, at most 30."""
     mixup: float = 0.0
-    """Training: mix each batch with itself, with shares from Beta(x, x); 0 does not."""
+    """Training: mix each batch with a permutation of itself, with weights from Beta(x, x); 0 turns it off."""
     cutmix: float = 0.0
-    """Training: paste a box of another image, its area from Beta(x, x). With mixup, each batch takes one by chance."""
+    """Training: paste a box of another image, its area from Beta(x, x); 0 turns it off. With mixup, each batch draws
+    one of the two."""
     label_noise: float = 0.0
-    """Share of the training labels that are replaced by another class, once and for all."""
+    """Fraction of the training labels replaced by other classes, the same ones in every epoch."""
     flip: bool = True
     """Training: mirror half of the images."""
     image_size: int | None = None
-    """Side in pixels of the square images that the net sees; None keeps the images' own size, if all have the same."""
+    """Side in pixels of the net's square input; None keeps the size of the images, which must be the same for all."""
     resize: int | None = None
-    """Evaluation: shorter side in pixels before the centre crop to image_size; None is image_size. With resize_crop
-    both sides become this long."""
+    """Evaluation: shorter side in pixels before the centre crop to image_size, both sides with resize_crop; None is
+    image_size."""
     channels: Literal[1, 3] | None = None
-    """1 turns images gray, 3 turns gray ones into RGB; None keeps what the source gives."""
+    """1 converts images to grey, 3 converts grey ones to RGB; None keeps those of the source."""
     mean: tuple[float, ...] = (0.5,)
-    """Subtracted from images in [0, 1]: one value, or one for each channel."""
+    """Subtracted from images in [0, 1]: one value, or one per channel."""
     std: tuple[float, ...] = (0.25,)
-    """What images are divided by after that: one value, or one for each channel."""
+    """Divisor of the images after that: one value, or one per channel."""
     apply_exif_orientation: bool = True
-    """folder: turn photos upright as their EXIF data says. False shows them as stored, as torchvision does."""
+    """folder: rotate photos upright as their EXIF data says. False leaves them as stored, as torchvision does."""
     skip_unreadable: bool = False
-    """Count and skip images that cannot be decoded, instead of stopping at the first."""
+    """Skip and count images that cannot be decoded, instead of stopping at the first."""
     test_fraction: float = 0.2
-    """folder: share of each class that is held out where PATH has no train and test or val folders."""
+    """folder: fraction of each class held out for the test where PATH has no train and test or val folders."""
     tfds_dir: str | None = None
     """tfds: folder of the prepared data sets; None is $TFDS_DATA_DIR or ~/tensorflow_datasets."""
     num_threads: int = 8
-    """Threads that read and augment."""
+    """Threads that read and augment images."""
 
     def validate(self) -> None:
-        kind, _, rest = self.source.partition(":")
-        if self.source not in ("digits", "canvas_digits") and not (kind in ("tfds", "folder") and rest):
-            self._require(False, "source", "digits, canvas_digits, tfds:NAME or folder:PATH")
         limits = {
             "batch_size": (1, 2**20),
             "train_images": (1, 2**31),
@@ -150,40 +147,36 @@ class DataConfig(Checked):
         self._require(fits, "resize", f"from image_size ({smallest}) to 8192")
         if self.resize is not None and self.image_size is None:
             raise UserError("data.resize needs data.image_size, the side of the centre crop")
-        if self.augmentation in ("random_resized_crop", "resize_crop") and self.image_size is None:
-            raise UserError(f"data.augmentation={self.augmentation!r} needs data.image_size, the side of the crops")
-        if self.augmentation == "resize_crop" and self.resize is None:
-            raise UserError("data.augmentation='resize_crop' needs data.resize, the side before the crop")
         self._require(len(self.mean) in (1, 3), "mean", "one value or three")
         self._require(len(self.std) in (1, 3) and min(self.std) > 0, "std", "one value or three, all positive")
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimizerConfig(Checked):
-    """SGD with momentum as PyTorch has it, the decay added to the gradient; or AdamW or LAMB."""
+class OptimizerConfig(Validated):
+    """The optimiser: SGD with momentum and decay as in PyTorch, AdamW or LAMB."""
 
     _prefix: ClassVar[str] = "optimizer."
 
     kind: Literal["sgd", "adamw", "lamb"] = "sgd"
-    """Which optimiser. AdamW and LAMB decay the parameters apart from the gradient."""
+    """sgd adds the weight decay to the gradient; adamw and lamb decouple it."""
     learning_rate: float = 0.1
-    """Highest value of the schedule."""
+    """Peak of the schedule."""
     momentum: float = 0.9
-    """sgd: share of the old step that is kept; adamw, lamb: of the old mean of gradients."""
+    """sgd: momentum; adamw, lamb: decay rate of the first moment."""
     nesterov: bool = False
-    """sgd: Nesterov's form of momentum."""
+    """sgd: Nesterov momentum."""
     second_moment: float = 0.999
-    """adamw, lamb: share of the old mean of squared gradients that is kept."""
+    """adamw, lamb: decay rate of the second moment."""
     weight_decay: float = 1e-4
-    """L2 decay."""
+    """Weight decay."""
     decay_norm_and_bias: bool = True
-    """Whether batch norm parameters and biases decay too, as in the papers' code."""
+    """Whether to decay batch norm parameters and biases too, as the papers' code does."""
     clip_norm: float | None = None
-    """Scale gradients down to this global norm; None does not."""
+    """Clip gradients to this global norm; None does not clip."""
     scaled_module: str | None = None
-    """A submodule of the net, such as `backbone`, that learns at another rate; None is none."""
+    """Submodule of the net, such as `backbone`, with its own learning rate; None for none."""
     scaled_by: float = 0.1
-    """What the learning rate of `scaled_module` is multiplied by."""
+    """Factor on the learning rate of `scaled_module`."""
 
     def validate(self) -> None:
         self._require(self.learning_rate > 0, "learning_rate", "positive")
@@ -195,19 +188,19 @@ class OptimizerConfig(Checked):
 
 
 @dataclasses.dataclass(frozen=True)
-class ScheduleConfig(Checked):
-    """How the learning rate goes; times are fractions of the duration."""
+class ScheduleConfig(Validated):
+    """Schedule of the learning rate; times are fractions of the duration."""
 
     _prefix: ClassVar[str] = "schedule."
 
     kind: Literal["constant", "step", "cosine"] = "cosine"
-    """After the warm-up: stay; drop at the milestones; fall to 0 along half a cosine."""
+    """After the warm-up: constant; dropping at the milestones; half a cosine down to 0."""
     warmup: float = 0.0
-    """Fraction in which the rate rises linearly from 0."""
+    """Duration of the linear warm-up from 0."""
     milestones: tuple[float, ...] = (0.5, 0.75)
-    """step: fractions at which the rate drops."""
+    """step: when the rate drops."""
     factor: float = 0.1
-    """step: what the rate is multiplied by at each milestone."""
+    """step: factor on the rate at each milestone."""
 
     def validate(self) -> None:
         self._require(0 <= self.warmup < 1, "warmup", "at least 0 and below 1")
@@ -218,27 +211,27 @@ class ScheduleConfig(Checked):
 
 
 @dataclasses.dataclass(frozen=True)
-class GGAMConfig(Checked):
-    """GGAM's loss, for its nets; see `attnjax.losses.ggam_loss`. The paper's form, but that it is off."""
+class GGAMConfig(Validated):
+    """GGAM's guidance loss, see `attnjax.losses.GGAM`. The defaults are the paper's, but the weight, which is 0."""
 
     _prefix: ClassVar[str] = "ggam."
 
     weight: float = 0.0
-    """Factor lambda of the guidance loss; 0 leaves it out."""
+    """Factor lambda of the guidance loss; 0 turns it off."""
     beta_norm: Literal["sigmoid", "sigmoid_l1", "softmax"] = "sigmoid"
-    """What is done to the mean gradient of each channel: a sigmoid, divided by its sum over the channels, a softmax."""
+    """Normalisation of the Grad-CAM weights: sigmoid, sigmoid divided by its sum over the channels, or softmax."""
     kl: Literal["symmetric", "forward"] = "symmetric"
-    """The mean of both divergences, or only that of the channel weights from the Grad-CAM weights."""
+    """Mean of both KL divergences, or only that of the channel weights from the Grad-CAM weights."""
     target: Literal["label", "prediction"] = "label"
-    """The gradient is that of the label's logit (with Mixup, of both labels' by shares), or of the highest one."""
+    """Logit whose gradient is taken: the label's (with mixup the weighted sum of both), or the highest one."""
     wrt: Literal["A", "D"] = "A"
-    """With respect to the attention's input A or output D."""
+    """Gradient with respect to the attention's input A or output D."""
     stop_gradient: bool = True
-    """Whether the Grad-CAM weights are constants of the step."""
+    """Whether to treat the Grad-CAM weights as constants."""
     reduction: Literal["mean", "sum"] = "mean"
-    """Of the guidance loss over the images of a batch."""
+    """Reduction of the guidance loss over the batch."""
     epsilon: float = 1e-8
-    """The least that logarithms see."""
+    """Lower bound of the arguments of logarithms."""
 
     def validate(self) -> None:
         self._require(self.weight >= 0, "weight", "at least 0")
@@ -246,22 +239,22 @@ class GGAMConfig(Checked):
 
 
 @dataclasses.dataclass(frozen=True)
-class ParallelConfig(Checked):
-    """How a step is spread over the devices of all processes."""
+class ParallelConfig(Validated):
+    """Distribution of a step over the devices of all processes."""
 
     _prefix: ClassVar[str] = "parallel."
 
     engine: Literal["jit", "pmap"] = "jit"
-    """`jit` over a mesh of all devices, or `pmap`. Both take the same steps, but for dropout's random numbers."""
+    """`jit` over a mesh of all devices, or `pmap`. Both compute the same, except for dropout's random numbers."""
     batch_norm: Literal["global", "device"] | int = "global"
-    """Images whose statistics batch norm takes together: the whole batch, those of a device (a run keeps to the number
-    that this was when it began), or groups of so many."""
+    """Images over which batch norm computes its statistics: the whole batch, those of one device (their number is fixed
+    at the start of a run), or groups of this many."""
     accumulate: int = 1
-    """Parts that a batch is computed in, one after the other; batch norm sees each part alone."""
+    """Number of micro-batches per step, whose gradients are averaged; batch norm is computed for each."""
     shard_parameters: int = 1
-    """Devices that share the parameters and the optimiser's state among them (FSDP); 1 keeps all on every device."""
+    """Devices over which parameters and optimiser state are sharded (FSDP); 1 replicates them."""
     rematerialize: Literal["none", "block", "stage"] = "none"
-    """Keep only the outputs of blocks or stages for the backward pass and compute the rest again: memory for time."""
+    """Store only the outputs of blocks or stages for the backward pass and recompute the rest, to save memory."""
 
     def validate(self) -> None:
         known = isinstance(self.batch_norm, str) or self.batch_norm >= 1
@@ -276,8 +269,8 @@ DURATIONS = ("total_steps", "total_epochs", "total_examples")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Checked):
-    """One run. Its duration is given in exactly one of steps, epochs and examples."""
+class Config(Validated):
+    """The settings of one run. Exactly one of `total_steps`, `total_epochs` and `total_examples` is set."""
 
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
@@ -288,15 +281,15 @@ class Config(Checked):
     total_steps: int | None = None
     """Duration in steps."""
     total_epochs: float | None = None
-    """Duration in passes over the training images."""
+    """Duration in epochs."""
     total_examples: int | None = None
     """Duration in training images."""
     label_smoothing: float = 0.0
-    """Share of the target that is spread evenly over all classes."""
+    """Label smoothing: probability spread evenly over all classes."""
     ema_decay: float | None = None
-    """Evaluate an average of parameters and statistics that keeps this share of itself at each step; None has none."""
+    """Decay of the exponential moving average of parameters and statistics, which is evaluated; None keeps none."""
     seed: int = 0
-    """Of the initial parameters, the order of the images and their augmentation."""
+    """Seed of the initial parameters, the order of the images and their augmentation."""
     checkpoint_every_steps: int = 1000
     """Steps between checkpoints."""
     evaluate_every_steps: int = 1000
@@ -304,9 +297,9 @@ class Config(Checked):
     log_every_steps: int = 50
     """Steps between lines of the log."""
     keep_last_checkpoints: int = 2
-    """How many of the newest checkpoints to keep."""
+    """Number of newest checkpoints to keep."""
     keep_best_checkpoints: int = 1
-    """How many of the checkpoints with the highest test accuracy to keep besides."""
+    """Number of further checkpoints to keep, those with the highest test accuracy."""
 
     def validate(self) -> None:
         parts = self.parallel.accumulate
@@ -327,7 +320,7 @@ class Config(Checked):
         self._require(self.keep_best_checkpoints >= 0, "keep_best_checkpoints", "at least 0")
 
     def steps(self, num_examples: int) -> int:
-        """Duration in steps on a training set of that many images, at least 1."""
+        """Number of steps on a training set of `num_examples` images, at least 1."""
         if self.total_steps is not None:
             steps = self.total_steps
         elif self.total_examples is not None:
@@ -335,7 +328,7 @@ class Config(Checked):
         else:
             steps = math.ceil(typing.cast(float, self.total_epochs) * num_examples / self.data.batch_size)
         if steps >= 2**31:
-            raise UserError(f"a duration of {steps} steps is more than a counter of 32 bits holds")
+            raise UserError(f"a duration of {steps} steps does not fit a counter of 32 bits")
         return steps
 
 
@@ -351,43 +344,4 @@ MAY_CHANGE = {
     "parallel.shard_parameters",
     "parallel.rematerialize",
 }
-"""Settings that may differ when a run is resumed."""
-
-
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Returns the settings by their names on the command line.
-
-    Example:
-      >>> flatten(Config(total_steps=5))["optimizer.momentum"]
-      0.9
-    """
-    flat: dict[str, Any] = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            flat |= flatten(value, f"{prefix}{field.name}.")
-        else:
-            flat[prefix + field.name] = value
-    return flat
-
-
-def from_dict(cls: type[_T], values: Mapping[str, Any]) -> _T:
-    """Builds a config of what `dataclasses.asdict` gave, also after a trip through JSON."""
-    hints = typing.get_type_hints(cls)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise UserError(f"unknown settings of {cls.__name__}: {', '.join(unknown)}")
-    arguments = {}
-    for name, value in values.items():
-        if dataclasses.is_dataclass(hints[name]):
-            arguments[name] = from_dict(typing.cast(Any, hints[name]), value)
-        else:
-            arguments[name] = _with_tuples(value)
-    return cls(**arguments)
-
-
-def _with_tuples(value: Any) -> Any:
-    """Plain data with a tuple in place of each list, which JSON has for both."""
-    if isinstance(value, Mapping):
-        return {name: _with_tuples(item) for name, item in value.items()}
-    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+"""Settings that may change when a run is resumed."""

@@ -1,4 +1,4 @@
-"""Dataclasses that check their fields against the annotations when they are built."""
+"""Dataclasses that validate their fields when they are constructed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Literal
 from train.config.errors import UserError
 
 
-class Checked:
-    """Checks every field against its annotation when a dataclass is built."""
+class Validated:
+    """Base of dataclasses that check every field against its annotation, and then their own rules, on construction."""
 
     _prefix: ClassVar[str] = ""
 
@@ -25,7 +25,7 @@ class Checked:
         self.validate()
 
     def validate(self) -> None:
-        """Raises UserError where values contradict each other or lie out of range."""
+        """Raises UserError if values are out of range or contradict each other."""
 
     def _require(self, condition: bool, name: str, allowed: str) -> None:
         if not condition:
@@ -53,7 +53,7 @@ def _fits(value: Any, annotation: Any) -> bool:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a value comes back from JSON as it was, but for tuples."""
+    """Whether a value survives a round trip through JSON, apart from tuples."""
     if isinstance(value, Mapping):
         return _fits(value, Mapping[str, Any])
     if isinstance(value, tuple):

@@ -1,4 +1,4 @@
-"""Data sets as their makers give them away, unpacked in a folder: what lies where, and how to read it."""
+"""Data sets in the form that their authors publish, unpacked in a folder: their files, and how to read them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from train.data.images import read_image
 
 
 class Part(NamedTuple):
-    """Labels of a split, and what reads the image file of each: PNG where the archive holds bare pixels."""
+    """Labels of a split, and a function from an index to an encoded image: PNG where the archive holds raw pixels."""
 
     labels: Sequence[int]
     read: Callable[[int], bytes]
 
 
 class Contents(NamedTuple):
-    """Names of the classes by label, and the images, which are read as they are asked for."""
+    """Class names by label, and the images of both splits, read lazily."""
 
     class_names: list[str]
     train: Part
@@ -35,14 +35,14 @@ class Contents(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Archive:
-    """A data set that can be prepared from its makers' files.
+    """A data set that can be prepared from its authors' files.
 
     Attributes:
-      source: what the folder must hold, which page has it, size of the download, and licence where one is known.
-      files: paths in the folder that must be there.
-      shape: height, width and channels of the images, None where they differ.
+      source: what the folder must contain, the page to download it from, its size, and its licence if known.
+      files: required paths below the folder.
+      shape: height, width and channels of the images; None where they vary.
       counts: numbers of training and test images.
-      read: from the folder to its contents.
+      read: function from the folder to its contents.
     """
 
     source: str
@@ -55,7 +55,7 @@ class Archive:
         """Reads the folder.
 
         Raises:
-          UserError: files are missing, or are not as they should be.
+          UserError: files are missing or damaged.
         """
         folder = os.path.expanduser(folder)
         missing = [path for path in self.files if not os.path.exists(os.path.join(folder, path))]
@@ -67,7 +67,7 @@ class Archive:
             contents = self.read(folder)
             self._check(contents)
         except (EOFError, LookupError, OSError, ValueError, zlib.error) as error:
-            raise UserError(f"{folder} does not hold {self.source}, or damaged: {reason(error)}") from error
+            raise UserError(f"{folder} does not hold {self.source}, or damaged: {describe(error)}") from error
         return contents
 
     def _check(self, contents: Contents) -> None:
@@ -80,8 +80,8 @@ class Archive:
                 raise ValueError(f"an image of class {label}, where classes are counted from 0 to {last}")
 
 
-def reason(error: Exception) -> str:
-    """What is wrong with a file, in a line."""
+def describe(error: Exception) -> str:
+    """Describes a read error in one line."""
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     return f"nothing is known of {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
@@ -93,7 +93,7 @@ def _lines(*path: str) -> list[str]:
 
 
 def _table(*path: str) -> dict[str, str]:
-    """Lines of a key, a space and a value."""
+    """Lines of a key, a space and a value, as a dict."""
     return dict(line.split(" ", 1) for line in _lines(*path))
 
 
@@ -104,7 +104,7 @@ def _pixels(images: np.ndarray, labels: np.ndarray) -> Part:
 
 
 def _photos(folder: str, photos: list[tuple[str, int]], read: Callable[[str], bytes]) -> Part:
-    """Photos by name and label. They must lie in the folder: a list from elsewhere could name any file."""
+    """Photos by name and label. Names outside of the folder are refused, since the list may be untrusted."""
     for name, _ in photos:
         if os.path.isabs(name) or ".." in Path(name).parts:
             raise ValueError(f"a photo is named {name}, which is outside of {folder}")
@@ -112,7 +112,7 @@ def _photos(folder: str, photos: list[tuple[str, int]], read: Callable[[str], by
 
 
 def _photo(path: str) -> bytes:
-    Image.open(path).close()  # refuses what is no image
+    Image.open(path).close()  # raises if it is no image
     return Path(path).read_bytes()
 
 
@@ -123,7 +123,7 @@ def _encode(image: np.ndarray, kind: str, **options: Any) -> bytes:
 
 
 def _idx(path: str, *shape: int) -> np.ndarray:
-    """Arrays of bytes in the format of MNIST: type and number of axes, their sizes as big-endian int32, the bytes."""
+    """Reads bytes in the IDX format of MNIST: data type and rank, the shape as big-endian int32, the values."""
     data = gzip.decompress(Path(path).read_bytes())
     start = 8 + 4 * len(shape)
     if data[:4] != bytes([0, 0, 8, 1 + len(shape)]) or data[8:start] != np.asarray(shape, ">i4").tobytes():
@@ -142,7 +142,7 @@ def _fashion_mnist(folder: str) -> Contents:
 
 
 def _cifar(folder: str, names: str, label: int, train: Iterable[str], test: str) -> Contents:
-    """Records of one or two labels, the last of which is meant, and of red, green and blue planes of 32x32 bytes."""
+    """Reads records of one or two labels, of which the last counts, and red, green and blue planes of 32x32 bytes."""
 
     def part(files: Iterable[str]) -> Part:
         records = np.concatenate([np.fromfile(os.path.join(folder, file), np.uint8) for file in files])
@@ -207,7 +207,7 @@ def _aircraft(folder: str) -> Contents:
 
 
 def _without_banner(path: str) -> bytes:
-    """The lowest 20 rows of each photo name its owner; without them it is encoded anew, at a high quality."""
+    """Crops the lowest 20 rows, which name the photographer, and encodes the photo again at high quality."""
     return _encode(read_image(path)[:-20], "JPEG", quality=95)
 
 
@@ -249,4 +249,4 @@ ARCHIVES = {
         _aircraft,
     ),
 }
-"""By the name that `tfds:NAME` has afterwards, TFDS's own where it has one."""
+"""By name, as in `tfds:NAME` once prepared: TFDS's own name where TFDS has the data set."""

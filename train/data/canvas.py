@@ -1,4 +1,4 @@
-"""Scanned digits at random places of larger canvases, among clutter: a small task of finding before telling apart."""
+"""Scanned digits at random positions of larger, cluttered canvases: a small task of localisation and classification."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from train.data.dataset import Dataset, Split
 _SIDE = 64
 """Pixels of a canvas."""
 _COPIES = 4
-"""Canvases of each digit."""
+"""Canvases per digit."""
 _DIGIT = (18, 24)
-"""Least and greatest side of a digit, which is 8x8 as it was scanned."""
+"""Smallest and largest side of a digit, which was scanned with 8x8 pixels."""
 _PIECE = (6, 10)
-"""Least and greatest side of a fragment."""
+"""Smallest and largest side of a fragment."""
 _PIECES = 8
-"""Fragments on a canvas."""
+"""Fragments per canvas."""
 _NOISE = 12.0
 """Standard deviation of the noise, of 255."""
 
@@ -40,18 +40,20 @@ class _Canvases:
 
 
 def on_canvases(digits: Dataset) -> Dataset:
-    """Pastes each digit on 4 canvases of 64x64 pixels, amid fragments of other digits of the same split.
+    """Pastes each digit on 4 canvases of 64x64 pixels, among fragments of other digits of the same split.
 
-    After the cluttered MNIST of Mnih et al., Recurrent Models of Visual Attention, NeurIPS 2014, with a ramp of gray
-    and noise besides. A generator of a fixed seed chooses everything, so that the canvases are always the same.
+    Modelled on the cluttered MNIST of Mnih et al., Recurrent Models of Visual Attention, NeurIPS 2014, with a grey
+    gradient and noise added. The seed is fixed: the canvases are always the same.
     """
     train, test = (_canvases(split, seed) for seed, split in enumerate((digits.train, digits.test)))
     return Dataset(train, test, digits.class_names, f"{digits.origin} on canvases")
 
 
 def canvas_boxes(split: Split) -> np.ndarray | None:
-    """Where the digits of a split of canvases lie, integers (n, 4): y0, x0, y1, x1 of the box around what is drawn,
-    y1 and x1 just outside. None for other splits."""
+    """Bounding boxes of the digits of a split of canvases, integers (n, 4): y0, x0, y1, x1, the last two exclusive.
+
+    None for other splits.
+    """
     return split.boxes if isinstance(split, _Canvases) else None
 
 
@@ -68,11 +70,11 @@ def _canvases(digits: Split, seed: int) -> _Canvases:
 def _canvas(scan: np.ndarray, pieces: list[np.ndarray], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """A canvas of a digit, uint8 (h, w, 1), and the digit's box."""
     canvas = np.zeros((_SIDE, _SIDE), np.float32)
-    places = rng.random((_PIECES + 1, 2))
-    for piece, place in zip(rng.integers(0, len(pieces), _PIECES), places[1:], strict=True):
-        _paste(canvas, pieces[piece], place)
+    positions = rng.random((_PIECES + 1, 2))
+    for piece, position in zip(rng.integers(0, len(pieces), _PIECES), positions[1:], strict=True):
+        _paste(canvas, pieces[piece], position)
     digit = _enlarged(scan, rng)
-    y, x = _paste(canvas, digit, places[0])
+    y, x = _paste(canvas, digit, positions[0])
     rows, columns = (np.flatnonzero(digit.max(axis) > digit.max() / 8) for axis in (1, 0))
     box = np.array([y + rows[0], x + columns[0], y + rows[-1] + 1, x + columns[-1] + 1])
     down, across = rng.uniform(-16, 16, (2, 1)) * np.linspace(-1, 1, _SIDE)
@@ -82,22 +84,22 @@ def _canvas(scan: np.ndarray, pieces: list[np.ndarray], rng: np.random.Generator
 
 
 def _enlarged(scan: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A digit as it is drawn: larger, and brighter or darker."""
+    """A digit, enlarged and scaled in brightness."""
     side = int(rng.integers(*_DIGIT, endpoint=True))
     image = Image.fromarray(scan).resize((side, side), Image.Resampling.BICUBIC)
     return np.asarray(image, np.float32) * rng.uniform(0.5, 1.0)
 
 
 def _cut(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A square of an image, of a random side at a random place."""
+    """A square of an image, of random side and position."""
     side = rng.integers(*_PIECE, endpoint=True)
     y, x = rng.integers(0, len(image) - side, 2, endpoint=True)
     return image[y : y + side, x : x + side]
 
 
-def _paste(canvas: np.ndarray, image: np.ndarray, place: np.ndarray) -> tuple[int, int]:
-    """Draws an image on a canvas, at a place in [0, 1), and returns its corner; the brighter of both shows."""
-    y, x = (int(share * (len(canvas) - len(image) + 1)) for share in place)
+def _paste(canvas: np.ndarray, image: np.ndarray, position: np.ndarray) -> tuple[int, int]:
+    """Draws an image on a canvas, at a position in [0, 1)^2, and returns its corner; the maximum of both shows."""
+    y, x = (int(share * (len(canvas) - len(image) + 1)) for share in position)
     part = canvas[y : y + len(image), x : x + len(image)]
     np.maximum(part, image, out=part)
     return y, x

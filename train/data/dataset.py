@@ -1,4 +1,4 @@
-"""What a data set is to the rest of the program."""
+"""The interface of a data set."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ class Split(Protocol):
         ...
 
     def name(self, index: int) -> str:
-        """Says which image that is, for messages."""
+        """Names an image in messages."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """What a source gives.
+    """An opened data set.
 
     Attributes:
-      train: the images to train on.
-      test: those to test on.
+      train: training images.
+      test: test images.
       class_names: names of the classes, by label.
-      origin: which copy this is, for the record: name, version, and what has prepared it; or the folder.
+      origin: which copy this is, for provenance: name, version and the module that prepared it, or the folder.
     """
 
     train: Split

@@ -1,7 +1,7 @@
 """Image files and arrays: decoding, resizing, cropping. uint8 (h, w, c) throughout.
 
-Pillow decodes and resizes, with antialiasing, and sizes and offsets are rounded as torchvision rounds them: the
-pipelines that the published figures come from do so.
+Pillow decodes and resizes, with antialiasing, and sizes and offsets are rounded as in torchvision, like the pipelines
+behind the published figures.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 class UnreadableImageError(UserError):
-    """A file that is no image or a damaged one."""
+    """A file is no image, or damaged."""
 
 
 def read_image(path: str, apply_exif_orientation: bool = True) -> np.ndarray:
-    """Decodes a file to RGB: gray and palette images are converted, 16 bits become 8, and alpha is dropped.
+    """Decodes a file to RGB: grey and palette images are converted, 16 bits become 8, and alpha is dropped.
 
     Raises:
       UnreadableImageError: the file is missing, no image, or damaged; the message names it.
@@ -32,7 +32,7 @@ def read_image(path: str, apply_exif_orientation: bool = True) -> np.ndarray:
 def decode(
     file: str | BinaryIO, name: str, apply_exif_orientation: bool = False, channels: Literal[1, 3] = 3
 ) -> np.ndarray:
-    """Decodes a file, or its contents, to gray or RGB as `read_image` does; messages name it."""
+    """Decodes a file, or its contents, to grey or RGB as `read_image` does; `name` stands in messages."""
     try:
         with Image.open(file) as image:
             upright = ImageOps.exif_transpose(image) if apply_exif_orientation else image
@@ -48,7 +48,7 @@ def decode(
 
 
 def set_channels(image: np.ndarray, channels: int) -> np.ndarray:
-    """Turns (h, w, 1 or 3) into (h, w, channels); gray is the luma of ITU-R 601."""
+    """Converts (h, w, 1 or 3) to (h, w, channels); grey is the luma of ITU-R 601."""
     if image.shape[-1] == channels:
         return image
     if channels == 3:
@@ -66,29 +66,29 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def cover(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes to the smallest image of the same aspect ratio that covers a rectangle; fractions are cut off."""
+    """Resizes to the smallest image of the same aspect ratio that covers a rectangle; fractions are truncated."""
     if height * image.shape[1] >= width * image.shape[0]:
         return resize(image, height, int(height * image.shape[1] / image.shape[0]))
     return resize(image, int(width * image.shape[0] / image.shape[1]), width)
 
 
 def resize_and_crop(image: np.ndarray, shorter_side: int, size: int) -> np.ndarray:
-    """Resizes to a shorter side, keeping the aspect ratio, and cuts a square out of the centre."""
+    """Resizes to a shorter side, keeping the aspect ratio, and crops a square of the centre."""
     return _crop_centre(cover(image, shorter_side, shorter_side), size, size)
 
 
 def squeeze_and_crop(image: np.ndarray, side: int, size: int) -> np.ndarray:
-    """Resizes to a square, whatever the aspect ratio, and cuts a smaller one out of the centre."""
+    """Resizes to a square, whatever the aspect ratio, and crops a smaller one of the centre."""
     return _crop_centre(resize(image, side, side), size, size)
 
 
 def fill(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes to cover a rectangle, keeping the aspect ratio, and cuts it out of the centre."""
+    """Resizes to cover a rectangle, keeping the aspect ratio, and crops it from the centre."""
     return _crop_centre(cover(image, height, width), height, width)
 
 
 def centre_offset(length: int, part: int) -> int:
-    """Where the middle part of a length begins; halves go to the even number, as in torchvision."""
+    """Offset of a centred part; halves are rounded to even, as in torchvision."""
     return round((length - part) / 2)
 
 

@@ -1,4 +1,4 @@
-"""Wrong labels on purpose, to see what a net makes of them."""
+"""Label noise: training labels replaced at random."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from train.data.dataset import Split
 
 
 def with_label_noise(split: Split, share: float, num_classes: int, seed: int) -> Split:
-    """Replaces labels of a split by one of the other classes, once and for all.
+    """Replaces a random share of the labels by other classes, the same ones in every epoch.
 
-    This is the confusion matrix of Wang et al., Residual Attention Network, 2017: 1 - share on the diagonal and
+    The confusion matrix is that of Wang et al., Residual Attention Network, 2017: 1 - share on the diagonal and
     share / (num_classes - 1) elsewhere.
 
     Args:
       split: the training images.
-      share: probability that a label is replaced; 0 gives the split itself.
+      share: probability that a label is replaced; 0 returns the split itself.
       num_classes: labels are from 0 to num_classes - 1.
-      seed: decides on the images and their labels, whoever reads them.
+      seed: of the choice of images and labels; all processes get the same.
     """
     if not share:
         return split

@@ -1,10 +1,10 @@
-"""From a split to batches, by Grain: shuffling, threads, and a position that can be saved."""
+"""From a split to batches with Grain: shuffling, threads, and an iterator whose state can be saved."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import grain
 import numpy as np
@@ -17,7 +17,7 @@ from train.data.dataset import Split
 from train.data.images import UnreadableImageError
 
 Batch = dict[str, np.ndarray]
-"""`image` uint8 (b, h, w, c), `label` int32 (b,), `mask` bool (b,): False where the place is only filled up."""
+"""`image` uint8 (b, h, w, c), `label` int32 (b,), `mask` bool (b,): False for padding, which counts nowhere."""
 
 
 class _Example(TypedDict):
@@ -28,13 +28,13 @@ class _Example(TypedDict):
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """Reads the images of a split as the settings want them, before augmentation.
+    """Reads examples of a split and checks them, before augmentation.
 
     Attributes:
-      split: where the images are.
-      config: the data's settings.
-      image_shape: height, width and channels that the net sees, see `image_shape`.
-      unreadable: names of the files that could not be decoded so far, where the settings skip them.
+      split: the images.
+      config: settings of the data.
+      image_shape: height, width and channels of the net's input, see `image_shape`.
+      unreadable: names of the files that could not be decoded so far, with `data.skip_unreadable`.
     """
 
     split: Split
@@ -46,36 +46,40 @@ class Reader:
         return len(self.split)
 
     def __getitem__(self, index: int) -> _Example:
-        """Returns an example; one that cannot be decoded, where that is allowed, gives way to the next, unmasked."""
+        """Returns an example. With `data.skip_unreadable` the next one replaces an undecodable one, its mask False."""
         for offset in range(len(self)):
-            place = (index + offset) % len(self)
+            position = (index + offset) % len(self)
             try:
-                image, label = self._read(place)
+                image, label = self._read(position)
             except UnreadableImageError:
                 if not self.config.skip_unreadable:
                     raise
-                self.unreadable.add(self.split.name(place))
+                self.unreadable.add(self.split.name(position))
                 continue
             return {"image": image, "label": np.int32(label), "mask": np.bool_(offset == 0)}
         raise UserError(f"none of the {len(self)} images of {self.config.source} can be decoded")
 
-    def _read(self, place: int) -> tuple[np.ndarray, int]:
-        image, label = self.split[place]
+    def _read(self, index: int) -> tuple[np.ndarray, int]:
+        image, label = self.split[index]
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in (1, 3):
-            raise UserError(f"{self.split.name(place)} is {image.dtype} {image.shape}, not uint8 (h, w, 1 or 3)")
+            raise UserError(f"{self.split.name(index)} is {image.dtype} {image.shape}, not uint8 (h, w, 1 or 3)")
         if _shape_in_net(image, self.config) != self.image_shape:
             raise UserError(
-                f"{self.split.name(place)} has height, width and channels {image.shape}, the first image "
+                f"{self.split.name(index)} has height, width and channels {image.shape}, the first image "
                 f"{self.image_shape}: set data.image_size, or data.channels where only channels differ"
             )
         return images.set_channels(image, self.image_shape[-1]), label
 
 
 def image_shape(split: Split, config: DataConfig) -> tuple[int, int, int]:
-    """Height, width and channels that the net will see: the settings', and where they give none the first image's."""
-    for place in range(len(split)):
+    """Height, width and channels of the net's input: those of the settings, and of the first image where they are None.
+
+    Raises:
+      UserError: no image can be decoded.
+    """
+    for index in range(len(split)):
         try:
-            return _shape_in_net(split[place][0], config)
+            return _shape_in_net(split[index][0], config)
         except UnreadableImageError:
             if not config.skip_unreadable:
                 raise
@@ -88,27 +92,27 @@ def _shape_in_net(image: np.ndarray, config: DataConfig) -> tuple[int, int, int]
 
 
 def evaluation_transform(config: DataConfig, image: np.ndarray) -> np.ndarray:
-    """Resizes and crops the centre, where the settings give a size."""
+    """Resizes an image and crops its centre to `data.image_size`, if that is set."""
     if config.image_size is None:
         return image
-    cut = images.squeeze_and_crop if config.augmentation == "resize_crop" else images.resize_and_crop
+    cut = images.squeeze_and_crop if "resize_crop" in config.augmentation else images.resize_and_crop
     return cut(image, config.resize or config.image_size, config.image_size)
 
 
 def training_iterator(reader: Reader, seed: int, process: tuple[int, int] = (0, 1)) -> grain.DatasetIterator:
-    """Endless batches in an order that the seed fixes; every pass is shuffled anew and no image is left out.
+    """Yields batches of augmented images without end; each epoch is shuffled anew and has every image once.
 
-    `get_state()` of the iterator is `{"next_index": batches given so far}`, whatever the threads have read ahead.
+    `get_state()` of the iterator is `{"next_index": n}` after n batches, however far its threads have read ahead.
 
     Args:
       reader: the training images.
       seed: of their order and augmentation.
-      process: which of how many processes this is. Each reads its own rows of every batch; all of them, put together
-        in order, are the batch that a single process would read, and so one may go on where several have stopped.
+      process: index of this process and number of processes. Each reads its own rows of every batch. Concatenated in
+        order they are the batch of a single process, so that a run can be resumed with another number of processes.
     """
 
-    def transform(example: _Example, rng: np.random.Generator) -> _Example:
-        return {**example, "image": augment(reader.config, example["image"], rng)}
+    def transform(example: _Example, rng: np.random.Generator) -> dict[str, Any]:
+        return {"image": augment(reader.config, example["image"], rng), "label": example["label"]}
 
     dataset = grain.MapDataset.source(reader).seed(seed).shuffle().repeat().random_map(transform)
     return iter(_batches(dataset, reader.config, process))
@@ -119,13 +123,13 @@ def evaluation_batches(
     process: tuple[int, int] = (0, 1),
     transform: Callable[[DataConfig, np.ndarray], np.ndarray] = evaluation_transform,
 ) -> Iterator[Batch]:
-    """All images once, in order, in full batches: the last one is filled up with masked examples.
+    """Yields every image once, in order, in full batches: the last one is padded with masked examples.
 
     Args:
       reader: the images.
-      process: which of how many processes this is. Each reads its own rows of every batch, so that all have the same
-        number of batches.
-      transform: makes of an image, by the data's settings, what the net is given; the shape is the same for all.
+      process: index of this process and number of processes. Each reads its own rows of every batch, so that all have
+        the same number of batches.
+      transform: from the settings and an image to the net's input, of one shape for all images.
     """
 
     def read(index: int) -> _Example:
@@ -136,12 +140,12 @@ def evaluation_batches(
         return {**example, "image": transform(reader.config, example["image"])}
 
     size = reader.config.batch_size
-    places = -(-len(reader) // size) * size
-    return iter(_batches(grain.MapDataset.range(places).map(read), reader.config, process))
+    padded = -(-len(reader) // size) * size
+    return iter(_batches(grain.MapDataset.range(padded).map(read), reader.config, process))
 
 
 def _batches(dataset: grain.MapDataset, config: DataConfig, process: tuple[int, int]) -> grain.IterDataset:
-    """The rows of a process: with P of them a batch is P parts, of which each process takes its own."""
+    """Batches of the rows of one process: it reads part i of each batch, of as many parts as there are processes."""
     index, count = process
     parts = dataset.batch(config.batch_size // count, drop_remainder=True)[index::count]
     threads = config.num_threads

@@ -1,4 +1,4 @@
-"""Data sets that TFDS has prepared, read without TensorFlow."""
+"""Prepared TFDS data sets, read without TensorFlow."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from train.data.archives import ARCHIVES
 from train.data.dataset import Dataset, Split
 from train.data.images import UnreadableImageError, decode
 
-_KEPT_BYTES = 2**28
-"""Splits of fewer bytes stay in memory: a record costs 0.1 ms to find, as long as a small image to decode."""
+_CACHED_BYTES = 2**28
+"""Smaller splits are cached in memory: finding a record takes 0.1 ms, as long as decoding a small image."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class _Records:
         return decode(io.BytesIO(record["image"]), self.name(index), channels=self.channels), label
 
     def has_labels(self) -> bool:
-        """Tells whether the first record has one: sets for a contest hold the others back, and give -1 for them."""
+        """Whether the first record has a label: data sets of competitions withhold those of the test set, with -1."""
         return int(self._record(0)["label"]) >= 0
 
     def _record(self, index: int) -> Any:
@@ -52,8 +52,8 @@ class _Records:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Kept:
-    """Keeps what it has read."""
+class _Cached:
+    """Keeps examples in memory once they are read."""
 
     split: Split
     examples: dict[int, tuple[np.ndarray, int]] = dataclasses.field(default_factory=dict)
@@ -71,10 +71,10 @@ class _Kept:
 
 
 def open_prepared(name: str, data_dir: str | None) -> Dataset:
-    """Opens the newest version of a data set on disk, whoever has prepared it.
+    """Opens the newest version of a data set on disk, whatever has prepared it.
 
     Raises:
-      UserError: it is not prepared, has no random access, or no images with class labels.
+      UserError: it is not prepared, is stored without random access, or has no images with class labels.
     """
     import tensorflow_datasets as tfds
 
@@ -107,16 +107,16 @@ def open_prepared(name: str, data_dir: str | None) -> Dataset:
         raise UserError(f"{held_out[0].title} has no labels, and there is no other to test on")
     shape, names = features["image"].shape, tuple(features["label"].names)
     origin = f"{builder.info.full_name} by {builder.info.module_name}"
-    return Dataset(_kept(_records(builder, "train"), shape), _kept(test, shape), names, origin)
+    return Dataset(_cached(_records(builder, "train"), shape), _cached(test, shape), names, origin)
 
 
 def _how_to_prepare(name: str, data_dir: str | None) -> str:
-    """The command, and what must be fetched by hand before."""
+    """The command, and which files must be downloaded by hand first."""
     import tensorflow_datasets as tfds
 
     where = f" --data_dir={data_dir}" if data_dir else ""
     if name in ARCHIVES:
-        return f"python -m train.prepare {name} --from DIR{where} (without --from it tells what DIR must hold)"
+        return f"python -m train.prepare {name} --from DIR{where} (without --from it prints which files DIR must hold)"
     command = f"pip install -e '.[prepare]' && tfds build {name} --file_format=array_record{where}"
     by_hand = None
     with contextlib.suppress(ImportError, tfds.core.DatasetNotFoundError):
@@ -128,7 +128,7 @@ def _how_to_prepare(name: str, data_dir: str | None) -> str:
 
 
 def _bare(name: str) -> str:
-    """Name of a data set without its configuration and version."""
+    """Name of a data set without builder config and version."""
     return name.partition("/")[0].partition(":")[0]
 
 
@@ -141,11 +141,11 @@ def _records(builder: Any, split: str) -> _Records:
     return _Records(source, features["image"].shape[-1], features["label"].num_classes, title)
 
 
-def _kept(records: _Records, shape: tuple[int | None, ...]) -> Split:
-    """Keeps the images of a small split in memory, once they are read."""
+def _cached(records: _Records, shape: tuple[int | None, ...]) -> Split:
+    """Caches a split in memory if it is small."""
     sizes = [size for size in shape if size is not None]
-    small = len(sizes) == len(shape) and math.prod(sizes) * len(records) < _KEPT_BYTES
-    return _Kept(records) if small else records
+    small = len(sizes) == len(shape) and math.prod(sizes) * len(records) < _CACHED_BYTES
+    return _Cached(records) if small else records
 
 
 def tfds_folder(data_dir: str | None) -> str:

@@ -1,1 +1,1 @@
-"""Several processes, usually one on each host."""
+"""Training with several processes, usually one per host."""

@@ -1,4 +1,4 @@
-"""Where a process stands among others, as launchers say it: Slurm, Open MPI, Kubernetes and Cloud TPU."""
+"""The rank of this process, as its launcher sets it: Slurm, Open MPI, Kubernetes or Cloud TPU."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _NAMES_IN_JAX = {"Slurm": "slurm", "Open MPI": "ompi"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
-    """Where a process stands among the others.
+class Rank:
+    """The rank of a process among several.
 
     Attributes:
       coordinator: HOST:PORT of process 0.
-      num_processes: how many there are.
-      process_id: number of this one, from 0.
-      local_devices: ids of the devices that it may use; None for all of its host.
+      num_processes: number of processes.
+      process_id: index of this process.
+      local_devices: ids of the devices that it uses; None for all of its host.
     """
 
     coordinator: str
@@ -36,41 +36,41 @@ class Place:
         return f"process{'' if len(numbers) == 1 else 'es'} {', '.join(map(str, numbers))} of {self.num_processes}"
 
     def have(self, processes: set[int]) -> str:
-        """Names processes that have done something: `process 1 of 4 has`, `processes 1, 3 of 4 have`."""
+        """As `named`, with the verb: `process 1 of 4 has`, `processes 1, 3 of 4 have`."""
         return f"{self.named(processes)} {'has' if len(processes) == 1 else 'have'}"
 
 
 def is_address(text: str) -> bool:
-    """Whether this is HOST:PORT; a host that has colons is in brackets."""
+    """Whether this is HOST:PORT; an IPv6 host is in brackets."""
     host = re.fullmatch(r"(?:[^\s:/\[\]]+|\[[^\s\[\]]+\]):([0-9]{1,5})", text)
     return host is not None and 0 < int(host[1]) < 1 << 16
 
 
-def launched_place(timeout: int) -> Place | None:
-    """Where the environment says that this process stands; None for one that is alone.
+def detect_rank(timeout: int) -> Rank | None:
+    """Returns the rank of this process from its environment; None for a single process.
 
-    JAX's three variables come first. What they leave open, JAX finds out from the launcher. It is asked only where a
-    launcher says that there are others: it may wait for a metadata server or a name server.
+    JAX's three variables come first. JAX detects what they leave open from the launcher, but only if that has started
+    several processes: the detection may wait for a metadata or name server.
 
     Args:
-      timeout: seconds to wait for those.
+      timeout: seconds to wait for a server.
 
     Raises:
-      UserError: the environment says that there are others, but not where.
+      UserError: there are several processes, but the rank is not fully known.
     """
     launcher = _launcher()
-    said = {name: os.environ[name] for name in _VARIABLES if os.environ.get(name)}
+    given = {name: os.environ[name] for name in _VARIABLES if os.environ.get(name)}
     if launcher == "Kubernetes":
-        said.setdefault("JAX_PROCESS_ID", os.environ["JOB_COMPLETION_INDEX"])
-    if (launcher is None and not said) or said.get("JAX_NUM_PROCESSES") == "1":
+        given.setdefault("JAX_PROCESS_ID", os.environ["JOB_COMPLETION_INDEX"])
+    if (launcher is None and not given) or given.get("JAX_NUM_PROCESSES") == "1":
         return None
-    count, process = (_number(name, said) for name in _VARIABLES[1:])
-    known = (said.get("JAX_COORDINATOR_ADDRESS"), count, process)
-    unknown = _unknown(launcher, [name for name in _VARIABLES if name not in said])
+    count, process = (_number(name, given) for name in _VARIABLES[1:])
+    known = (given.get("JAX_COORDINATOR_ADDRESS"), count, process)
+    unknown = _unknown(launcher, [name for name in _VARIABLES if name not in given])
     if None in known and launcher is not None:
         try:
             known = _ask_jax(launcher, *known, timeout)
-        except Exception as error:  # JAX's detection raises many kinds
+        except Exception as error:  # JAX's detection raises many types
             raise UserError(f"{unknown} ({type(error).__name__}: {error})") from error
     address, num_processes, process_id = known
     if num_processes == 1:
@@ -81,47 +81,47 @@ def launched_place(timeout: int) -> Place | None:
         raise UserError(f"JAX_COORDINATOR_ADDRESS={address!r} must be HOST:PORT, PORT from 1 to 65535")
     if process_id >= num_processes:
         raise UserError(f"JAX_PROCESS_ID={process_id} must be below JAX_NUM_PROCESSES={num_processes}")
-    return Place(address, num_processes, process_id, _local_devices(launcher, num_processes))
+    return Rank(address, num_processes, process_id, _local_devices(launcher, num_processes))
 
 
-def _number(name: str, said: Mapping[str, str] = os.environ) -> int | None:
-    text = said.get(name)
+def _number(name: str, variables: Mapping[str, str] = os.environ) -> int | None:
+    text = variables.get(name)
     if text is not None and not text.isdecimal():
         raise UserError(f"{name}={text!r} must be a whole number, at least 0")
     return None if text is None else int(text)
 
 
 def _are_several(name: str) -> bool:
-    """Whether a variable says that there is more than one."""
+    """Whether a variable holds a number greater than 1."""
     return (_number(name) or 1) > 1
 
 
 def _unknown(launcher: str | None, missing: Sequence[str]) -> str:
-    told = {None: "the environment speaks of", "Kubernetes": "an indexed Job of Kubernetes stands for"}
+    subject = {None: "the environment describes", "Kubernetes": "an indexed Job of Kubernetes has"}
     return (
-        f"{told.get(launcher, f'{launcher} started')} several processes, but it is not known where they are: "
+        f"{subject.get(launcher, f'{launcher} started')} several processes, but their addresses are not known: "
         f"set {' and '.join(missing)}, or train alone with --num_processes 1"
     )
 
 
 def _launcher() -> str | None:
-    """The launcher that started this process together with others."""
-    said = os.environ
+    """Name of the launcher that started several processes; None if there is none."""
+    variables = os.environ
     if _are_several("OMPI_COMM_WORLD_SIZE"):
         return "Open MPI"
-    # A shell in an allocation knows its number of tasks as well, but it is not one of them.
-    tasks = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in said else "SLURM_NTASKS"
-    if "SLURM_STEP_NODELIST" in said and _are_several(tasks):
+    # A shell in an allocation has SLURM_NTASKS as well, but no step.
+    tasks = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in variables else "SLURM_NTASKS"
+    if "SLURM_STEP_NODELIST" in variables and _are_several(tasks):
         return "Slurm"
     if _on_tpu_of_many_hosts():
         return "Cloud TPU"
-    if "KUBERNETES_SERVICE_HOST" in said and "JOB_COMPLETION_INDEX" in said:
+    if "KUBERNETES_SERVICE_HOST" in variables and "JOB_COMPLETION_INDEX" in variables:
         return "Kubernetes"
     return None
 
 
 def _on_tpu_of_many_hosts() -> bool:
-    """Whether this host has TPU chips and may be one of several. Without variables, only a metadata server knows."""
+    """Whether this host has TPU chips and may be one of several, as only a metadata server knows without variables."""
     from jax._src.cloud_tpu_init import running_in_cloud_tpu_vm
 
     if not running_in_cloud_tpu_vm:
@@ -138,13 +138,13 @@ def _ask_jax(
     from jax._src.clusters import ClusterEnv
 
     method = _NAMES_IN_JAX.get(launcher)
-    with warnings.catch_warnings(action="ignore"):  # our own line says what to set
+    with warnings.catch_warnings(action="ignore"):  # our own message says what to set
         found = ClusterEnv.auto_detect_unset_distributed_params(coordinator, count, process, [], method, timeout)
     return found[0], found[1], found[2]
 
 
 def _local_devices(launcher: str | None, num_processes: int) -> list[int] | None:
-    """As JAX has it, one device for each of several processes on a host; a process alone there takes all."""
+    """As in JAX, each of several processes on a host uses one device, and a single one all."""
     name = None
     if launcher == "Slurm" and _number("SLURM_STEP_NUM_NODES") != num_processes:
         name = "SLURM_LOCALID"
@@ -154,5 +154,5 @@ def _local_devices(launcher: str | None, num_processes: int) -> list[int] | None
         return None
     number = _number(name)
     if number is None:
-        raise UserError(f"{launcher} started several processes, but {name} is not set: which device is this one's?")
+        raise UserError(f"{launcher} started several processes, but {name} is not set, which selects their devices")
     return [number]

@@ -1,4 +1,4 @@
-"""Several processes, usually one on each host: how they come together, agree, and end together."""
+"""Several processes, usually one per host, that start, exchange values and end together."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
-from train.config.errors import UserError, explain
-from train.config.validation import Checked
-from train.hosts.barrier import Meeting
-from train.hosts.launcher import Place, is_address, launched_place
-from train.hosts.rendezvous import meet
+from train.config.errors import UserError, exit_message
+from train.config.validation import Validated
+from train.hosts.group import ProcessGroup
+from train.hosts.launcher import Rank, detect_rank, is_address
+from train.hosts.rendezvous import rendezvous
 
-_meeting: Meeting | None = None
+_group: ProcessGroup | None = None
 
 
 @dataclasses.dataclass(frozen=True)
-class Hosts(Checked):
-    """Several processes that train together, usually one on each host.
+class Hosts(Validated):
+    """Several processes that train one run, usually one per host.
 
-    Slurm, Open MPI, Kubernetes and Cloud TPU say how many there are, and so do JAX_COORDINATOR_ADDRESS,
-    JAX_NUM_PROCESSES and JAX_PROCESS_ID: the flags are for where nothing does.
+    The flags are not needed under Slurm, Open MPI, Kubernetes and Cloud TPU, nor if JAX_COORDINATOR_ADDRESS,
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID are set.
     """
 
     _prefix: ClassVar[str] = "--"
 
     coordinator: str | None = None
-    """HOST:PORT of process 0, by which all processes find each other."""
+    """HOST:PORT of process 0."""
     num_processes: int | None = None
-    """How many processes train together; 1 trains alone, whatever the environment says."""
+    """Number of processes; 1 trains with this one alone, whatever the environment says."""
     process_id: int | None = None
-    """Number of this process, from 0."""
+    """Index of this process, from 0."""
     start_timeout: int = 300
-    """Seconds that processes wait for each other."""
+    """Seconds to wait for the other processes at the start."""
     heartbeat_timeout: int = 60
-    """Seconds after which a process that is silent is lost."""
+    """Seconds after which a silent process counts as lost."""
 
     def validate(self) -> None:
         flags = {name: getattr(self, name) for name in ("coordinator", "num_processes", "process_id")}
@@ -57,61 +57,61 @@ class Hosts(Checked):
             inside = 0 <= self.process_id < self.num_processes
             self._require(inside, "process_id", f"at least 0 and below --num_processes={self.num_processes}")
 
-    def place(self) -> Place | None:
-        """Where this process stands, by the flags or else by the environment; None where it is alone.
+    def rank(self) -> Rank | None:
+        """Returns the rank of this process, from the flags or else the environment; None for a single process.
 
         Raises:
-          UserError: the environment says that there are others, but not where.
+          UserError: there are several processes, but the rank is not fully known.
         """
         if self.num_processes == 1:
             return None
         if self.coordinator is not None and self.num_processes is not None and self.process_id is not None:
-            return Place(self.coordinator, self.num_processes, self.process_id)
-        return launched_place(self.start_timeout)
+            return Rank(self.coordinator, self.num_processes, self.process_id)
+        return detect_rank(self.start_timeout)
 
 
-class SharedError(UserError):
-    """An error that every process raises."""
+class CollectiveError(UserError):
+    """A user error that every process raises."""
 
 
 @contextlib.contextmanager
 def connected(hosts: Hosts) -> Iterator[None]:
-    """Joins the processes around their common work, and lets them part behind it; one that is alone just works.
+    """Connects the processes within the context; does nothing for a single one.
 
-    It comes before anything that asks JAX for devices. An error in one process ends them all.
+    Enter it before anything asks JAX for devices. An error in one process ends them all.
 
     Raises:
-      UserError: not all processes have come.
+      UserError: a process is missing.
     """
-    global _meeting
-    place = hosts.place()
-    if place is None:
+    global _group
+    rank = hosts.rank()
+    if rank is None:
         yield
         return
-    _meeting = meet(place, hosts.start_timeout, hosts.heartbeat_timeout)
+    _group = rendezvous(rank, hosts.start_timeout, hosts.heartbeat_timeout)
     _delay_abort()
     with failing_together():
         import jax
 
         jax.distributed.initialize(
-            place.coordinator,
-            place.num_processes,
-            place.process_id,
-            place.local_devices,
+            rank.coordinator,
+            rank.num_processes,
+            rank.process_id,
+            rank.local_devices,
             cluster_detection_method="deactivate",
             initialization_timeout=hosts.start_timeout,
-            heartbeat_timeout_seconds=2 * hosts.heartbeat_timeout,  # the meeting is to notice first
+            heartbeat_timeout_seconds=2 * hosts.heartbeat_timeout,  # our group notices first
         )
         yield
         jax.distributed.shutdown()
-    _meeting.leave()
-    _meeting = None
+    _group.leave()
+    _group = None
 
 
 def _delay_abort() -> None:
-    """JAX aborts as soon as it misses process 0: this lets the meeting end the process in one line first.
+    """JAX aborts as soon as process 0 is lost: this gives the group time to end the process with one line.
 
-    Only a handler in C can hold an abort up. It is `sleep`, for as many seconds as the signal has for a number: six.
+    Only a handler in C can delay an abort. It is `sleep`, for as many seconds as the number of the signal: six.
     """
     libc = ctypes.CDLL(None)
     libc.signal(ctypes.c_int(signal.SIGABRT), libc.sleep)
@@ -119,78 +119,78 @@ def _delay_abort() -> None:
 
 @contextlib.contextmanager
 def failing_together() -> Iterator[None]:
-    """An error inside ends this process and all others at once, in one line; one that is alone raises it.
+    """An error within the context ends all processes at once, with one line; a single process raises it.
 
-    It belongs inside of whatever waits for the other processes when it is closed: they would never come.
+    Enter it inside of contexts that wait for the other processes on exit, who would never arrive.
     """
     try:
         yield
     except BaseException as error:
-        if _meeting is None:
+        if _group is None:
             raise
         import jax
 
         if isinstance(error, jax.errors.JaxRuntimeError):
-            time.sleep(3)  # where it failed because another process is gone, the meeting ends this one, and says so
-        explained = explain(error)
-        if explained is None:
+            time.sleep(3)  # if another process is lost, the group ends this one meanwhile, with a better message
+        known = exit_message(error)
+        if known is None:
             traceback.print_exception(error)
-            explained = f"{type(error).__name__}: {error}".partition("\n")[0], 1
-        _meeting.end(*explained, known=isinstance(error, SharedError))
+            known = f"{type(error).__name__}: {error}".partition("\n")[0], 1
+        _group.end(*known, known=isinstance(error, CollectiveError))
 
 
 def gather(name: str, value: Any, timeout: float = 300) -> list[Any]:
-    """Returns the values of all processes, in their order. All call it, under the same names in the same order.
+    """Returns the values of all processes, by process. All call it, with the same names in the same order.
 
-    Where some do not come, it ends the others, with a line that names those.
+    If some do not arrive in time, the others end with an error that names them.
 
     Args:
-      name: what this is about, for that line.
-      value: anything that goes into JSON.
-      timeout: seconds that processes wait for each other.
+      name: of this call, for the error.
+      value: anything that JSON can represent.
+      timeout: seconds to wait for the other processes.
     """
     text = json.dumps(value)
-    texts = [text] if _meeting is None else _meeting.exchange(name, text, timeout)
+    texts = [text] if _group is None else _group.exchange(name, text, timeout)
     return [json.loads(each) for each in texts]
 
 
 def barrier(name: str, timeout: float = 300) -> None:
-    """Waits until all processes have come here; where some do not, it ends the others, with a line that names those."""
+    """Waits for all processes. If some do not arrive in time, the others end with an error that names them."""
     gather(name, None, timeout)
 
 
 def on_first(name: str, function: Callable[[], Any], timeout: float = 300) -> Any:
-    """Runs a function on process 0 alone, and gives what it returns to all.
+    """Runs a function on process 0 alone, and returns its result on all processes.
 
     Args:
-      name: what it does, for the line with which all end where some do not come.
-      function: returns anything that goes into JSON.
-      timeout: seconds that the others wait for it.
+      name: of this call, for the error if a process does not arrive in time.
+      function: returns anything that JSON can represent.
+      timeout: seconds to wait for it.
 
     Raises:
-      UserError: it raised one.
+      UserError: the function raised it.
     """
     outcome: dict[str, Any] = {}
     if is_first():
         try:
             outcome["value"] = function()
         except UserError as error:
-            if _meeting is None:
+            if _group is None:
                 raise
             outcome["error"] = str(error)
     first = gather(name, outcome, timeout)[0]
     if "error" in first:
-        raise SharedError(first["error"])
+        raise CollectiveError(first["error"])
     return first["value"]
 
 
 def is_first() -> bool:
-    """Whether this process is number 0, the one that writes and speaks."""
-    return _meeting is None or _meeting.place.process_id == 0
+    """Whether this is process 0, which writes the files and prints."""
+    return _group is None or _group.rank.process_id == 0
 
 
-def standing(batch_size: int) -> str:
-    """One line about this process: its number, its devices and its share of a batch."""
+def device_summary(batch_size: int) -> str:
+    """Returns one line on this process: its index, its devices and its part of a batch."""
     import jax
 
     process, count = jax.process_index(), jax.process_count()

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -16,12 +17,12 @@ import jax
 import numpy as np
 import pytest
 
-from tests.train.support import DIGITS, SMALL, run, small, write_images
+from tests.train.support import DIGITS, ROOT, SMALL, run, small, write_images
 from train import evaluate, predict
 from train.__main__ import Arguments, main
 from train.config import Config, from_dict
 from train.config.errors import UserError
-from train.config.flags import parse, program, read_config_file, with_duration_of
+from train.config.flags import find_config, parse, program, read_config_file, with_duration_of
 from train.evaluate import Evaluation
 from train.runs import loop
 from train.runs.checkpoint import Checkpoints
@@ -126,7 +127,6 @@ def test_a_wrong_value_on_the_command_line_is_named(fails: Fails, flag: str, val
         ("--parallel.batch_norm globl", "=globl must be global, device or an integer: did you mean global?"),
         ("--parallel.batch_norm=1.5", "=1.5 must be global, device or an integer"),
         ("--parallel.engine pjit", "=pjit must be jit or pmap: did you mean jit?"),
-        ("--data.augmentation x", "=x must be none, pad_crop, random_resized_crop or resize_crop"),
         ("--data.channels 2", "=2 must be 1, 3 or None"),
         ("--model.num_classes abc", "=abc must be None or an integer"),
         ("--data.batch_size 1.5", "=1.5 must be an integer"),
@@ -161,6 +161,28 @@ def test_a_config_file_without_config_is_refused(fails: Fails, config_file: Call
 def test_a_missing_config_file_names_the_nearest(fails: Fails):
     wrong = DIGITS.replace("digits_cbam", "digit_cbam")
     assert fails(main, wrong) == f"error: there is no config file {wrong}: did you mean {DIGITS}?"
+
+
+def test_a_config_is_found_by_its_name_alone_in_any_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits_cbam").mkdir()
+    assert find_config("digits_cbam") == DIGITS
+    assert read_config_file("digits_cbam") == read_config_file(DIGITS)
+
+
+@pytest.mark.parametrize("name", ["digits_cbma", "configs/digits_cbam.py"])
+def test_an_unknown_name_of_a_config_gives_the_nearest(fails: Fails, name: str):
+    assert fails(main, name) == f"error: there is no config file {name}: did you mean digits_cbam?"
+
+
+def test_a_name_that_two_configs_share_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fails: Fails):
+    for path in (tmp_path / "a" / "same.py", tmp_path / "b" / "same.py"):
+        path.parent.mkdir()
+        path.write_text("")
+    monkeypatch.setattr("train.config.flags._CONFIGS", tmp_path)
+    line = fails(main, "same")
+    assert str(tmp_path / "a" / "same.py") in line
+    assert str(tmp_path / "b" / "same.py") in line
 
 
 def test_an_unknown_model_names_the_nearest(fails: Fails):
@@ -404,3 +426,25 @@ def test_a_user_error_is_a_value_error_for_those_who_call_from_python(tmp_path: 
 def test_config_json_reads_back_as_the_same_config(trained: tuple[Path, Evaluation]):
     stored = json.loads((trained[0] / "config.json").read_text())
     assert from_dict(Config, stored["config"]) == small()
+
+
+_WITHOUT_TYRO = """
+import importlib.util, runpy, sys
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "tyro" else find(name, *rest)
+sys.modules["tyro"] = None
+"""
+
+
+@pytest.mark.parametrize("name", ["train", "train.evaluate"])
+def test_a_program_without_the_extra_ends_in_one_line(name: str):
+    code = f"{_WITHOUT_TYRO}\nsys.argv = ['-m']\nrunpy._run_module_as_main({name!r})"  # what `python -m` does
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "error: tyro not installed: pip install -e '.[train]'\n")
+
+
+@pytest.mark.parametrize("statement", ["from train import train", "import train.data.pipeline", "import train.config"])
+def test_an_import_without_the_extra_raises(statement: str):
+    code = f"{_WITHOUT_TYRO}\ntry:\n    {statement}\nexcept ImportError as error:\n    print(error)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "tyro not installed: pip install -e '.[train]'\n"), done.stderr

@@ -35,14 +35,12 @@ from train.config.flags import read_config_file
         (DataConfig, {"mean": 0.5}, "mean=0.5 must be of type tuple"),
         (DataConfig, {"mean": ("0.5",)}, "mean=('0.5',) must be of type tuple"),
         (DataConfig, {"channels": 2}, "channels=2 must be of type"),
-        (DataConfig, {"augmentation": "crop"}, "'none' or 'pad_crop' or 'random_resized_crop'"),
         (DataConfig, {"batch_size": 0}, "batch_size=0 must be from 1 to 1048576"),
         (DataConfig, {"num_threads": 0}, "num_threads=0 must be from 1 to 1024"),
         (DataConfig, {"pad": -1}, "pad=-1 must be from 0 to 1024"),
         (DataConfig, {"test_fraction": 1.0}, "test_fraction=1.0 must be between 0 and 1"),
         (DataConfig, {"resize": 9}, "data.resize needs data.image_size"),
         (DataConfig, {"resize": 9, "image_size": 10}, "resize=9 must be from image_size (10) to 8192"),
-        (DataConfig, {"augmentation": "random_resized_crop"}, "needs data.image_size"),
         (DataConfig, {"mean": (0.1, 0.2)}, "mean=(0.1, 0.2) must be one value or three"),
         (DataConfig, {"std": (0.0,)}, "std=(0.0,) must be one value or three, all positive"),
         (OptimizerConfig, {"learning_rate": "0.1"}, "learning_rate='0.1' must be of type float"),
@@ -142,8 +140,8 @@ def test_a_config_comes_back_from_json():
 
 def test_unknown_settings_in_json_are_named():
     stored = dataclasses.asdict(small())
-    stored["data"]["colour"] = stored["data"]["age"] = 1
-    with pytest.raises(UserError, match="unknown settings of DataConfig: age, colour"):
+    stored["data"]["colour"] = stored["data"]["bath_size"] = 1
+    with pytest.raises(UserError, match=r"settings of DataConfig: bath_size: did you mean batch_size\?, colour"):
         from_dict(Config, stored)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,18 @@ import pytest
 from PIL import Image
 
 from train.config import DataConfig
-from train.data.augment import OPERATIONS, augment, color_jitter, rand_augment, random_crop, random_resized_crop
+from train.config.errors import UserError
+from train.data import open_dataset
+from train.data.augment import (
+    AUGMENTATIONS,
+    OPERATIONS,
+    Augmentation,
+    augment,
+    color_jitter,
+    rand_augment,
+    random_crop,
+    random_resized_crop,
+)
 from train.data.images import resize
 
 RAMP = np.arange(32, dtype=np.uint8).reshape(4, 8, 1)
@@ -64,6 +76,33 @@ def apply(name: str, image: np.ndarray, strength: float) -> np.ndarray:
 
 def test_nothing_is_changed_where_nothing_is_set():
     assert augment(config(), PHOTO, scripted()) is PHOTO
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"augmentation": "crop"}, "'crop' must be none, pad_crop, random_resized_crop or resize_crop"),
+        ({"augmentation": "none+pad_corp"}, "or several joined by +: did you mean pad_crop?"),
+        ({"augmentation": "random_resized_crop"}, "needs data.image_size"),
+        ({"augmentation": "resize_crop", "image_size": 8}, "needs data.resize"),
+    ],
+)
+def test_an_augmentation_that_does_not_fit_is_refused(settings: dict[str, Any], message: str):
+    with pytest.raises(UserError, match=re.escape(message)):
+        open_dataset(config(**settings))
+
+
+def test_an_entry_in_the_table_is_a_new_augmentation(monkeypatch: pytest.MonkeyPatch):
+    def invert(config: DataConfig, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return 255 - image
+
+    monkeypatch.setitem(AUGMENTATIONS, "invert", Augmentation(invert))
+    cropped, inverted = (
+        augment(config(augmentation=name, resize=6, image_size=4), PHOTO, scripted(1, 2))
+        for name in ("resize_crop", "resize_crop+invert")
+    )
+    assert (inverted == 255 - cropped).all()
+    assert augment(config(augmentation="invert", image_size=4), PHOTO, scripted()).shape == (4, 4, 3)
 
 
 @pytest.mark.parametrize(

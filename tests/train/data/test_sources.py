@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 import sys
@@ -19,6 +20,7 @@ from train.config import DataConfig
 from train.config.errors import UserError
 from train.data import Dataset, Split, open_dataset
 from train.data.images import UnreadableImageError
+from train.data.sources import SOURCES
 from train.runs.loop import train
 
 
@@ -275,7 +277,17 @@ def test_a_record_without_a_label_is_named(tmp_path: Path):
 def test_an_unknown_source_is_refused(source: str):
     allowed = "digits, canvas_digits, tfds:NAME or folder:PATH"
     with pytest.raises(UserError, match=rf"data\.source='{source}' must be {allowed}"):
-        DataConfig(source=source)
+        open_dataset(DataConfig(source=source))
+
+
+def test_an_entry_in_the_table_is_a_new_source(monkeypatch: pytest.MonkeyPatch):
+    def first(count: str, config: DataConfig) -> Dataset:
+        return open_dataset(dataclasses.replace(config, source="digits", train_images=int(count)))
+
+    monkeypatch.setitem(SOURCES, "first:COUNT", first)
+    assert len(open_dataset(DataConfig(source="first:7")).train) == 7
+    with pytest.raises(UserError, match="or first:COUNT"):
+        open_dataset(DataConfig(source="first"))
 
 
 def test_a_config_trains_on_a_tfds_set(tfds_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

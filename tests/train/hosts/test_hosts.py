@@ -12,29 +12,29 @@ import pytest
 
 from tests.train.launchers import by_jax, by_open_mpi, by_slurm
 from tests.train.processes import flags, processes
-from train.config.errors import UserError, explain
-from train.hosts.processes import Hosts, barrier, connected, gather, is_first, on_first, standing
+from train.config.errors import UserError, exit_message
+from train.hosts.processes import Hosts, barrier, connected, device_summary, gather, is_first, on_first
 from train.runs.preemption import preemption
 
 _RESUME = "start all processes again, and the same command goes on from the last checkpoint"
 
 
-def member(scenario: str) -> list[str]:
-    return ["-m", "tests.train.host_process", scenario]
+def scenario(name: str) -> list[str]:
+    return ["-m", "tests.train.host_process", name]
 
 
-def said(lines: Sequence[str]) -> list[str]:
+def without_gloo(lines: Sequence[str]) -> list[str]:
     return [line for line in lines if not line.startswith("[Gloo]")]
 
 
 def test_processes_agree_on_values_and_on_the_step_of_a_preemption_that_one_has_notice_of():
-    with processes(lambda process, port: [*member("agree"), *flags(process, 2, port)]) as both:
+    with processes(lambda process, port: [*scenario("agree"), *flags(process, 2, port)]) as both:
         for process in both:
             process.wait_for("working")
         both[1].signal(signal.SIGTERM)
         assert [process.finish() for process in both] == [0, 0]
     for number, process in enumerate(both):
-        assert said(process.out)[:4] == [
+        assert without_gloo(process.out)[:4] == [
             f"process {number} of 2: 4 of 8 devices (cpu), 32 of 64 images a step",
             "gathered [[0], [1]] ['again', 'again']",
             "first {'process': 0}",
@@ -46,7 +46,7 @@ def test_processes_agree_on_values_and_on_the_step_of_a_preemption_that_one_has_
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_where_one_is_killed_the_other_ends_with_a_line(victim: int):
-    with processes(lambda process, port: member("agree"), variables=by_open_mpi) as both:
+    with processes(lambda process, port: scenario("agree"), variables=by_open_mpi) as both:
         for process in both:
             process.wait_for("working")
         both[victim].signal(signal.SIGKILL)
@@ -58,7 +58,7 @@ def test_where_one_is_killed_the_other_ends_with_a_line(victim: int):
 @pytest.mark.parametrize("victim", [0, 1])
 def test_where_one_is_frozen_all_end_with_a_line(victim: int):
     def command(process: int, port: int) -> list[str]:
-        return [*member("agree"), *flags(process, 2, port), "--heartbeat_timeout", "4"]
+        return [*scenario("agree"), *flags(process, 2, port), "--heartbeat_timeout", "4"]
 
     with processes(command) as both:
         for process in both:
@@ -74,27 +74,27 @@ def test_where_one_is_frozen_all_end_with_a_line(victim: int):
 
 
 def test_where_jax_aborts_a_process_the_line_of_the_others_comes_first():
-    with processes(lambda process, port: member("abort"), variables=by_jax) as both:
+    with processes(lambda process, port: scenario("abort"), variables=by_jax) as both:
         assert [process.finish() for process in both] == [2, 2]
     line = "image 7 cannot be read"
     assert [process.errors() for process in both] == [[f"error: {line}"], [f"error: process 0 of 2: {line}"]]
 
 
 def test_an_error_on_the_first_reaches_all():
-    with processes(lambda process, port: member("refuse"), variables=by_slurm) as both:
+    with processes(lambda process, port: scenario("refuse"), variables=by_slurm) as both:
         assert [process.finish() for process in both] == [2, 2]
     assert [process.errors() for process in both] == [["error: the folder is taken"]] * 2
 
 
 def test_a_barrier_names_those_that_do_not_come():
-    with processes(lambda process, port: member("stay_away"), variables=by_jax) as both:
+    with processes(lambda process, port: scenario("stay_away"), variables=by_jax) as both:
         assert [process.finish() for process in both] == [2, 2]
     line = "process 1 of 2 has not reached 'the middle' after 1 s"
     assert [process.errors() for process in both] == [[f"error: {line}"]] * 2
 
 
 def test_processes_at_different_places_are_named():
-    with processes(lambda process, port: member("differ"), variables=by_jax) as both:
+    with processes(lambda process, port: scenario("differ"), variables=by_jax) as both:
         assert [process.finish() for process in both] == [1, 1]
     lines = [
         f"error: process {one} of 2 is at '{place}', and process {other} at '{another}': they must do the same"
@@ -105,14 +105,14 @@ def test_processes_at_different_places_are_named():
 
 
 def test_an_error_in_one_process_ends_the_others():
-    with processes(lambda process, port: member("fail_alone"), variables=by_jax) as both:
+    with processes(lambda process, port: scenario("fail_alone"), variables=by_jax) as both:
         assert [process.finish() for process in both] == [2, 2]
     line = "image 7 cannot be read"
     assert [process.errors() for process in both] == [[f"error: process 1 of 2: {line}"], [f"error: {line}"]]
 
 
 def test_processes_that_nobody_reads_end_as_well():
-    with processes(lambda process, port: member("fail_unheard"), variables=by_jax) as both:
+    with processes(lambda process, port: scenario("fail_unheard"), variables=by_jax) as both:
         assert [process.finish() for process in both] == [2, 2]
 
 
@@ -122,7 +122,7 @@ def test_one_process_agrees_with_itself():
         assert gather("numbers", (1, 2)) == [[1, 2]]
         assert on_first("count", lambda: {"a": (3,)}) == {"a": [3]}
         assert is_first()
-        assert standing(64) == "8 devices (cpu), 64 images a step"
+        assert device_summary(64) == "8 devices (cpu), 64 images a step"
         with pytest.raises(UserError, match="no"):
             on_first("refuse", refuse)
     with pytest.raises(KeyError), connected(Hosts(num_processes=1)):
@@ -176,4 +176,4 @@ OUT_OF_MEMORY = "out of memory: lower data.batch_size or data.image_size, or tra
     ],
 )
 def test_what_a_user_can_mend_is_explained_in_one_line(error: BaseException, explained: tuple[str, int] | None):
-    assert explain(error) == explained
+    assert exit_message(error) == explained

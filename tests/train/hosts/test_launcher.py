@@ -14,7 +14,7 @@ from tests.train.launchers import KUBERNETES, PREFIXES, by_jax, by_open_mpi, by_
 from tests.train.processes import flags
 from train.config.errors import UserError
 from train.config.flags import parse
-from train.hosts.launcher import Place
+from train.hosts.launcher import Rank
 from train.hosts.processes import Hosts
 
 
@@ -81,27 +81,27 @@ def set_all(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
 )
 def test_alone(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch):
     set_all(monkeypatch, variables)
-    assert Hosts().place() is None
+    assert Hosts().rank() is None
 
 
 @pytest.mark.parametrize(
-    ("variables", "place"),
+    ("variables", "rank"),
     [
-        (by_jax(1, 5), Place("localhost:5", 2, 1)),
-        (by_slurm(1, 5), Place("localhost:5", 2, 1, [1])),
-        ({**by_slurm(1, 5), "SLURM_STEP_NUM_NODES": "2", "SLURM_LOCALID": "0"}, Place("localhost:5", 2, 1)),
-        ({**by_slurm(1, 5), "JAX_COORDINATOR_ADDRESS": "b:6"}, Place("b:6", 2, 1, [1])),
-        (by_open_mpi(1, 5), Place("127.0.0.1:5", 2, 1, [1])),
-        ({**by_open_mpi(1, 5), "OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, Place("127.0.0.1:5", 2, 1)),
-        (KUBERNETES | {"JAX_COORDINATOR_ADDRESS": "p-0.p:5", "JAX_NUM_PROCESSES": "4"}, Place("p-0.p:5", 4, 1)),
+        (by_jax(1, 5), Rank("localhost:5", 2, 1)),
+        (by_slurm(1, 5), Rank("localhost:5", 2, 1, [1])),
+        ({**by_slurm(1, 5), "SLURM_STEP_NUM_NODES": "2", "SLURM_LOCALID": "0"}, Rank("localhost:5", 2, 1)),
+        ({**by_slurm(1, 5), "JAX_COORDINATOR_ADDRESS": "b:6"}, Rank("b:6", 2, 1, [1])),
+        (by_open_mpi(1, 5), Rank("127.0.0.1:5", 2, 1, [1])),
+        ({**by_open_mpi(1, 5), "OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, Rank("127.0.0.1:5", 2, 1)),
+        (KUBERNETES | {"JAX_COORDINATOR_ADDRESS": "p-0.p:5", "JAX_NUM_PROCESSES": "4"}, Rank("p-0.p:5", 4, 1)),
     ],
     ids=["jax", "slurm", "slurm, a task a node", "slurm and an address", "mpi", "mpi, one a host", "kubernetes"],
 )
-def test_launchers(variables: dict[str, str], place: Place, monkeypatch: pytest.MonkeyPatch):
+def test_launchers(variables: dict[str, str], rank: Rank, monkeypatch: pytest.MonkeyPatch):
     set_all(monkeypatch, variables)
-    assert Hosts().place() == place
-    assert Hosts(num_processes=1).place() is None
-    assert Hosts("c:7", 3, 2).place() == Place("c:7", 3, 2)
+    assert Hosts().rank() == rank
+    assert Hosts(num_processes=1).rank() is None
+    assert Hosts("c:7", 3, 2).rank() == Rank("c:7", 3, 2)
 
 
 @pytest.fixture
@@ -121,29 +121,29 @@ def on_tpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_hosts_of_a_cloud_tpu_slice_know_each_other_from_metadata(on_tpu: list[str]):
-    assert Hosts().place() == Place("127.0.0.1:8482", 2, 1)
-    assert Hosts(num_processes=1).place() is None
+    assert Hosts().rank() == Rank("127.0.0.1:8482", 2, 1)
+    assert Hosts(num_processes=1).rank() is None
 
 
 def test_hosts_of_cloud_tpu_slices_know_each_other_from_variables(on_tpu: list[str], monkeypatch: pytest.MonkeyPatch):
     slices = {"COORDINATOR_ADDRESS": "localhost", "NUM_SLICES": "2", "SLICE_ID": "1"}
     set_all(monkeypatch, {f"MEGASCALE_{name}": value for name, value in slices.items()})
     set_all(monkeypatch, {"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "1", "TPU_SKIP_MDS_QUERY": "1"})
-    assert Hosts().place() == Place("localhost:8482", 4, 3)
+    assert Hosts().rank() == Rank("localhost:8482", 4, 3)
     assert on_tpu == []
 
 
 @pytest.mark.parametrize("variables", [{"TPU_WORKER_HOSTNAMES": "localhost"}, {"TPU_SKIP_MDS_QUERY": "1"}])
 def test_one_host_with_tpus_asks_nobody(variables: dict[str, str], on_tpu: list[str], monkeypatch: pytest.MonkeyPatch):
     set_all(monkeypatch, variables)
-    assert Hosts().place() is None
+    assert Hosts().rank() is None
     assert on_tpu == []
 
 
 @pytest.mark.parametrize(
     ("variables", "beginning"),
     [
-        ({"JAX_PROCESS_ID": "1"}, "the environment speaks of several processes, but it is not known where they are: "),
+        ({"JAX_PROCESS_ID": "1"}, "the environment describes several processes, but their addresses are not known: "),
         ({**by_jax(0, 5), "JAX_NUM_PROCESSES": "two"}, "JAX_NUM_PROCESSES='two' must be a whole number, at least 0"),
         ({**by_jax(0, 5), "JAX_PROCESS_ID": "2"}, "JAX_PROCESS_ID=2 must be below JAX_NUM_PROCESSES=2"),
         (
@@ -157,15 +157,15 @@ def test_one_host_with_tpus_asks_nobody(variables: dict[str, str], on_tpu: list[
         (by_slurm(0, 5) | {"SLURM_STEP_NUM_TASKS": "2(x)"}, "SLURM_STEP_NUM_TASKS='2(x)' must be a whole number, at "),
         (by_slurm(0, 5) | {"SLURM_LOCALID": "-"}, "SLURM_LOCALID='-' must be a whole number, at least 0"),
         (by_open_mpi(0, 5) | {"OMPI_COMM_WORLD_SIZE": "two"}, "OMPI_COMM_WORLD_SIZE='two' must be a whole"),
-        ({"OMPI_COMM_WORLD_SIZE": "2"}, "Open MPI started several processes, but it is not known where they are"),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, "Open MPI started several processes, but their addresses are not known"),
         (
             KUBERNETES,
-            "an indexed Job of Kubernetes stands for several processes, but it is not known where they are: "
+            "an indexed Job of Kubernetes has several processes, but their addresses are not known: "
             "set JAX_COORDINATOR_ADDRESS and JAX_NUM_PROCESSES, or train alone with --num_processes 1",
         ),
         (
             KUBERNETES | {"JAX_NUM_PROCESSES": "4"},
-            "an indexed Job of Kubernetes stands for several processes, but it is not known where they are: "
+            "an indexed Job of Kubernetes has several processes, but their addresses are not known: "
             "set JAX_COORDINATOR_ADDRESS, or train alone with --num_processes 1",
         ),
     ],
@@ -188,5 +188,5 @@ def test_environments_that_leave_it_open(variables: dict[str, str], beginning: s
     monkeypatch.setitem(sys.modules, "kubernetes", None)
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     with pytest.raises(UserError) as error, warnings.catch_warnings(action="error"):
-        Hosts().place()
+        Hosts().rank()
     assert str(error.value).startswith(beginning)

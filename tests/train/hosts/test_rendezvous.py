@@ -10,21 +10,21 @@ import pytest
 
 from tests.train.processes import free_port
 from train.config.errors import UserError
-from train.hosts.launcher import Place
-from train.hosts.rendezvous import meet
+from train.hosts.launcher import Rank
+from train.hosts.rendezvous import rendezvous
 
 
-def meet_all(places: Sequence[Place]) -> list[str]:
-    """What each says of a meeting that not all come to."""
-    lines = [""] * len(places)
+def connect_all(ranks: Sequence[Rank]) -> list[str]:
+    """The error of each of the processes, some of which are missing."""
+    lines = [""] * len(ranks)
 
-    def attend(index: int) -> None:
+    def connect(index: int) -> None:
         try:
-            meet(places[index], timeout=2, silence=60)
+            rendezvous(ranks[index], timeout=2, silence=60)
         except UserError as error:
             lines[index] = str(error)
 
-    threads = [threading.Thread(target=attend, args=(index,)) for index in range(len(places))]
+    threads = [threading.Thread(target=connect, args=(index,)) for index in range(len(ranks))]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -34,7 +34,7 @@ def meet_all(places: Sequence[Place]) -> list[str]:
 
 def test_those_that_have_come_name_the_others():
     address = f"localhost:{free_port()}"
-    lines = meet_all([Place(address, 4, 0), Place(address, 4, 2)])
+    lines = connect_all([Rank(address, 4, 0), Rank(address, 4, 2)])
     line = (
         f"processes 1, 3 of 4 have not come to {address} in 2 s: see their logs, or train alone with --num_processes 1"
     )
@@ -43,7 +43,7 @@ def test_those_that_have_come_name_the_others():
 
 def test_a_process_whose_first_does_not_come_says_so():
     address = f"localhost:{free_port()}"
-    (line,) = meet_all([Place(address, 2, 1)])
+    (line,) = connect_all([Rank(address, 2, 1)])
     assert line.startswith(f"process 0 of 2 does not answer at {address} after 2 s (Connection refused): ")
 
 
@@ -58,14 +58,14 @@ def test_something_else_at_the_address_is_not_the_first():
 
         thread = threading.Thread(target=answer)
         thread.start()
-        (line,) = meet_all([Place(f"localhost:{port}", 2, 1)])
+        (line,) = connect_all([Rank(f"localhost:{port}", 2, 1)])
         thread.join()
     assert line.startswith(f"process 0 of 2 does not answer at localhost:{port} after 2 s")
 
 
 def test_the_first_takes_no_process_twice_and_none_of_another_count():
     address = f"localhost:{free_port()}"
-    lines = meet_all([Place(address, 3, 0), Place(address, 3, 1), Place(address, 3, 1), Place(address, 2, 1)])
+    lines = connect_all([Rank(address, 3, 0), Rank(address, 3, 1), Rank(address, 3, 1), Rank(address, 2, 1)])
     assert lines[0].startswith("process 2 of 3 has not come")
     assert sorted(lines[1:3]) == [lines[0], f"there is another process 1 of 3 at {address}"]
     assert lines[3] == f"this is process 1 of 2, but process 0 at {address} expects 3"
@@ -74,11 +74,11 @@ def test_the_first_takes_no_process_twice_and_none_of_another_count():
 def test_a_port_that_is_taken():
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]
-        (line,) = meet_all([Place(f"localhost:{port}", 2, 0)])
+        (line,) = connect_all([Rank(f"localhost:{port}", 2, 0)])
     assert line == f"process 0 cannot listen at port {port} (Address already in use): choose another one"
 
 
 def test_an_address_to_listen_at_that_is_none(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("JAX_COORDINATOR_BIND_ADDRESS", "0.0.0.0")
-    (line,) = meet_all([Place("localhost:5", 2, 0)])
+    (line,) = connect_all([Rank("localhost:5", 2, 0)])
     assert line == "JAX_COORDINATOR_BIND_ADDRESS='0.0.0.0' must be HOST:PORT, PORT from 1 to 65535"

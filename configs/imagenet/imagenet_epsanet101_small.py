@@ -1,0 +1,13 @@
+"""EPSANet-101 (small) on ImageNet-1K, otherwise as imagenet_epsanet50_small.
+
+    python -m train imagenet_epsanet101_small --workdir runs/imagenet_epsanet101_small
+
+Time: 600,548 steps of 256 images; not measured, docs/results/aot_table.md bounds the images per second.
+Result, top-1 / top-5 error in % of one 224 crop: 21.57 / 5.89 (README of murufeng/EPSANet, read).
+"""
+
+import dataclasses
+
+from configs.imagenet.imagenet_epsanet50_small import config as base
+
+config = dataclasses.replace(base, model=dataclasses.replace(base.model, name="epsanet101_small"))

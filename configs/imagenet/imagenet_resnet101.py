@@ -1,0 +1,14 @@
+"""ResNet-101 on ImageNet-1K, otherwise as imagenet_resnet50.
+
+    python -m train imagenet_resnet101 --workdir runs/imagenet_resnet101
+
+Time: 500,456 steps of 256 images; not measured, docs/results/aot_table.md bounds the images per second.
+Result, top-1 / top-5 error in % of one 224 crop: 23.38 / 6.88 (CBAM paper; recalled, not read at its source); 21.80 /
+6.09 (README of implus/PytorchInsight, read); 23.17 / 6.52 (SE paper; recalled, not read at its source).
+"""
+
+import dataclasses
+
+from configs.imagenet.imagenet_resnet50 import config as base
+
+config = dataclasses.replace(base, model=dataclasses.replace(base.model, name="resnet101"))

@@ -1,0 +1,14 @@
+"""SE-ResNet-152 on ImageNet-1K, otherwise as imagenet_se_resnet50.
+
+    python -m train imagenet_se_resnet152 --workdir runs/imagenet_se_resnet152
+
+Time: 500,456 steps of 256 images; not measured, docs/results/aot_table.md bounds the images per second.
+Result, top-1 / top-5 error in % of one 224 crop: 21.34 / 5.54 (README of hujie-frank/SENet, read, with more epochs);
+21.57 / 5.73 (SE paper; recalled, not read at its source).
+"""
+
+import dataclasses
+
+from configs.imagenet.imagenet_se_resnet50 import config as base
+
+config = dataclasses.replace(base, model=dataclasses.replace(base.model, name="se_resnet152"))
