@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 from collections.abc import Iterable, Sequence
 from typing import Annotated
 
-from train.config.flags import parse, program, read_from_file, with_duration_of  # first: it checks the extra
-
-# isort: split
 import tyro
 
-from train.ablation.seeds import Together, is_done, train_cohort, trains_together
+from train.ablation.seeds import Together, is_done, train_seeds, trains_together
 from train.ablation.table import Row, about, write_table
-from train.config import Config, flatten
+from train.config import Config, DataConfig, flatten
 from train.config.ablation import Ablation, folder_name
 from train.config.errors import NotFiniteError, UserError, nearest
-from train.data import open_dataset
+from train.config.flags import config_name, parse, program, read_from_file, with_duration_of
+from train.data import Dataset
 from train.runs.lock import locked
 from train.runs.preemption import Reached, preemption
 from train.runs.record import read_run
-from train.runs.setup import describe
+from train.runs.setup import abstract_state
+from train.tasks.classification import CLASSIFICATION
 
 _PROGRAM = "python -m train.ablate FILE"
 
@@ -31,8 +29,9 @@ _PROGRAM = "python -m train.ablate FILE"
 class Arguments:
     """Trains the variants of an ablation with several seeds each, and writes table.md, table.csv and plot.png.
 
-    FILE is a Python file that defines `ablation`, see configs/ablations. It is run: use only files you trust. Each seed
-    of each variant is an ordinary run in WORKDIR/VARIANT/seed_N. The same command again goes on where it stopped.
+    FILE is a Python file that defines `ablation`, by its path or, below configs/, by its name alone. The file is
+    executed: use only files you trust. Each seed of each variant is an ordinary run in WORKDIR/VARIANT/seed_N. The same
+    command again resumes the runs.
     """
 
     config: Annotated[Config, tyro.conf.arg(name="")]
@@ -52,10 +51,10 @@ def main(arguments: Sequence[str]) -> None:
     if {"-h", "--help"} & set(arguments[:1]):
         parse(Arguments, arguments, default=Arguments(Config(total_epochs=1), "runs/FILE"), prog=_PROGRAM)
     if not arguments or arguments[0].startswith("-"):
-        raise UserError("give the file of an ablation first, such as configs/ablations/cbam_arrangement.py")
+        raise UserError("give the ablation first, such as cbam_arrangement")
     path, *flags = arguments
     ablation = read_from_file(path, "ablation", Ablation)
-    name = os.path.splitext(os.path.basename(path))[0]
+    name = config_name(path)
     default = Arguments(with_duration_of(ablation.base, flags), os.path.join("runs", name))
     parsed = parse(Arguments, flags, default=default, prog=_PROGRAM)
     if parsed.seeds < 1:
@@ -112,7 +111,7 @@ class _Study:
             labels = {seed: f"[{numbers[label, seed]}/{len(runs)}] {label}, seed {seed}" for seed in left}
             try:
                 config = self._ablation.config(label)
-                for seed in train_cohort(config, folders, together, reached, labels) if left else ():
+                for seed in train_seeds(config, folders, together, reached, labels) if left else ():
                     self._done[label].add(seed)
                     self._write()
             except NotFiniteError as error:
@@ -126,11 +125,13 @@ class _Study:
 
     def _check(self, labels: Iterable[str]) -> None:
         """Checks that the data and the nets of variants fit each other, before the first of them trains."""
-        opened = functools.cache(open_dataset)
+        opened: dict[DataConfig, Dataset] = {}
         for label in labels:
             config = self._ablation.config(label)
             try:
-                describe(config, opened(config.data)).abstract_state()
+                if config.data not in opened:
+                    opened[config.data] = CLASSIFICATION.open(config)
+                abstract_state(CLASSIFICATION, CLASSIFICATION.define(config, opened[config.data]))
             except UserError as error:
                 raise UserError(f"variant {label!r}: {error}") from error
 

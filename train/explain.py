@@ -10,9 +10,6 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from train.config.flags import parse, program  # first: it checks the extra
-
-# isort: split
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,11 +18,13 @@ import tyro
 from attnjax.explain import METHODS, Column, gallery, grad_cam
 from train.config.errors import UserError
 from train.config.files import replacing
+from train.config.flags import parse, program
 from train.data import Reader, evaluation_transform, open_dataset
 from train.data.canvas import canvas_boxes
 from train.predict import prepare
-from train.runs.record import LoadedRun, Run, load_run, read_run
+from train.runs.record import LoadedRun, load_run, read_run
 from train.tasks.faithfulness import score_maps
+from train.tasks.run import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +116,9 @@ def scores(loaded: LoadedRun, pictures: Pictures, arguments: Arguments) -> dict[
     labels, boxes = _labels(pictures, arguments), pictures.boxes
     classes = _logits(loaded, pictures.images).argmax(-1) if labels is None else labels
     try:
-        table = score_maps(loaded, pictures.images, classes, boxes, layer=layer)
+        table = score_maps(
+            loaded.model, loaded.variables, loaded.preprocess, pictures.images, classes, boxes, layer=layer
+        )
     except ValueError as error:
         raise UserError(str(error)) from error
     target = "prediction" if pictures.labels is None else arguments.target

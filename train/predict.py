@@ -7,22 +7,17 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Annotated, Any, NamedTuple
 
-from train.config.flags import parse, program  # first: it checks the extra
-
-# isort: split
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from flax import linen as nn
 
-from train.config import DataConfig
 from train.config.errors import UserError
+from train.config.flags import parse, program
 from train.data import evaluation_transform
 from train.data.images import UnreadableImageError, fill, read_image, set_channels
-from train.runs.record import Run, load_run, read_run
-from train.state import Variables
-from train.step import normalize
+from train.runs.record import LoadedRun, load_run, read_run
+from train.tasks.run import Run
 
 
 class Prediction(NamedTuple):
@@ -50,7 +45,7 @@ def predict(workdir: str, paths: Sequence[str], checkpoint: str = "last") -> Ite
     """
     run = read_run(workdir)
     loaded = load_run(workdir, checkpoint)
-    probabilities = jax.jit(partial(_probabilities, loaded.model, run.config.data))
+    probabilities = jax.jit(partial(_probabilities, loaded))
     size = min(len(paths), run.config.data.batch_size)
     failures: list[str] = []
     for start in range(0, len(paths), size or 1):
@@ -78,8 +73,8 @@ def prepare(run: Run, path: str) -> np.ndarray:
     return evaluation_transform(run.config.data, image)
 
 
-def _probabilities(model: nn.Module, config: DataConfig, variables: Variables, images: jax.Array) -> jax.Array:
-    logits: Any = model.apply(variables, normalize(config, images), train=False)
+def _probabilities(loaded: LoadedRun, variables: Any, images: jax.Array) -> jax.Array:
+    logits: Any = loaded.model.apply(variables, loaded.preprocess(images), train=False)
     return jax.nn.softmax(logits.astype(jnp.float32))
 
 

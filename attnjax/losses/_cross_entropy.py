@@ -102,7 +102,21 @@ class CrossEntropy:
 
 
 def classification_sums(logits: jax.Array, batch: Mapping[str, jax.Array], *, train: bool) -> dict[str, jax.Array]:
-    """Sums over the images that the mask does not leave out, see `CrossEntropy`; the loss in evaluation only."""
+    """The sums of a classifier over the images that the mask of a batch does not leave out, see `CrossEntropy`.
+
+    Args:
+      logits: (b, n), floating.
+      batch: `label`, integers (b,), and perhaps `mask`, bool (b,).
+      train: leaves out `loss`, `top5` and `confusion`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from attnjax.losses import classification_sums
+      >>> batch = {"label": jnp.array([0, 1])}
+      >>> sums = classification_sums(jnp.array([[2.0, 1.0], [2.0, 1.0]]), batch, train=False)
+      >>> sums["correct"].item(), sums["confusion"].tolist()
+      (1, [[1, 0], [1, 0]])
+    """
     labels, mask = batch["label"], mask_of(batch)
     correct = logits.argmax(-1).astype(labels.dtype) == labels
     sums = {"correct": (correct & mask).sum(dtype=jnp.int32), "count": mask.sum(dtype=jnp.int32)}

@@ -70,7 +70,7 @@ class TrainStep:
     gather: Callable[[Any], Any] | None = None
     """Brings parameters that lie in parts on several devices together where they are used."""
 
-    def init(self, state: TrainState, batch: Batch, key: jax.Array) -> Sums:
+    def init(self, state: TrainState, batch: Mapping[str, Any], key: jax.Array) -> Sums:
         """Zero sums, of the names, shapes and types that the loss has; nothing is computed.
 
         Args:
@@ -240,7 +240,7 @@ class EvalStep:
     loss: Loss
     preprocess: Preprocess | None = None
 
-    def init(self, variables: Mapping[str, Any], batch: Batch) -> dict[str, jax.Array]:
+    def init(self, variables: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, jax.Array]:
         """Zero sums, of the names, shapes and types that the loss has; nothing is computed."""
         shapes = jax.eval_shape(lambda variables, batch: self._aux(variables, batch).sums, variables, batch)
         return {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}

@@ -15,9 +15,11 @@ from matplotlib.figure import Figure
 
 import attnjax
 from train.config.files import replacing
-from train.runs.plots import save
-from train.runs.record import Run, origins, read_run
+from train.runs.record import origins, read_run
 from train.runs.report import read_metrics
+from train.tasks.classification import CLASSIFICATION
+from train.tasks.plots import save
+from train.tasks.run import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Row:
 @functools.cache
 def _counts(run: Run) -> tuple[int, int]:
     """Parameters and multiply-accumulates."""
-    model, shape = run.model(), (1, *run.image_shape)
+    model, shape = CLASSIFICATION.model(run), (1, *run.image_shape)
     return attnjax.count_parameters(model, shape), attnjax.count_macs(model, shape)
 
 

@@ -27,14 +27,14 @@ from jax.experimental import topologies
 
 from train.config import Config
 from train.config.errors import UserError
-from train.layout import Layout
-from train.metrics import Metrics
-from train.parallel import training_step
 from train.pods.chips import Chip, chip_of, wrong_topology
 from train.pods.memory import memory_traffic
 from train.pods.program import Program, Traffic
 from train.runs.provenance import installed
-from train.runs.record import Run
+from train.runs.setup import Program as TrainingProgram
+from train.runs.setup import make_layout
+from train.tasks.classification import CLASSIFICATION
+from train.tasks.run import Run
 
 COMPILER = ("jax", "jaxlib", "libtpu")
 """Packages that decide what comes of a traced step."""
@@ -279,14 +279,15 @@ def _lower(config: Config, devices: Sequence[jax.Device]) -> Any:
         raise UserError(f"parallel.engine={config.parallel.engine!r} needs its devices: take 'jit'")
     shape = (size, size, config.data.channels or 3)
     run = Run(config, tuple(map(str, range(classes))), shape, num_examples=config.data.batch_size)
-    layout = Layout.of(config, devices)
-    step: Any = training_step(run, layout)
-    state, metrics = layout.abstract((run.abstract_state(), jax.eval_shape(Metrics.zero)))
+    layout = make_layout(config, devices)
+    training = TrainingProgram.create(CLASSIFICATION, run, layout)
+    step: Any = training.compiled()
     batch = {
-        "image": jax.ShapeDtypeStruct((config.data.batch_size, *shape), jnp.uint8, sharding=layout.split),
-        "label": jax.ShapeDtypeStruct((config.data.batch_size,), jnp.int32, sharding=layout.split),
+        name: jax.ShapeDtypeStruct(rows.shape, rows.dtype, sharding=layout.split)
+        for name, rows in CLASSIFICATION.abstract_batch(run).items()
     }
-    return step.program.lower(state, metrics, batch)
+    seed = jax.ShapeDtypeStruct((), jnp.uint32, sharding=layout.replicated)
+    return step.program.lower(training.state, layout.abstract(training.zero_sums), batch, seed)
 
 
 def _with_progress(work: Callable[[], Any], label: str) -> Any:

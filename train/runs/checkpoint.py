@@ -9,14 +9,14 @@ import re
 import shutil
 import warnings
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orbax.checkpoint as ocp
 
+from attnjax.training import TrainState
 from train.config.errors import UserError, reason
 from train.hosts.processes import is_first, on_first
 from train.runs import checksums
-from train.state import TrainState
 
 _UNFINISHED = ocp.utils.TMP_DIR_SUFFIX
 _REMOVED = ".removed"
@@ -46,14 +46,14 @@ class Restored(NamedTuple):
     Attributes:
       state: parameters, statistics, the optimiser's state and the step, which is the position of the images too.
       sums: of the metrics since the last log line, by name.
-      accuracy: on the test images; None where it was not measured.
-      told: a line for each damaged checkpoint that was set aside.
+      score: on the test images; None where it was not measured.
+      messages: a line for each damaged checkpoint that was set aside.
     """
 
     state: TrainState
-    sums: dict[str, float]
-    accuracy: float | None
-    told: list[str]
+    sums: dict[str, Any]
+    score: float | None
+    messages: list[str]
 
 
 class Checkpoints:
@@ -65,7 +65,7 @@ class Checkpoints:
     Args:
       folder: where they are.
       keep_last: how many of the newest to keep.
-      keep_best: how many of those with the highest accuracy to keep besides.
+      keep_best: how many of those with the highest score to keep besides.
       read_only: leave the folder as it is, also what another process is writing there.
     """
 
@@ -86,26 +86,26 @@ class Checkpoints:
         """Steps that have a checkpoint, in order; damaged ones are among them."""
         return checkpoint_steps(self._folder)
 
-    def save(self, step: int, state: TrainState, sums: dict[str, float], accuracy: float | None) -> None:
-        """Begins to save the state of a step, see `Restored`. Where that is saved already, only the accuracy is new.
+    def save(self, step: int, state: TrainState, sums: dict[str, Any], score: float | None) -> None:
+        """Begins to save the state of a step, see `Restored`. Where that is saved already, only the score is new.
 
         Raises:
           UserError: this save cannot begin, or the one before could not be written.
         """
         self.wait()
         if step > self._newest:
-            self._begun = (step, accuracy)
+            self._begun = (step, score)
             items = ocp.args.Composite(state=ocp.args.StandardSave(state), metrics=ocp.args.JsonSave(sums))
-            with self._told_of(step):
+            with self._errors_of(step):
                 self._orbax.save(self._path(step), args=items)
-        elif accuracy is not None and is_first():
-            checksums.add_facts(self._path(step), {"accuracy": accuracy})
+        elif score is not None and is_first():
+            checksums.add_facts(self._path(step), {"score": score})
             self._remove_old()
 
     def check(self) -> None:
         """Raises UserError where what was begun has failed by now."""
         if self._begun is not None:
-            with self._told_of(self._begun[0]):
+            with self._errors_of(self._begun[0]):
                 self._orbax.check_for_errors()
 
     def wait(self) -> None:
@@ -116,7 +116,7 @@ class Checkpoints:
         """
         if self._begun is None:
             return
-        with self._told_of(self._begun[0]):
+        with self._errors_of(self._begun[0]):
             self._orbax.wait_until_finished()
         self._newest, self._begun = self._begun[0], None
         if is_first():
@@ -156,10 +156,10 @@ class Checkpoints:
                 whole, _ = newest_whole(self._folder)
                 other = "none is whole" if whole is None else f"step {whole} is the newest whole one"
                 raise UserError(f"checkpoint {self._path(step)} is damaged ({damage}): {other}")
-            return self._accuracy(step)
+            return self._score(step)
 
-        accuracy = on_first("check the checkpoint", check)
-        return Restored(*self._read(step, like), accuracy, [])
+        score = on_first("check the checkpoint", check)
+        return Restored(*self._read(step, like), score, [])
 
     def restore_newest(self, like: TrainState) -> Restored | None:
         """Reads the newest whole checkpoint, which process 0 finds; damaged newer ones get another name.
@@ -176,9 +176,9 @@ class Checkpoints:
             if step is None and damaged:
                 each = ", ".join(f"{bad} ({damage})" for bad, damage in damaged)
                 raise UserError(f"all checkpoints in {self._folder} are damaged: {each}; remove them to begin anew")
-            return step, None if step is None else self._accuracy(step), damaged
+            return step, None if step is None else self._score(step), damaged
 
-        step, accuracy, damaged = on_first("find the newest whole checkpoint", find)
+        step, score, damaged = on_first("find the newest whole checkpoint", find)
         if step is None:
             return None
         state, sums = self._read(step, like)
@@ -186,10 +186,12 @@ class Checkpoints:
             for bad, _ in damaged:
                 os.rename(self._path(bad), self._free_name(bad))
         self._newest = step
-        told = [f"checkpoint {bad} is damaged ({damage}) and set aside: step {step} is used" for bad, damage in damaged]
-        return Restored(state, sums, accuracy, told)
+        messages = [
+            f"checkpoint {bad} is damaged ({damage}) and set aside: step {step} is used" for bad, damage in damaged
+        ]
+        return Restored(state, sums, score, messages)
 
-    def _read(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, float]]:
+    def _read(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         items = ocp.args.Composite(state=ocp.args.StandardRestore(like), metrics=ocp.args.JsonRestore())
         try:
             restored = self._orbax.restore(self._path(step), args=items)
@@ -205,7 +207,7 @@ class Checkpoints:
         return next(name for name in names if not os.path.exists(name))
 
     @contextlib.contextmanager
-    def _told_of(self, step: int) -> Iterator[None]:
+    def _errors_of(self, step: int) -> Iterator[None]:
         """Turns what goes wrong in a save into one line."""
         try:
             yield
@@ -220,14 +222,14 @@ class Checkpoints:
     def _seal(self) -> None:
         """Writes the checksums of a checkpoint that is complete but for its name; Orbax calls it in its thread."""
         assert self._begun is not None
-        step, accuracy = self._begun
-        checksums.seal(self._path(step) + _UNFINISHED, ("state", "metrics"), {"accuracy": accuracy})
+        step, score = self._begun
+        checksums.seal(self._path(step) + _UNFINISHED, ("state", "metrics"), {"score": score})
 
-    def _accuracy(self, step: int) -> float | None:
-        return checksums.facts(self._path(step)).get("accuracy")
+    def _score(self, step: int) -> float | None:
+        return checksums.facts(self._path(step)).get("score")
 
     def _best_first(self, steps: list[int]) -> list[int]:
-        measured = [(accuracy, step) for step in steps if (accuracy := self._accuracy(step)) is not None]
+        measured = [(score, step) for step in steps if (score := self._score(step)) is not None]
         return [step for _, step in sorted(measured, reverse=True)]
 
     def _remove_old(self) -> None:

@@ -1,40 +1,31 @@
-"""What processes have to agree on before they train together."""
+"""What processes must have alike before they train together."""
 
 from __future__ import annotations
 
-import jax
+from collections.abc import Mapping
+from typing import Any
 
-from train.config import flatten
-from train.data import Dataset
-from train.hosts.processes import SharedError, gather
+from train.hosts.processes import CollectiveError, gather
 from train.runs.lock import lock_holder
-from train.runs.record import Run
 
 
-def check_agreement(run: Run, dataset: Dataset) -> None:
-    """Checks that all processes are about to do the same.
+def check_same(values: Mapping[str, Any]) -> None:
+    """Checks that all processes have the same values, by name; they go into JSON.
 
     Raises:
-      UserError: they are not; it names a process and what differs.
+      UserError: they do not; it names a process and what differs.
     """
-    mine = flatten(run.config) | {
-        "training images": len(dataset.train),
-        "test images": len(dataset.test),
-        "devices of a process": jax.local_device_count(),
-        "jax": jax.__version__,
-    }
-    mine |= {f"class {label}": name for label, name in enumerate(run.class_names)}
-    first, *others = gather("settings", mine)
+    first, *others = gather("settings", dict(values))
     for process, other in enumerate(others, 1):
         for name in first | other:
             one, two = first.get(name), other.get(name)
             if one != two:
-                told = f"{name} is {one!r} in process 0 and {two!r} in process {process}"
-                raise SharedError(f"all processes need the same: {told}")
+                difference = f"{name} is {one!r} in process 0 and {two!r} in process {process}"
+                raise CollectiveError(f"all processes need the same: {difference}")
 
 
-def check_shared(workdir: str, holder: str) -> None:
-    """Checks that all processes see the lock that process 0 has taken.
+def check_same_folder(workdir: str, holder: str) -> None:
+    """Checks that all processes see the lock that process 0 holds.
 
     Raises:
       UserError: they do not; it names them.
@@ -42,6 +33,6 @@ def check_shared(workdir: str, holder: str) -> None:
     seen = gather("work directory", [workdir, lock_holder(workdir) == holder])
     blind = [f"{folder} of process {process}" for process, (folder, sees) in enumerate(seen) if not sees]
     if blind:
-        raise SharedError(
+        raise CollectiveError(
             f"work directory {seen[0][0]} of process 0 is not {', nor '.join(blind)}: all processes need to share it"
         )

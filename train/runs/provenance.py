@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.metadata
 import os
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict
 
 
 def versions() -> dict[str, str]:
@@ -41,3 +47,14 @@ def git_commit() -> str | None:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         return done.stdout.strip() or None
     return None
+
+
+def digest(variables: Mapping[str, Any]) -> str:
+    """SHA-256 over parameters and batch statistics: path, type, shape and bytes of each, by sorted path."""
+    sha = hashlib.sha256()
+    flat: dict[str, Any] = flatten_dict(dict(variables), sep="/")
+    for path in sorted(flat):
+        value = np.ascontiguousarray(jax.device_get(flat[path]))
+        sha.update(f"{path} {value.dtype} {value.shape}\n".encode())
+        sha.update(value.tobytes())
+    return sha.hexdigest()

@@ -8,91 +8,22 @@ import datetime
 import json
 import os
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import optax
 from flax import linen as nn
 
-import attnjax
-from attnjax.layers import BatchNorm
+from attnjax.training import Layout, TrainState
 from train.config import MAY_CHANGE, Config, flatten, from_dict
 from train.config.errors import UserError
 from train.config.files import replacing
 from train.hosts.processes import on_first
-from train.layout import Layout
-from train.optimizer import make_optimizer, make_schedule
 from train.runs.checkpoint import Checkpoints, checkpoint_steps
 from train.runs.provenance import git_commit, processor, versions
-from train.state import TrainState, Variables, create_state
-from train.step import normalize
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """What config.json says of a run.
-
-    Attributes:
-      config: its settings.
-      class_names: names of the classes, by label.
-      image_shape: height, width and channels of the images that the net sees.
-      num_examples: training images.
-    """
-
-    config: Config
-    class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]
-    num_examples: int
-
-    def model(self, **norm: Any) -> nn.Module:
-        """The net, without its variables; the arguments are those of its batch norms."""
-        return attnjax.create_model(
-            self.config.model.name,
-            num_classes=len(self.class_names),
-            dtype=jnp.dtype(self.config.model.dtype),
-            norm=partial(BatchNorm, **norm),
-            **self.config.model.options,
-        )
-
-    @property
-    def total_steps(self) -> int:
-        """Steps from the beginning to the end."""
-        return self.config.steps(self.num_examples)
-
-    def schedule(self) -> optax.Schedule:
-        """Learning rate by step."""
-        return make_schedule(self.config.schedule, self.config.optimizer.learning_rate, self.total_steps)
-
-    def optimizer(self) -> optax.GradientTransformation:
-        """The optimiser with its schedule."""
-        return make_optimizer(self.config.optimizer, self.schedule())
-
-    def fresh_state(self) -> TrainState:
-        """The state before the first step."""
-        config, average = self.config, self.config.ema_decay is not None
-        return create_state(
-            self.model(), self.optimizer(), self.image_shape, config.seed, average, config.model.weights
-        )
-
-    def abstract_state(self) -> TrainState:
-        """Shapes and types of the state, computed from the settings alone.
-
-        Raises:
-          UserError: the net refuses its options, or images of this shape.
-        """
-        image = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
-        try:
-            variables = jax.eval_shape(partial(self.model().init, train=False), jax.random.key(0), image)
-        except (TypeError, ValueError) as error:
-            reason = str(error).partition("\n")[0]
-            see = "see data.image_size and model.options"
-            raise UserError(f"{self.config.model.name} does not work like this, {see}: {reason}") from error
-        opt_state = jax.eval_shape(self.optimizer().init, variables["params"])
-        ema = None if self.config.ema_decay is None else variables
-        step: Any = jax.ShapeDtypeStruct((), jnp.int32)
-        return TrainState(step, variables, opt_state, ema)
+from train.runs.setup import abstract_state
+from train.tasks.classification import CLASSIFICATION
+from train.tasks.run import Run
+from train.tasks.task import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +38,7 @@ class LoadedRun:
     """
 
     model: nn.Module
-    variables: Variables
+    variables: dict[str, Any]
     class_names: tuple[str, ...]
     preprocess: Callable[[jax.Array], jax.Array]
 
@@ -115,12 +46,13 @@ class LoadedRun:
         return iter((self.model, self.variables, self.class_names))
 
 
-def load_run(workdir: str, checkpoint: str = "last") -> LoadedRun:
+def load_run(workdir: str, checkpoint: str = "last", task: Task = CLASSIFICATION) -> LoadedRun:
     """Loads the net that a run has trained.
 
     Args:
       workdir: the run's folder.
       checkpoint: `last`, `best` (the highest test accuracy) or a step.
+      task: what was trained.
 
     Returns:
       Model, variables, class names and preprocessing.
@@ -129,11 +61,13 @@ def load_run(workdir: str, checkpoint: str = "last") -> LoadedRun:
       UserError: the folder is no run, or has no such checkpoint.
     """
     run = read_run(workdir)
-    state = load_state(run, workdir, checkpoint, Layout.of_one_device())
-    return LoadedRun(run.model(), state.evaluated, run.class_names, partial(normalize, run.config.data))
+    model = task.model(run)
+    state = load_state(task, run, workdir, checkpoint, Layout.create(jax.local_devices()[:1]))
+    preprocess = task.objective(run, model).preprocess or (lambda images: images)
+    return LoadedRun(model, state.eval_variables, run.class_names, preprocess)
 
 
-def load_state(run: Run, workdir: str, checkpoint: str, layout: Layout) -> TrainState:
+def load_state(task: Task, run: Run, workdir: str, checkpoint: str, layout: Layout) -> TrainState:
     """Loads a run's state from the checkpoint `last`, `best` or a step."""
     with contextlib.closing(Checkpoints(checkpoint_folder(workdir), read_only=True)) as checkpoints:
 
@@ -142,7 +76,9 @@ def load_state(run: Run, workdir: str, checkpoint: str, layout: Layout) -> Train
                 raise UserError(f"{workdir} has no checkpoint yet")
             return checkpoints.find(checkpoint)
 
-        return checkpoints.restore(on_first("find the checkpoint", find), layout.abstract(run.abstract_state())).state
+        return checkpoints.restore(
+            on_first("find the checkpoint", find), layout.abstract(abstract_state(task, run))
+        ).state
 
 
 def read_run(workdir: str) -> Run:
@@ -185,12 +121,12 @@ def origins(workdir: str) -> list[str]:
       UserError: the folder has no run.
     """
     stored = _read_record(workdir)
-    told = []
+    lines = []
     for part in (stored, *stored.get("resumed", [])):
         devices = ", ".join(sorted(set(part["devices"])))
         packages = ", ".join(f"{name} {part['versions'][name]}" for name in ("jax", "flax") if name in part["versions"])
-        told.append(f"{part.get('machine') or 'unknown machine'}, device {devices}, {packages}; {part['date'][:10]}")
-    return told
+        lines.append(f"{part.get('machine') or 'unknown machine'}, device {devices}, {packages}; {part['date'][:10]}")
+    return lines
 
 
 def check_claim(run: Run, workdir: str) -> None:

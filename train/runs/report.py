@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
@@ -16,10 +15,11 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tqdm import tqdm
 
 from train.config.files import replacing
-from train.evaluate import Evaluation
 from train.runs.checkpoint import checkpoint_steps
-from train.runs.plots import draw_confusion, draw_curves
-from train.runs.record import Run, checkpoint_folder
+from train.runs.record import checkpoint_folder
+from train.tasks.plots import draw_curves
+from train.tasks.run import Run
+from train.tasks.task import Evaluation, Task
 
 
 class Report:
@@ -27,6 +27,7 @@ class Report:
 
     Args:
       workdir: the run's folder.
+      task: says which figures are printed.
       step: the step that the run starts or resumes at; what the files tell of later steps is taken back.
       total_steps: the step it ends at.
       evaluated: whether what they tell of the test images at this very step stands.
@@ -34,9 +35,15 @@ class Report:
     """
 
     def __init__(
-        self, workdir: str, step: int, total_steps: int, evaluated: bool = False, label: str | None = None
+        self,
+        workdir: str,
+        task: Task,
+        step: int,
+        total_steps: int,
+        evaluated: bool = False,
+        label: str | None = None,
     ) -> None:
-        self._workdir, self._total, self._label = workdir, total_steps, label
+        self._workdir, self._task, self._total, self._label = workdir, task, total_steps, label
         self._jsonl_path = os.path.join(workdir, "metrics.jsonl")
         self._rewind(step, evaluated)
         self._jsonl = open(self._jsonl_path, "a", buffering=1)  # noqa: SIM115 - closed by close()
@@ -92,20 +99,22 @@ class Report:
             self._bar.update()
 
     def training(self, step: int, figures: dict[str, float]) -> None:
-        """Tells the figures since the last call; loss, accuracy and images_per_second are among them."""
+        """Tells the figures since the last call; images_per_second is among them."""
         self._record(step, "train", figures)
-        text = (
-            f"loss {figures['loss']:.4f}, top-1 {figures['accuracy']:.4f}, {figures['images_per_second']:.0f} images/s"
-        )
+        text = f"{self._headlines(figures)}, {figures['images_per_second']:.0f} images/s"
         if self._bar is None:
             self._detail(f"step {step}/{self._total}: {text}{self._remaining(step)}")
         else:
             self._bar.set_postfix_str(text)
 
-    def evaluation(self, step: int, result: Evaluation) -> None:
+    def evaluation(self, step: int, evaluation: Evaluation) -> None:
         """Tells the figures on the test images."""
-        self._record(step, "test", result.figures())
-        self.say(f"step {step}/{self._total}: test loss {result.loss:.4f}, test top-1 {result.accuracy:.4f}")
+        self._record(step, "test", evaluation.figures())
+        self.say(f"step {step}/{self._total}: {self._headlines(evaluation.figures(), 'test ')}")
+
+    def _headlines(self, figures: Mapping[str, float], split: str = "") -> str:
+        names = self._task.headlines
+        return ", ".join(f"{split}{names[name]} {figures[name]:.4f}" for name in names if name in figures)
 
     def _record(self, step: int, split: str, figures: dict[str, float]) -> None:
         self._jsonl.write(json.dumps({"step": step, "split": split, **figures}) + "\n")
@@ -119,8 +128,8 @@ class Report:
         seconds = (time.perf_counter() - self._started) / done * (self._total - step)
         return f", {tqdm.format_interval(seconds)} left"
 
-    def finish(self, result: Evaluation, class_names: tuple[str, ...], unreadable: list[str]) -> None:
-        """Ends the progress bar, writes summary.json, curves.png, confusion.csv and confusion.png, and says where."""
+    def finish(self, run: Run, evaluation: Evaluation, unreadable: list[str]) -> None:
+        """Ends the progress bar, writes what the task leaves, curves.png and summary.json, and says where."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -128,17 +137,15 @@ class Report:
         summary = {
             "steps": self._total,
             "resumed_at_step": self._resumed_at,
-            **{f"test_{name}": value for name, value in result.figures().items()},
-            "test_images": result.count,
+            **{f"test_{name}": value for name, value in evaluation.figures().items()},
+            "test_images": evaluation.count,
             "seconds": round(seconds, 1),
             "unreadable_images": unreadable,
         }
-        with replacing(os.path.join(self._workdir, "confusion.csv")) as path, open(path, "w", errors="replace") as file:
-            table = csv.writer(file, lineterminator="\n")
-            table.writerow(["true", *class_names])
-            table.writerows([name, *row] for name, row in zip(class_names, result.confusion.tolist(), strict=True))
-        draw_curves(read_metrics(self._workdir), os.path.join(self._workdir, "curves.png"))
-        draw_confusion(result.confusion, class_names, os.path.join(self._workdir, "confusion.png"))
+        score = self._task.score
+        title = f"{self._task.headlines[score]} error, %"
+        draw_curves(read_metrics(self._workdir), score, title, os.path.join(self._workdir, "curves.png"))
+        self._task.write(self._workdir, run, evaluation)
         with replacing(os.path.join(self._workdir, "summary.json")) as path, open(path, "w") as file:
             json.dump(summary, file, indent=2)
         if unreadable:

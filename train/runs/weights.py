@@ -21,7 +21,7 @@ def start_from(path: str, variables: Mapping[str, Any]) -> dict[str, Any]:
     """Puts the weights of a file, or of a folder, in the place of a net's fresh variables.
 
     Every weight of the file must have its place in the net, and every variable of the net must be in the file, but
-    for two cases, which are told on standard error: a classifier `fc` of another number of classes stays fresh; and
+    for two cases, which are said on standard error: a classifier `fc` of another number of classes stays fresh; and
     where the net is built around a `backbone`, the file may hold a net like that alone, whose classifier is left out.
 
     Args:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +13,6 @@ from flax import linen as nn
 from tqdm import tqdm
 
 from attnjax.explain import METHODS, grad_cam, insertion_deletion, pointing_game, road
-from train.runs.record import LoadedRun
-from train.state import Variables
 
 _NAMES = ("insertion", "deletion", "road")
 _SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -20,7 +20,9 @@ _SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 def score_maps(
-    loaded: LoadedRun,
+    model: nn.Module,
+    variables: Mapping[str, Any],
+    preprocess: Callable[[jax.Array], jax.Array],
     images: np.ndarray,
     classes: np.ndarray,
     boxes: np.ndarray | None,
@@ -31,7 +33,8 @@ def score_maps(
     """Scores all methods on some images, and two maps that know nothing of them: highest in the centre, and noise.
 
     Args:
-      loaded: the net.
+      model, variables: the net.
+      preprocess: makes of images what the net takes.
       images: uint8 (n, h, w, c) of the size that the net sees.
       classes: whose maps and probabilities are meant, (n,).
       boxes: of the objects, (n, 4), or None where they are not known.
@@ -45,17 +48,17 @@ def score_maps(
       ValueError: the net has no such layer.
     """
     batch_size = min(batch_size, len(images))
-    score = jax.jit(partial(_scores, loaded.model))
+    score = jax.jit(partial(_scores, model))
     places = np.arange(-(-len(images) // batch_size) * batch_size).reshape(-1, batch_size)
     table = {}
     for method in tqdm((*METHODS, "centre", "random"), unit="method", leave=False, disable=None):
-        make = jax.jit(partial(_maps, loaded.model, layer, method))
+        make = jax.jit(partial(_maps, model, layer, method))
         rows = []
         for batch in np.minimum(places, len(images) - 1):  # the last one is filled up: one program serves all
-            inputs, chosen = loaded.preprocess(jnp.asarray(images[batch])), classes[batch]
-            maps = make(loaded.variables, inputs, chosen)
+            inputs, chosen = preprocess(jnp.asarray(images[batch])), classes[batch]
+            maps = make(variables, inputs, chosen)
             hits = {} if boxes is None else {"pointing_game": pointing_game(maps, boxes[batch])}
-            rows.append(hits | dict(zip(_NAMES, score(loaded.variables, inputs, maps, chosen), strict=True)))
+            rows.append(hits | dict(zip(_NAMES, score(variables, inputs, maps, chosen), strict=True)))
         table[method] = {
             name: float(np.concatenate([row[name] for row in rows])[: len(images)].mean()) for name in rows[0]
         }
@@ -63,7 +66,7 @@ def score_maps(
 
 
 def _maps(
-    model: nn.Module, layer: str, method: str, variables: Variables, images: jax.Array, classes: jax.Array
+    model: nn.Module, layer: str, method: str, variables: Mapping[str, Any], images: jax.Array, classes: jax.Array
 ) -> jax.Array:
     shape = images.shape[:3]
     if method == "random":
@@ -75,7 +78,7 @@ def _maps(
 
 
 def _scores(
-    model: nn.Module, variables: Variables, images: jax.Array, maps: jax.Array, classes: jax.Array
+    model: nn.Module, variables: Mapping[str, Any], images: jax.Array, maps: jax.Array, classes: jax.Array
 ) -> tuple[jax.Array, ...]:
     """By image, in the order of the names."""
     given = (model, variables, images, maps, classes)

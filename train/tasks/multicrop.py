@@ -1,10 +1,10 @@
-"""Evaluation by several views of each test image: crops, their mirror images, and sizes."""
+"""Evaluation by several crops of each test image, their mirror images, and sizes."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -13,19 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from train.config import Config, DataConfig
+from attnjax.losses import classification_sums
+from attnjax.training import Aux
+from train.config import DataConfig
 from train.config.errors import UserError
 from train.data import Batch, Reader, evaluation_batches, evaluation_transform
 from train.data.images import centre_offset, cover, resize
-from train.metrics import Metrics
-from train.state import Variables
-from train.step import add_answers, normalize
 
 Crops = Literal["center", "ten"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Views:
+class Multicrop:
     """What is cut out of each test image, over which the net's probabilities are averaged.
 
     Attributes:
@@ -37,12 +36,12 @@ class Views:
     scales: tuple[tuple[int, int], ...]
 
     @classmethod
-    def of(cls, reader: Reader, crops: Crops, sizes: Sequence[int], sides: Sequence[int]) -> Views:
+    def of(cls, reader: Reader, crops: Crops, sizes: Sequence[int], sides: Sequence[int]) -> Multicrop:
         """Fills up from a run's settings what is not given.
 
         Args:
           reader: the test images as the run reads them.
-          crops: see `Views`.
+          crops: see `Multicrop`.
           sizes: sides of the crops; none takes the run's.
           sides: what the image is resized to before, one for each size or one for all; none keeps the run's proportion.
 
@@ -61,7 +60,7 @@ class Views:
         scales = [tuple(values) * (count // len(values)) for values in (sizes, sides)]
         return cls(crops, tuple(zip(*scales, strict=True)))
 
-    def check(self, model: nn.Module, variables: Variables, reader: Reader) -> None:
+    def check(self, model: nn.Module, variables: Mapping[str, Any], reader: Reader) -> None:
         """Raises UserError where the net refuses images of one of the sizes."""
         for one in self.readers(reader):
             image = jax.ShapeDtypeStruct((1, *one.image_shape), jnp.float32)
@@ -84,7 +83,7 @@ class Views:
         ]
 
     def batches(self, reader: Reader, process: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
-        """As `evaluation_batches`, with `image0`, `image1`, ... (b, v, h, w, c), the v views at each scale."""
+        """As `evaluation_batches`, with `image0`, `image1`, ... (b, v, h, w, c), the v crops at each scale."""
         cut = _ten_crops if self.crops == "ten" else _one_crop
         parts = [evaluation_batches(one, process, cut) for one in self.readers(reader)]
         for scales in zip(*parts, strict=True):
@@ -109,22 +108,32 @@ def _ten_crops(config: DataConfig, image: np.ndarray) -> np.ndarray:
     return np.concatenate([crops, crops[:, :, ::-1]])
 
 
-def views_step(
-    model: nn.Module,
-    config: Config,
-    variables: Variables,
-    metrics: Metrics,
-    confusion: jax.Array,
-    batch: Mapping[str, jax.Array],
-) -> tuple[Metrics, jax.Array]:
-    """As `eval_step`, by the mean of the probabilities over all views of a batch of `Views.batches`."""
+@dataclasses.dataclass(frozen=True)
+class MulticropLoss:
+    """Cross-entropy by the mean of a net's probabilities over all crops of each image of `Multicrop.batches`.
 
-    def answer(images: jax.Array) -> jax.Array:
-        flat = images.reshape(-1, *images.shape[2:])
-        logits: Any = model.apply(variables, normalize(config.data, flat), train=False)
-        return jax.nn.log_softmax(logits).reshape(*images.shape[:2], -1)
+    Args:
+      preprocess: makes of the crops what the net takes.
+    """
 
-    answers = [answer(images) for name, images in batch.items() if name.startswith("image")]
-    together = jnp.concatenate(answers, axis=1)
-    logits = jax.nn.logsumexp(together, axis=1) - math.log(together.shape[1])
-    return add_answers(metrics, confusion, batch, logits)
+    preprocess: Callable[[jax.Array], jax.Array]
+
+    def __call__(
+        self,
+        model: nn.Module,
+        variables: Mapping[str, Any],
+        batch: Mapping[str, jax.Array],
+        *,
+        train: bool,
+        rngs: dict[str, jax.Array] | None = None,
+    ) -> tuple[jax.Array, Aux]:
+        def answer(images: jax.Array) -> jax.Array:
+            flat = images.reshape(-1, *images.shape[2:])
+            logits: Any = model.apply(variables, self.preprocess(flat), train=False)
+            return jax.nn.log_softmax(logits).reshape(*images.shape[:2], -1)
+
+        answers = [answer(images) for name, images in batch.items() if name.startswith("image")]
+        together = jnp.concatenate(answers, axis=1)
+        logits = jax.nn.logsumexp(together, axis=1) - math.log(together.shape[1])
+        sums = classification_sums(logits, batch, train=False)
+        return sums["loss"] / sums["count"].astype(sums["loss"].dtype), Aux(logits, {}, sums)

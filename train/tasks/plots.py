@@ -12,19 +12,21 @@ from matplotlib.ticker import FuncFormatter
 from train.config.files import replacing
 
 
-def draw_curves(records: Sequence[Mapping[str, Any]], path: str) -> None:
-    """Losses, errors and learning rate by step, from the lines of metrics.jsonl."""
+def draw_curves(records: Sequence[Mapping[str, Any]], score: str, title: str, path: str) -> None:
+    """Losses, errors and learning rate by step, from the lines of metrics.jsonl; error = 1 - score."""
     figure = Figure(figsize=(13, 3.6), layout="constrained")
     axes = figure.subplots(1, 3)
     for split in ("train", "test"):
         part = [record for record in records if record["split"] == split]
         steps = [record["step"] for record in part]
         axes[0].plot(steps, [record["loss"] for record in part], ".-", label=split)
-        axes[1].plot(steps, [100 * (1 - record["accuracy"]) for record in part], ".-", label=split)
+        scored = [record for record in part if score in record]
+        errors = [100 * (1 - record[score]) for record in scored]
+        axes[1].plot([record["step"] for record in scored], errors, ".-", label=split)
         if split == "train":
             axes[2].plot(steps, [record["learning_rate"] for record in part], ".-")
-    for axis, title in zip(axes, ("loss", "top-1 error, %", "learning rate"), strict=True):
-        axis.set(title=title, xlabel="step", xlim=(0, 1.03 * max(record["step"] for record in records)))
+    for axis, heading in zip(axes, ("loss", title, "learning rate"), strict=True):
+        axis.set(title=heading, xlabel="step", xlim=(0, 1.03 * max(record["step"] for record in records)))
         axis.grid(alpha=0.3)
     axes[0].set_yscale("log")
     axes[1].set_yscale("symlog", linthresh=1)

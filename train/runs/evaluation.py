@@ -1,0 +1,75 @@
+"""Evaluates variables on the test images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from attnjax.training import EvalStep, Layout
+from train.data import Batch
+from train.tasks.run import Run
+from train.tasks.task import Task
+
+
+class Evaluator:
+    """Evaluates variables on the test images; compiles once.
+
+    Args:
+      task: makes figures of what is counted.
+      run: what is evaluated.
+      step: counts a batch.
+      batches: gives the rows of this process of all batches, each with a `mask`; their number is divisible among the
+        devices.
+      layout: where batches and variables lie.
+    """
+
+    def __init__(
+        self, task: Task, run: Run, step: EvalStep, batches: Callable[[], Iterator[Batch]], layout: Layout
+    ) -> None:
+        self._task, self._run, self._eval_step, self._batches, self._layout = task, run, step, batches, layout
+
+        def counted(variables: Any, sums: Any, batch: Any) -> Any:
+            sums, outputs = step(variables, sums, batch)
+            return sums, outputs if task.outputs else None
+
+        shardings = (layout.replicated, layout.split)
+        self._step = jax.jit(counted, out_shardings=shardings, donate_argnums=1)
+        self._zeros: dict[str, jax.Array] | None = None
+
+    def __call__(self, variables: Mapping[str, Any], before_batch: Callable[[], object] = lambda: None) -> Any:
+        """The task's evaluation: every image counts once, on any number of devices.
+
+        Args:
+          variables: parameters and batch statistics.
+          before_batch: is called before each batch, and ends the evaluation by an exception.
+        """
+        sums, outputs = None, []
+        for rows in self._batches():
+            before_batch()
+            batch = self._layout.put_batch(rows)
+            sums = self._layout.put(self._zero_sums(variables, batch)) if sums is None else sums
+            sums, given = self._step(variables, sums, batch)
+            if self._task.outputs:
+                outputs.append(_unmasked(*_on_host(given, rows)))
+        return self._task.evaluation(self._run, jax.device_get(sums), outputs)
+
+    def _zero_sums(self, variables: Mapping[str, Any], batch: Any) -> dict[str, jax.Array]:
+        if self._zeros is None:
+            self._zeros = self._eval_step.init(variables, batch)
+        return self._zeros
+
+
+def _on_host(outputs: Any, rows: Batch) -> tuple[Any, Any]:
+    """The outputs and the batch of all processes, on each of them."""
+    if jax.process_count() == 1:
+        return jax.device_get(outputs), rows
+    return multihost_utils.process_allgather(outputs, tiled=True), multihost_utils.process_allgather(rows, tiled=True)
+
+
+def _unmasked(outputs: Any, batch: Any) -> tuple[Any, Any]:
+    mask = np.asarray(batch["mask"])
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[mask], (outputs, dict(batch)))
