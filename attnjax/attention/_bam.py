@@ -9,9 +9,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from attnjax._arguments import check_effect
 from attnjax._choice import check_choice
 from attnjax.attention._gate_mlp import hidden_width
-from attnjax.attention._gated import Gated
+from attnjax.attention._gated import Gated, Values, below, constant_layer, constant_norm
 from attnjax.layers import BatchNorm, Constant, Conv, at_least_float32, global_pool, torch_default, with_defaults
 
 
@@ -127,6 +128,11 @@ class BAMSpatialBranch(nn.Module):
     param_dtype: Any = jnp.float32
     batch_norm: Callable[..., nn.Module] = BatchNorm
 
+    def __post_init__(self) -> None:
+        if not self.num_dilated:
+            check_effect(self, "num_dilated=0", "dilation")
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         hidden = hidden_width(x.shape[-1], self.reduction)
@@ -199,6 +205,11 @@ class BAM(Gated):
     param_dtype: Any = jnp.float32
     batch_norm: Callable[..., nn.Module] = BatchNorm
 
+    def __post_init__(self) -> None:
+        if not self.num_dilated:
+            check_effect(self, "num_dilated=0", "dilation")
+        super().__post_init__()
+
     @nn.compact
     def gate(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Returns the gate M, (b, h, w, c), float32 or wider."""
@@ -217,6 +228,15 @@ class BAM(Gated):
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         return x * (1 + self.gate(x, train=train)).astype(x.dtype)
+
+    def identity_parameters(self) -> Values:
+        logits = (3.0, -3.0) if self.fuse == "product" else (-3.5, -3.5)
+        if self.norm_placement == "end":
+            channel, spatial = (constant_norm("bn", logit) for logit in logits)
+        else:
+            channel = constant_layer(f"fc{self.num_layers + 1}", logits[0])
+            spatial = constant_layer("final_conv", logits[1])
+        return below("channel_branch", channel) | below("spatial_branch", spatial)
 
 
 def _check_layers(name: str, layers: int, norm_placement: str) -> None:

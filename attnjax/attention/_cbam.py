@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from attnjax._arguments import check_effect
 from attnjax._choice import check_choice
-from attnjax.attention._gate_mlp import GateMLP
-from attnjax.attention._gated import Gated
+from attnjax._partial import Partial
+from attnjax.attention._gate_mlp import GateMLP, check_width
+from attnjax.attention._gated import Gated, Values, below, constant_layer, constant_norm, open_logit
 from attnjax.layers import (
     BatchNorm,
     Constant,
@@ -62,6 +63,10 @@ class ChannelGate(Gated):
     activation: Callable[[jax.Array], jax.Array] = nn.relu
     gate_fn: Callable[[jax.Array], jax.Array] = nn.sigmoid
 
+    def __post_init__(self) -> None:
+        check_width(self)
+        super().__post_init__()
+
     @nn.compact
     def gate(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Returns the gate, (b, 1, 1, c), float32 or wider."""
@@ -76,6 +81,9 @@ class ChannelGate(Gated):
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         return x * self.gate(x, train=train).astype(x.dtype)
+
+    def identity_parameters(self) -> Values:
+        return constant_layer("mlp/fc2", open_logit(self.gate_fn) / len(self.pools), self.use_bias)
 
 
 class SpatialGate(Gated):
@@ -138,13 +146,18 @@ class SpatialGate(Gated):
             x = (maps[0] + maps[1]) / 2 if self.descriptor == "pool_average" else jnp.concatenate(maps, -1)
         logits = Conv(1, self.kernel_size, name="conv", **dtypes)(x)
         if self.norm != "none":
-            released = partial(self.batch_norm, momentum=0.99, scale_init=Constant(0.0))
+            released = Partial(self.batch_norm, momentum=0.99, scale_init=Constant(0.0))
             norm = with_defaults(self.norm if callable(self.norm) else released, dtypes)
             logits = norm(name="bn")(logits, train=train)
         return self.sow_gate(self.gate_fn(logits.astype(wide)))
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         return x * self.gate(x, train=train).astype(x.dtype)
+
+    def identity_parameters(self) -> Values:
+        if self.norm == "none":
+            raise ValueError("has no batch norm that could open its spatial gate: norm='none'")
+        return constant_norm("bn", open_logit(self.gate_fn))
 
 
 class CBAM(nn.Module):
@@ -193,19 +206,38 @@ class CBAM(nn.Module):
     gate_fn: Callable[[jax.Array], jax.Array] = nn.sigmoid
     batch_norm: Callable[..., nn.Module] = BatchNorm
 
+    def __post_init__(self) -> None:
+        check_width(self)
+        if not self.spatial:
+            check_effect(self, "spatial=False", "arrangement", "kernel_size", "descriptor", "spatial_norm")
+        super().__post_init__()
+
+    def _channel_gate(self, **options: Any) -> ChannelGate:
+        mlp: dict[str, Any] = {"hidden": self.hidden, "divisor": self.divisor, "activation": self.activation}
+        same = {"gate_fn": self.gate_fn, "dtype": self.dtype, "param_dtype": self.param_dtype}
+        return ChannelGate(self.reduction, self.pools, self.use_bias, **mlp, **same, **options)
+
+    def _spatial_gate(self, **options: Any) -> SpatialGate:
+        same = {"gate_fn": self.gate_fn, "dtype": self.dtype, "param_dtype": self.param_dtype}
+        norms: dict[str, Any] = {"norm": self.spatial_norm, "batch_norm": self.batch_norm}
+        return SpatialGate(self.kernel_size, self.descriptor, **norms, **same, **options)
+
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         check_choice("arrangement", self.arrangement, ("channel_first", "spatial_first", "parallel"))
-        same = {"gate_fn": self.gate_fn, "dtype": self.dtype, "param_dtype": self.param_dtype}
-        mlp: dict[str, Any] = {"hidden": self.hidden, "divisor": self.divisor, "activation": self.activation}
-        channel = ChannelGate(self.reduction, self.pools, self.use_bias, name="channel_gate", **mlp, **same)
+        channel = self._channel_gate(name="channel_gate")
         if not self.spatial:
             return channel(x, train=train)
-        options: dict[str, Any] = {"batch_norm": self.batch_norm, "name": "spatial_gate", **same}
-        spatial = SpatialGate(self.kernel_size, self.descriptor, self.spatial_norm, **options)
+        spatial = self._spatial_gate(name="spatial_gate")
         if self.arrangement == "channel_first":
             return spatial(channel(x, train=train), train=train)
         if self.arrangement == "spatial_first":
             return channel(spatial(x, train=train), train=train)
         gate = channel.gate(x, train=train) * spatial.gate(x, train=train)
         return x * gate.astype(x.dtype)
+
+    def identity_parameters(self) -> Values:
+        values = below("channel_gate", self._channel_gate(parent=None).identity_parameters())
+        if self.spatial:
+            values |= below("spatial_gate", self._spatial_gate(parent=None).identity_parameters())
+        return values

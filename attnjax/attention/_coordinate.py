@@ -9,8 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from attnjax.attention._gate_mlp import narrow_width
-from attnjax.attention._gated import Gated
+from attnjax.attention._gate_mlp import check_width, narrow_width
+from attnjax.attention._gated import Gated, Values, constant_layer, open_logit
 from attnjax.layers import BatchNorm, Constant, at_least_float32, torch_default, with_defaults
 
 
@@ -65,6 +65,10 @@ class CoordinateAttention(Gated):
     param_dtype: Any = jnp.float32
     batch_norm: Callable[..., nn.Module] = BatchNorm
 
+    def __post_init__(self) -> None:
+        check_width(self)
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         channels, rows = x.shape[-1], x.shape[1]
@@ -86,3 +90,9 @@ class CoordinateAttention(Gated):
         gate = self.sow_gate(gate_h[:, :, None, :] * gate_w[:, None, :, :])
         y = x * gate.astype(x.dtype)
         return y + x if self.skip else y
+
+    def identity_parameters(self) -> Values:
+        if self.skip:
+            raise ValueError("adds its input to a gated one: skip=True")
+        logit = open_logit(self.gate_fn)
+        return constant_layer("conv_h", logit, self.use_bias) | constant_layer("conv_w", logit, self.use_bias)

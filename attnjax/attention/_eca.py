@@ -10,7 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from attnjax.attention._gated import Gated
+from attnjax._arguments import check_effect
+from attnjax.attention._gated import Gated, Values, constant_layer, open_logit
 from attnjax.layers import Constant, global_pool, torch_default
 
 
@@ -59,6 +60,15 @@ class EfficientChannelAttention(Gated):
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
+    def __post_init__(self) -> None:
+        if self.kernel_size is not None:
+            check_effect(self, f"kernel_size={self.kernel_size}", "gamma", "beta")
+        if self.hidden is None:
+            check_effect(self, "hidden=None", "activation")
+        else:
+            check_effect(self, f"hidden={self.hidden}", "use_bias")
+        super().__post_init__()
+
     @nn.compact
     def gate(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Returns the gate, (b, 1, 1, c), float32 or wider."""
@@ -78,6 +88,11 @@ class EfficientChannelAttention(Gated):
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         return x * self.gate(x, train=train).astype(x.dtype)
+
+    def identity_parameters(self) -> Values:
+        if self.hidden is None:
+            return constant_layer("conv", open_logit(self.gate_fn), self.use_bias)
+        return constant_layer("conv2", open_logit(self.gate_fn))
 
     def _taps(self, channels: int) -> int:
         if self.kernel_size is None:
@@ -105,14 +120,11 @@ class _ChannelConv(nn.Module):
         shape = (self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype).astype(self.dtype)
         reach, channels = self.kernel_size // 2, x.shape[1]
-        padded = jnp.pad(
-            x.astype(self.dtype), ((0, 0), (reach, reach), (0, 0)), "wrap" if self.circular else "constant"
-        )
+        mode = "wrap" if self.circular else "constant"
+        padded = jnp.pad(x.astype(self.dtype), ((0, 0), (reach, reach), (0, 0)), mode)
         windows = jnp.stack([padded[:, tap : tap + channels] for tap in range(self.kernel_size)], axis=2)
         y = jnp.einsum("bcki,kio->bco", windows, kernel)
         if self.use_bias:
-            y = (
-                y
-                + self.param("bias", self.bias_init, (self.features,), self.param_dtype).astype(self.dtype)[None, None]
-            )
+            bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
+            y = y + bias.astype(self.dtype)[None, None]
         return y

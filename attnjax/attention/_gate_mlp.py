@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from attnjax._arguments import check_effect
 from attnjax._choice import check_choice
 from attnjax.layers import BatchNorm, Constant, VarianceScaling, at_least_float32, with_defaults
 
@@ -56,6 +57,18 @@ def narrow_width(
     if reduction < 1:
         raise ValueError(f"reduction={reduction} must be at least 1")
     return max(min_hidden, int(channels // reduction))
+
+
+def check_width(block: Any) -> None:
+    """Checks that a block is not given widths which its `hidden` or its `divisor` outranks.
+
+    Raises:
+      ValueError: it is.
+    """
+    if block.hidden is not None:
+        check_effect(block, f"hidden={block.hidden}", "reduction", "min_hidden", "divisor")
+    elif block.divisor is not None:
+        check_effect(block, f"divisor={block.divisor}", "min_hidden")
 
 
 class GateMLP(nn.Module):

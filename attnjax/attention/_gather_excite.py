@@ -9,9 +9,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from attnjax._arguments import check_effect
 from attnjax._choice import check_choice
-from attnjax.attention._gate_mlp import GateMLP
-from attnjax.attention._gated import Gated
+from attnjax.attention._gate_mlp import GateMLP, check_width
+from attnjax.attention._gated import Gated, Values, constant_layer, constant_norm, open_logit
 from attnjax.layers import (
     BatchNorm,
     Conv,
@@ -79,6 +80,19 @@ class GatherExcite(Gated):
     param_dtype: Any = jnp.float32
     batch_norm: Callable[..., nn.Module] = BatchNorm
 
+    def __post_init__(self) -> None:
+        if self.parametrised:
+            check_effect(self, "parametrised=True", "pool")
+        if not self.parametrised or self.extent:
+            check_effect(self, f"parametrised={self.parametrised} and extent={self.extent}", "padded")
+        if self.use_mlp:
+            check_width(self)
+        else:
+            check_effect(self, "use_mlp=False", "reduction", "hidden", "divisor")
+            if not self.parametrised or self.extent < 4:
+                check_effect(self, "use_mlp=False and no more than one convolution", "activation")
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         if self.extent < 0:
@@ -93,6 +107,13 @@ class GatherExcite(Gated):
         if gate.shape[1:3] != (1, 1):
             gate = resize_nearest(gate, (x.shape[1], x.shape[2]))
         return x * gate.astype(x.dtype)
+
+    def identity_parameters(self) -> Values:
+        if self.use_mlp:
+            return constant_layer("mlp/fc2", open_logit(self.gate_fn))
+        if not self.parametrised:
+            raise ValueError("has no parameter that could open its gate: parametrised=False, use_mlp=False")
+        return constant_norm(f"gather_bn{max(1, self.extent.bit_length() - 1)}", open_logit(self.gate_fn))
 
     def _pool(self, x: jax.Array) -> jax.Array:
         check_choice("pool", self.pool, ("avg", "avg_max"))

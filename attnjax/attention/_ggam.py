@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from attnjax._arguments import check_effect
 from attnjax._choice import check_choice
 from attnjax.attention._gate_mlp import GateMLP
 from attnjax.attention._gated import Gated
@@ -59,6 +60,11 @@ class ChannelSpatialAttention(Gated):
     epsilon: float = 1e-8
     dtype: Any = None
     param_dtype: Any = jnp.float32
+
+    def __post_init__(self) -> None:
+        if self.spatial_norm != "sum":
+            check_effect(self, f"spatial_norm={self.spatial_norm!r}", "epsilon")
+        super().__post_init__()
 
     @nn.compact
     def channel_weights(self, x: jax.Array, *, train: bool) -> jax.Array:

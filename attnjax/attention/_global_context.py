@@ -9,8 +9,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from attnjax.attention._gate_mlp import GateMLP
-from attnjax.attention._gated import Gated
+from attnjax._arguments import check_effect
+from attnjax.attention._gate_mlp import GateMLP, check_width
+from attnjax.attention._gated import Gated, Values, constant_layer, open_logit
 from attnjax.layers import Constant, Conv, VarianceScaling, at_least_float32, global_pool
 
 
@@ -65,6 +66,12 @@ class GlobalContext(Gated):
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
+    def __post_init__(self) -> None:
+        check_width(self)
+        if not self.scale:
+            check_effect(self, "scale=False", "gate_fn")
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         if not (self.add or self.scale):
@@ -87,6 +94,10 @@ class GlobalContext(Gated):
         if self.add:
             x = x + GateMLP(self.reduction, name="add_mlp", **mlp)(context)[:, None, None, :].astype(dtype)
         return x
+
+    def identity_parameters(self) -> Values:
+        scale = constant_layer("scale_mlp/fc2", open_logit(self.gate_fn)) if self.scale else {}
+        return scale | (constant_layer("add_mlp/fc2", 0.0) if self.add else {})
 
     def _context(self, x: jax.Array) -> jax.Array:
         """Returns what is gathered, (b, c), float32 or wider."""

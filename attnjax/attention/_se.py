@@ -9,8 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from attnjax.attention._gate_mlp import GateMLP
-from attnjax.attention._gated import Gated
+from attnjax.attention._gate_mlp import GateMLP, check_width
+from attnjax.attention._gated import Gated, Values, constant_layer, open_logit
 from attnjax.layers import BatchNorm, Constant, global_pool, torch_default
 
 
@@ -62,6 +62,10 @@ class SqueezeExcite(Gated):
     norm: Literal["none", "batch"] = "none"
     batch_norm: Callable[..., nn.Module] = BatchNorm
 
+    def __post_init__(self) -> None:
+        check_width(self)
+        super().__post_init__()
+
     @nn.compact
     def gate(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Returns the gate, (b, 1, 1, c), float32 or wider."""
@@ -82,6 +86,9 @@ class SqueezeExcite(Gated):
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         return x * self.gate(x, train=train).astype(x.dtype)
+
+    def identity_parameters(self) -> Values:
+        return constant_layer("mlp/fc2", open_logit(self.gate_fn), self.use_bias)
 
 
 class EffectiveSqueezeExcite(Gated):
@@ -133,3 +140,6 @@ class EffectiveSqueezeExcite(Gated):
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         return x * self.gate(x, train=train).astype(x.dtype)
+
+    def identity_parameters(self) -> Values:
+        return constant_layer("fc", open_logit(self.gate_fn))

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from attnjax.attention._gate_mlp import narrow_width
+from attnjax.attention._gate_mlp import check_width, narrow_width
 from attnjax.attention._gated import Gated
 from attnjax.layers import BatchNorm, Conv, at_least_float32, torch_default, with_defaults
 
@@ -76,6 +76,10 @@ class SelectiveKernel(Gated):
     dtype: Any = None
     param_dtype: Any = jnp.float32
     batch_norm: Callable[..., nn.Module] = BatchNorm
+
+    def __post_init__(self) -> None:
+        check_width(self)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:

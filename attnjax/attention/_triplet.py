@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from attnjax._partial import Partial
 from attnjax.attention._cbam import SpatialGate
-from attnjax.attention._gated import Gated
+from attnjax.attention._gated import Gated, Values, below, constant_norm, open_logit
 from attnjax.layers import BatchNorm
 
 
@@ -57,17 +57,23 @@ class TripletAttention(Gated):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        turns = {"cw": (0, 3, 2, 1), "hc": (0, 1, 3, 2), "hw": (0, 1, 2, 3)}
-        if not self.spatial:
-            del turns["hw"]
         options = {
             "dtype": self.dtype,
             "param_dtype": self.param_dtype,
-            "norm": partial(self.batch_norm, momentum=0.99),
+            "norm": Partial(self.batch_norm, momentum=0.99),
         }
         gates = []
-        for name, axes in turns.items():
+        for name, axes in self._turns().items():
             branch = SpatialGate(self.kernel_size, name=name, **options)
             gates.append(branch.gate(jnp.transpose(x, axes), train=train).transpose(axes))
         gate = self.sow_gate(sum(gates[1:], gates[0]) / len(gates))
         return x * gate.astype(x.dtype)
+
+    def identity_parameters(self) -> Values:
+        values = constant_norm("bn", open_logit(nn.sigmoid))
+        return {path: value for name in self._turns() for path, value in below(name, values).items()}
+
+    def _turns(self) -> dict[str, tuple[int, int, int, int]]:
+        """The order of axes that each branch sees, by its name."""
+        turns = {"cw": (0, 3, 2, 1), "hc": (0, 1, 3, 2)}
+        return turns | {"hw": (0, 1, 2, 3)} if self.spatial else turns

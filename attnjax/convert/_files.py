@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 import re
@@ -17,8 +16,6 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from attnjax.convert._mapping import widen
 
-_UMASK = os.umask(0)  # it can only be read by setting it: once, at import
-os.umask(_UMASK)
 _TORCH = (".pth", ".pt", ".bin", ".pkl", ".tar")
 
 
@@ -139,18 +136,15 @@ def save_weights(path: str | os.PathLike[str], variables: Mapping[str, Any]) -> 
     from safetensors.numpy import save_file
 
     flat = {name: np.ascontiguousarray(leaf) for name, leaf in flatten_dict(dict(variables), sep="/").items()}
-    handle, temporary = tempfile.mkstemp(".tmp", path.name, path.parent)
-    os.close(handle)
-    try:
+    with tempfile.TemporaryDirectory(".tmp", path.name, path.parent) as folder:
+        temporary = Path(folder, path.name)
+        temporary.touch()
+        mode = temporary.stat().st_mode  # that of the user's other files, which safetensors does not keep
         save_file(flat, temporary)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_UMASK)
+        temporary.chmod(mode)
         os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
 
 
 def _save_orbax(path: Path, variables: Mapping[str, Any]) -> None:

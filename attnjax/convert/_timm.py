@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
 
 from attnjax import attention
 from attnjax._choice import check_choice
+from attnjax._partial import Partial
 from attnjax.layers import BatchNorm
 from attnjax.models import Bottleneck, ResNet
 from attnjax.models._architectures import (
@@ -34,17 +34,17 @@ from attnjax.models._architectures import (
 Architecture = tuple[Callable[..., nn.Module], str]
 """A constructor, called with `num_classes`, `dtype` and so on, and the source whose names the weights have."""
 
-_DEPTHS: Mapping[str, partial[ResNet]] = {
-    "10": partial(r18, stage_sizes=(1, 1, 1, 1)),
-    "14": partial(r50, stage_sizes=(1, 1, 1, 1)),
+_DEPTHS: Mapping[str, Partial[ResNet]] = {
+    "10": Partial(r18, stage_sizes=(1, 1, 1, 1)),
+    "14": Partial(r50, stage_sizes=(1, 1, 1, 1)),
     "18": r18,
-    "26": partial(r50, stage_sizes=(2, 2, 2, 2)),
+    "26": Partial(r50, stage_sizes=(2, 2, 2, 2)),
     "34": r34,
     "50": r50,
     "101": r101,
     "152": r152,
-    "200": partial(r50, stage_sizes=(3, 24, 36, 3)),
-    "269": partial(r50, stage_sizes=(3, 30, 48, 8)),
+    "200": Partial(r50, stage_sizes=(3, 24, 36, 3)),
+    "269": Partial(r50, stage_sizes=(3, 30, 48, 8)),
 }
 _BASIC = ("10", "18", "34")
 _STEMS = {"d": (32, 32, 64), "c": (32, 32, 64), "t": (24, 32, 64), "s": (64, 64, 128)}
@@ -69,7 +69,7 @@ def architecture(name: str, attn_layer: str | None = None) -> Architecture:
         if match:
             constructor, source = build(match)
             if attn_layer is not None:
-                constructor = partial(constructor, attention=attention_block(attn_layer))
+                constructor = Partial(constructor, attention=attention_block(attn_layer))
             return constructor, source
     raise ValueError(f"timm's {name!r} is not a net of attnjax: known are {_KNOWN}")
 
@@ -80,19 +80,19 @@ def attention_block(name: str) -> Callable[..., nn.Module]:
     Raises:
       ValueError: it is none that we have.
     """
-    context = partial(attention.GlobalContext, reduction=8, divisor=1, epsilon=1e-6)
-    cbam = partial(attention.CBAM, reduction=16, divisor=1, use_bias=False, spatial_norm=BatchNorm)
+    context = Partial(attention.GlobalContext, reduction=8, divisor=1, epsilon=1e-6)
+    cbam = Partial(attention.CBAM, reduction=16, divisor=1, use_bias=False, spatial_norm=BatchNorm)
     blocks: dict[str, Callable[..., nn.Module]] = {
         "se": se_timm["attention"],
         "ese": attention.EffectiveSqueezeExcite,
         "eca": attention.EfficientChannelAttention,
-        "ceca": partial(attention.EfficientChannelAttention, circular=True),
-        "coord": partial(attention.CoordinateAttention, reduction=24, divisor=8),
-        "ge": partial(attention.GatherExcite, extent=0, parametrised=False, use_mlp=True, reduction=16, divisor=1),
-        "gc": partial(context, add=False, scale=True),
-        "gca": partial(context, add=True, scale=False),
-        "cbam": partial(cbam, descriptor="pool_mean_first"),
-        "lcbam": partial(cbam, pools=("avg_max",), descriptor="pool_average"),
+        "ceca": Partial(attention.EfficientChannelAttention, circular=True),
+        "coord": Partial(attention.CoordinateAttention, reduction=24, divisor=8),
+        "ge": Partial(attention.GatherExcite, extent=0, parametrised=False, use_mlp=True, reduction=16, divisor=1),
+        "gc": Partial(context, add=False, scale=True),
+        "gca": Partial(context, add=True, scale=False),
+        "cbam": Partial(cbam, descriptor="pool_mean_first"),
+        "lcbam": Partial(cbam, pools=("avg_max",), descriptor="pool_average"),
     }
     check_choice("timm's attn_layer", name, blocks)
     return blocks[name]
@@ -108,11 +108,11 @@ def _resnet(match: re.Match[str]) -> Architecture:
         options["attention"] = attention_block(match["attention"])
     if match["wide"]:
         options["width_per_group"] = 128
-    return partial(_DEPTHS[match["depth"]], **options), "timm"
+    return Partial(_DEPTHS[match["depth"]], **options), "timm"
 
 
 def _light(match: re.Match[str]) -> Architecture:
-    return partial(r50, stage_sizes=(1, 1, 11, 3), **eca_d), "timm"
+    return Partial(r50, stage_sizes=(1, 1, 11, 3), **eca_d), "timm"
 
 
 def _selective(match: re.Match[str]) -> Architecture:
@@ -120,22 +120,22 @@ def _selective(match: re.Match[str]) -> Architecture:
     options = form | _widths(match)
     if match["suffix"]:
         options |= {"stem": "deep", "stem_width": _STEMS["d"], "shortcut": "avg_1x1"}
-    return partial(_DEPTHS[match["depth"]], **options), "timm"
+    return Partial(_DEPTHS[match["depth"]], **options), "timm"
 
 
 def _legacy(match: re.Match[str]) -> Architecture:
     form = legacy if match["depth"] in _BASIC else caffe if match["groups"] else caffe_1x1
-    return partial(_DEPTHS[match["depth"]], **se | form | _widths(match)), "cadene"
+    return Partial(_DEPTHS[match["depth"]], **se | form | _widths(match)), "cadene"
 
 
 def _senet(match: re.Match[str]) -> Architecture:
-    return (partial(senet154, **se, **caffe), "cadene") if match["legacy"] else (partial(senet154, **se_timm), "timm")
+    return (Partial(senet154, **se, **caffe), "cadene") if match["legacy"] else (Partial(senet154, **se_timm), "timm")
 
 
 def _byobnet(match: re.Match[str]) -> Architecture:
     options: dict[str, Any] = {"stem": "deep", "stem_width": _STEMS["t"], "attention_placement": "3x3"}
     if match["family"] == "resnext":
-        options["block"] = partial(Bottleneck, group_size=32)
+        options["block"] = Partial(Bottleneck, group_size=32)
     else:
         options["stem_pool"] = "none"
     if match["suffix"] == "ts":
@@ -143,7 +143,7 @@ def _byobnet(match: re.Match[str]) -> Architecture:
     if match["attention"]:
         name = match["attention"].rstrip("_")
         options["attention"] = attention_block("gca" if name == "gc" else name)
-    return partial(_DEPTHS[match["depth"]], **options), "timm-byobnet"
+    return Partial(_DEPTHS[match["depth"]], **options), "timm-byobnet"
 
 
 def _widths(match: re.Match[str]) -> dict[str, Any]:

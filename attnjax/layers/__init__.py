@@ -5,6 +5,7 @@ from attnjax.layers._defaults import with_defaults
 from attnjax.layers._dtypes import at_least_float32
 from attnjax.layers._initializers import Constant, VarianceScaling, he_normal_fan_out, torch_default
 from attnjax.layers._mark import Mark
+from attnjax.layers._native import native_convolutions
 from attnjax.layers._norm import BatchNorm
 from attnjax.layers._pool import avg_pool, global_pool, max_along, max_pool
 from attnjax.layers._resize import resize_bilinear, resize_nearest
@@ -21,6 +22,7 @@ __all__ = [
     "he_normal_fan_out",
     "max_along",
     "max_pool",
+    "native_convolutions",
     "resize_bilinear",
     "resize_nearest",
     "torch_default",

@@ -12,6 +12,7 @@ import numpy as np
 from jax import export
 
 from attnjax.layers._dtypes import at_least_float32
+from attnjax.layers._native import are_native
 from attnjax.layers._shifted import shifted
 
 _LARGEST_BAND = 2**22
@@ -48,7 +49,10 @@ def convolve(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     """Convolves x (b, h, w, c) with a kernel (k, k, c / groups, features).
 
     The choice falls when the program is lowered, so that an export for several platforms holds each one's own form.
+    Within `native_convolutions` it is XLA's own for all of them.
     """
+    if are_native():
+        return native(x, kernel, window)
     on_cpu, on_tpu = choose_for_cpu(x.shape, kernel.shape, window), choose_for_tpu(x.shape, kernel.shape, window)
     if on_cpu is grouped and jax.typeof(x).sharding.spec[0] is not None:
         on_cpu = native  # groups cannot be put into a batch that a mesh of explicit axes has spread

@@ -9,10 +9,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from attnjax._arguments import check_constructor, check_effect
+from attnjax._choice import check_choice
 from attnjax.layers import BatchNorm, Conv, avg_pool
 
 Placement = Literal["branch", "3x3", "pre", "post", "identity"]
 PLACEMENTS = ("branch", "3x3", "pre", "post", "identity")
+SHORTCUTS = ("1x1", "3x3", "avg_1x1")
 
 
 class _Block(nn.Module):
@@ -31,6 +34,14 @@ class _Block(nn.Module):
 
     expansion: ClassVar[int] = 1
     pre_activation: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_choice("attention_placement", self.attention_placement, PLACEMENTS)
+        check_choice("shortcut", self.shortcut, SHORTCUTS)
+        if self.attention is None:
+            check_effect(self, "attention=None", "attention_placement")
+        check_constructors(self)
+        super().__post_init__()
 
     def _attend(self, place: Placement, x: jax.Array, train: bool) -> jax.Array:
         if self.attention is None or place != self.attention_placement:
@@ -145,10 +156,14 @@ class Bottleneck(_Block):
 
     expansion: ClassVar[int] = 4
 
+    def __post_init__(self) -> None:
+        check_choice("stride_at", self.stride_at, ("1x1", "3x3"))
+        if self.group_size is not None:
+            check_effect(self, f"group_size={self.group_size}", "groups")
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        if self.stride_at not in ("1x1", "3x3"):
-            raise ValueError(f"stride_at={self.stride_at!r} is not '1x1' or '3x3'")
         width = self.features // self.expansion if self.width is None else self.width
         if self.group_size is not None and width % self.group_size:
             raise ValueError(f"group_size={self.group_size} must divide the width of the 3x3 convolution, {width}")
@@ -170,7 +185,7 @@ class PreActBasicBlock(_Block):
       features, stride, conv, norm, attention, activation: as in `BasicBlock`; attention stands on the branch.
 
     Raises:
-      ValueError: another placement, shortcut or convolution is asked for.
+      ValueError: another argument is given.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -186,17 +201,41 @@ class PreActBasicBlock(_Block):
 
     pre_activation: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        others = ("attention_placement", "shortcut", "spatial_conv", "spatial_norm")
+        check_effect(self, "a pre-activation block", *others)
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        for field, only in (("attention_placement", "branch"), ("shortcut", "1x1"), ("spatial_conv", None)):
-            if getattr(self, field) != only:
-                raise ValueError(f"{field}={getattr(self, field)!r} is not for a pre-activation block: only {only!r}")
         y = self.conv(self.features, 3, stride=self.stride, name="conv1")(self._norm_act(x, 1, train))
         y = self.conv(self.features, 3, name="conv2")(self._norm_act(y, 2, train))
         y = self._attend("branch", y, train)
         if self.stride != 1 or x.shape[-1] != self.features:
             x = self.conv(self.features, 1, stride=self.stride, name="downsample_conv")(x)
         return x + y
+
+
+def check_constructors(module: Any) -> None:
+    """Refuses what makes no convolutions, norms or blocks in the fields of a net or of a residual block.
+
+    Raises:
+      ValueError: one of them is no constructor.
+    """
+    examples = {
+        "conv": "attnjax.layers.Conv",
+        "norm": "attnjax.layers.BatchNorm",
+        "attention": "attnjax.attention.CBAM or Partial(CBAM, reduction=8)",
+        "spatial_conv": "attnjax.attention.SelectiveKernel",
+        "block": "attnjax.models.BasicBlock",
+        "backbone": "attnjax.models.VGG or Partial(ResNet, stage_sizes=(3, 4, 6, 3))",
+        "unit": "attnjax.attention.ResidualUnit",
+    }
+    for name, example in examples.items():
+        given = getattr(module, name, None)
+        for each in given if isinstance(given, list | tuple) else (given,):
+            if each is not None:
+                check_constructor(name, each, example, train=name != "conv")
 
 
 def check_images(x: jax.Array) -> None:

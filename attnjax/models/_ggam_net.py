@@ -10,7 +10,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from attnjax._arguments import check_keywords
 from attnjax.layers import BatchNorm, Constant, global_pool, torch_default, with_defaults
+from attnjax.models._blocks import check_constructors
 
 
 class GGAMNet(nn.Module):
@@ -22,11 +24,10 @@ class GGAMNet(nn.Module):
 
     Args:
       backbone: constructor of a net with `method="features"`, an ordered dict of maps of which the last is A, such as
-        `partial(ResNet, (3, 4, 6, 3))` or `VGG`. It is called with `dtype`, `param_dtype`, `name` and, if that is one
-        of its parameters, `norm`; its own classifier is not used.
-      attention: constructor of an attention block, such as `partial(ChannelSpatialAttention, reduction=16)`, or None
-        for the baseline, D = A. It is called with `dtype`, `param_dtype`, `name` and, if that is one of its parameters,
-        the norm as `batch_norm`.
+        `Partial(ResNet, (3, 4, 6, 3))` or `VGG`. It is called with `name` and those of `dtype`, `param_dtype` and
+        `norm` that are among its parameters; its own classifier is not used.
+      attention: constructor of an attention block, such as `Partial(ChannelSpatialAttention, reduction=16)`, or None
+        for the baseline, D = A. It is called as in `ResNet`.
       num_classes: outputs of the classifier; 0 leaves `fc` out, so that the net returns the hidden features.
       hidden: features of the hidden layer.
       norm: constructor of the batch norms, called with `dtype`, `param_dtype` and `name`.
@@ -43,15 +44,16 @@ class GGAMNet(nn.Module):
       finds S as `intermediates/attention/channel_weights`, see `ChannelSpatialAttention`.
 
     Raises:
-      ValueError: `num_classes` is negative or `hidden` is not positive, the backbone refuses x, or there is a single
+      ValueError: `num_classes` is negative, `hidden` is not positive, or the backbone is given arguments of a
+        classifier, which the constructor says; or the backbone refuses x, or there is a single
         image in training, whose batch statistics are not defined.
 
     Example:
       >>> import attnjax
-      >>> from functools import partial
+      >>> from attnjax import Partial
       >>> from attnjax.attention import ChannelSpatialAttention
       >>> from attnjax.models import GGAMNet, ResNet
-      >>> model = GGAMNet(partial(ResNet, (3, 4, 6, 3)), ChannelSpatialAttention, num_classes=200)
+      >>> model = GGAMNet(Partial(ResNet, (3, 4, 6, 3)), ChannelSpatialAttention, num_classes=200)
       >>> attnjax.count_parameters(model, (1, 448, 448, 3))
       25191304
 
@@ -72,9 +74,14 @@ class GGAMNet(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
-    def setup(self) -> None:
+    def __post_init__(self) -> None:
+        check_constructors(self)
+        check_keywords("backbone", self.backbone, ("num_classes", "dropout_rate"), "its classifier is not used")
         if self.num_classes < 0 or self.hidden < 1:
             raise ValueError(f"num_classes={self.num_classes} must be at least 0 and hidden={self.hidden} at least 1")
+        super().__post_init__()
+
+    def setup(self) -> None:
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         dense = {"kernel_init": torch_default, "bias_init": Constant(0.0), **dtypes}
         self._backbone = with_defaults(self.backbone, dtypes, norm=self.norm)(name="backbone")

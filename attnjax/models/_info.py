@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 
 import flax.linen as nn
+
+from attnjax._partial import Partial
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,5 +67,5 @@ class ModelInfo:
 class Net:
     """A row of the table."""
 
-    constructor: partial[nn.Module]
+    constructor: Partial[nn.Module]
     info: ModelInfo

@@ -19,16 +19,20 @@ from attnjax.layers import Constant, VarianceScaling
 
 
 def init(model: nn.Module, key: jax.Array, input_shape: Sequence[int], **kwargs: Any) -> dict[str, Any]:
-    """Makes a module's variables in about the time it takes to trace it once.
+    """Makes a module's variables, by NumPy where the key has a value and by `model.init` where it is traced.
 
     `model.init` compiles one program for every shape of random numbers. This draws the parameters whose initializer is
     one of `attnjax.layers` with NumPy instead, each from a generator seeded by the key and the parameter's path, and
-    leaves to `model.init` what it does not know and what `nn.vmap` or `nn.scan` have given more axes. The distribution
-    is the same, the numbers are not.
+    leaves to `model.init` what it does not know and what `nn.vmap` or `nn.scan` have given more axes. It takes about
+    as long as tracing the module once. The distribution is the same, the numbers are not.
+
+    Under `jit`, `vmap` and `eval_shape`, where the key has no value yet, this is `model.init`, with its numbers. A net
+    too large for one device is so made in parts: `jax.jit(partial(attnjax.init, model, input_shape=...),
+    out_shardings=...)(key)`.
 
     Args:
       model: a Linen module called with `(x, train=False)`.
-      key: a PRNG key, typed or not. It must be concrete: call this outside of `jit` and `vmap`.
+      key: a PRNG key, typed or not.
       input_shape: shape of x, with any batch size.
       **kwargs: further keyword arguments of the call.
 
@@ -36,7 +40,7 @@ def init(model: nn.Module, key: jax.Array, input_shape: Sequence[int], **kwargs:
       A dict of collections, `params` and, where the module has state, `batch_stats`.
 
     Raises:
-      ValueError: the key is being traced, or the module refuses the input.
+      ValueError: the module refuses the input.
 
     Example:
       >>> import jax, attnjax
@@ -45,8 +49,12 @@ def init(model: nn.Module, key: jax.Array, input_shape: Sequence[int], **kwargs:
       >>> sorted(variables), variables["params"]["conv1"]["kernel"].shape
       (['batch_stats', 'params'], (3, 3, 3, 16))
     """
+
+    def ordinary(key: jax.Array) -> Any:
+        return model.init(key, jnp.zeros(input_shape, jnp.float32), **{"train": False} | kwargs)
+
     if isinstance(key, jax.core.Tracer):
-        raise ValueError("attnjax.init draws with NumPy and cannot be traced: call it outside of jit and vmap")
+        return ordinary(key)
     initializers: dict[tuple[str, ...], tuple[Any, tuple[int, ...]]] = {}
     drawn: dict[tuple[str, ...], jax.ShapeDtypeStruct] = {}
 
@@ -62,8 +70,7 @@ def init(model: nn.Module, key: jax.Array, input_shape: Sequence[int], **kwargs:
     @jax.jit
     def remainder(key: jax.Array) -> dict[tuple[str, ...], jax.Array]:
         with nn.intercept_methods(record):
-            variables = model.init(key, jnp.zeros(input_shape, jnp.float32), **{"train": False} | kwargs)
-        flat = flatten_dict(variables)
+            flat = flatten_dict(ordinary(key))
         lifted = {path for path, (_, shape) in initializers.items() if flat[path].shape != shape}
         drawn.update({path: jax.typeof(flat[path]) for path in initializers if path not in lifted})
         return {path: leaf for path, leaf in flat.items() if path not in drawn}

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from attnjax.layers import BatchNorm, Constant, Conv, Mark, global_pool, torch_default, with_defaults
-from attnjax.models._blocks import check_images
+from attnjax.models._blocks import check_constructors, check_images
 
 _BLOCKS = (
     *((64, 1), (128, 2), (128, 1), (256, 2), (256, 1)),
@@ -73,9 +73,7 @@ class MobileNet(nn.Module):
     Args:
       num_classes: outputs of the classifier; 0 leaves it out, so that the net returns pooled features.
       width_multiplier: factor of all widths, 32 to 1024 at 1.0; fractions of a channel are cut off.
-      attention: constructor of an attention block, such as `partial(CBAM, reduction=16)`, or None. It is called with
-        `dtype`, `param_dtype`, `name` and, if that is one of its parameters, the net's norm as `batch_norm`; its module
-        with `(x, train=train)`.
+      attention: constructor of an attention block, such as `Partial(CBAM, reduction=16)`, or None, as in `ResNet`.
       conv, norm: constructors of convolutions and norms, as in `ResNet`.
       dtype: compute type.
       param_dtype: type of parameters and statistics. Types, and the `batch_norm`, that a constructor is given
@@ -118,16 +116,19 @@ class MobileNet(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
-    def setup(self) -> None:
+    def __post_init__(self) -> None:
+        check_constructors(self)
         if self.num_classes < 0:
             raise ValueError(f"num_classes={self.num_classes} must not be negative")
-        stem_width = int(32 * self.width_multiplier)
-        if stem_width < 1:
+        if self.width_multiplier < 1 / 32:
             raise ValueError(f"width_multiplier={self.width_multiplier} leaves no channel: use at least 1/32 = 0.03125")
+        super().__post_init__()
+
+    def setup(self) -> None:
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         conv, norm = with_defaults(self.conv, dtypes), with_defaults(self.norm, dtypes)
         attention = None if self.attention is None else with_defaults(self.attention, dtypes, batch_norm=self.norm)
-        self.conv1, self.bn1 = conv(stem_width, 3, stride=2), norm()
+        self.conv1, self.bn1 = conv(int(32 * self.width_multiplier), 3, stride=2), norm()
         for i, (width, stride) in enumerate(_BLOCKS, start=1):
             block = SeparableBlock(int(width * self.width_multiplier), stride, conv, norm, attention)
             setattr(self, f"block{i}", block)

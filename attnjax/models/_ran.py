@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -12,9 +11,11 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from attnjax._arguments import check_effect
 from attnjax._choice import check_choice
+from attnjax._partial import Partial
 from attnjax.layers import BatchNorm, Constant, Conv, Mark, global_pool, max_pool, torch_default, with_defaults
-from attnjax.models._blocks import Bottleneck, check_images
+from attnjax.models._blocks import Bottleneck, check_constructors, check_images
 
 
 def resnext_unit(
@@ -44,7 +45,7 @@ def resnext_unit(
       128
     """
     dtypes = {"dtype": dtype, "param_dtype": param_dtype}
-    conv, norm = partial(Conv, **dtypes), with_defaults(batch_norm, dtypes)
+    conv, norm = Partial(Conv, **dtypes), with_defaults(batch_norm, dtypes)
     return Bottleneck(features, stride, conv, norm, width=features // 2, groups=groups, name=name)
 
 
@@ -130,11 +131,13 @@ class ResidualAttentionNet(nn.Module):
     from 0. Trailing units are a last stage without modules.
 
     Args:
-      unit: constructor of residual units, such as `ResidualUnit`, called with features, stride, `dtype`, `param_dtype`
-        and, if that is one of its parameters, the norm as `batch_norm`; its module with `(x, train=train)`.
+      unit: constructor of residual units, such as `ResidualUnit`, called with features, stride and those of `dtype`,
+        `param_dtype` and `batch_norm` (the net's norm) that are among its parameters; its module with
+        `(x, train=train)`.
       attention: constructor of attention modules, or one for each stage (None where it has no modules), such as
-        `partial(ResidualAttention, pools=3)`; called as `unit` is, but for features and stride, and its module as a
-        unit's. Where a module has an attribute `smallest_map`, inputs that leave it a smaller map are refused.
+        `Partial(ResidualAttention, pools=3)`, or None without modules; called as `unit` is, but for features and
+        stride, and its module as a unit's. Where a module has an attribute `smallest_map`, inputs that leave it a
+        smaller map are refused.
       stage_modules: attention modules of each stage; (1, 1, 1, 0) is Attention-56.
       num_classes: outputs of the classifier; 0 leaves it out, so that the net returns pooled features.
       widths: output channels of each stage.
@@ -159,15 +162,16 @@ class ResidualAttentionNet(nn.Module):
       arguments and gives an ordered dict of the outputs (b, h', w', c') of `stem` and `stage1`, `stage2`, ...
 
     Raises:
-      ValueError: x has not 4 axes, is not floating or is too small, or an argument is none of those above.
+      ValueError: an argument is none of those above or has no effect beside the others, which the constructor says;
+        or x has not 4 axes, is not floating or is too small.
 
     Example:
       >>> import jax, jax.numpy as jnp
-      >>> from functools import partial
       >>> import attnjax
+      >>> from attnjax import Partial
       >>> from attnjax.attention import ResidualAttention, ResidualUnit
       >>> from attnjax.models import ResidualAttentionNet
-      >>> attention = [partial(ResidualAttention, pools=pools) for pools in (2, 1)]
+      >>> attention = tuple(Partial(ResidualAttention, pools=pools) for pools in (2, 1))
       >>> model = ResidualAttentionNet(ResidualUnit, attention, (1, 1), 10, widths=(16, 32), stage_units=(1, 1),
       ...                              stem="cifar", stem_width=8)
       >>> variables = attnjax.init(model, jax.random.key(0), (1, 16, 16, 3))
@@ -185,7 +189,7 @@ class ResidualAttentionNet(nn.Module):
     """
 
     unit: Callable[..., nn.Module]
-    attention: Callable[..., nn.Module] | Sequence[Callable[..., nn.Module] | None]
+    attention: Callable[..., nn.Module] | Sequence[Callable[..., nn.Module] | None] | None
     stage_modules: Sequence[int] = (1, 1, 1, 0)
     num_classes: int = 1000
     widths: Sequence[int] = (256, 512, 1024, 2048)
@@ -199,8 +203,11 @@ class ResidualAttentionNet(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
-    def setup(self) -> None:
+    def __post_init__(self) -> None:
         self._check()
+        super().__post_init__()
+
+    def setup(self) -> None:
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         kernel, stride = _STEMS[self.stem]
         self.conv1 = Conv(self.stem_width, kernel, stride=stride, **dtypes)
@@ -215,7 +222,7 @@ class ResidualAttentionNet(nn.Module):
                 setattr(self, name, unit(self.widths[i - 1], stride))
             for j in range(modules):
                 names.append(f"stage{i}_attention{j}")
-                setattr(self, names[-1], with_defaults(self._attention(i - 1), dtypes, batch_norm=self.norm)())
+                setattr(self, names[-1], with_defaults(self._attentions()[i - 1], dtypes, batch_norm=self.norm)())
             stages.append(tuple(names))
         self._stages = tuple(stages)
         maps = ("stem", *(f"stage{i}" for i in range(1, len(stages) + 1)))
@@ -225,22 +232,26 @@ class ResidualAttentionNet(nn.Module):
         if self.num_classes:
             self.fc = nn.Dense(self.num_classes, kernel_init=torch_default, bias_init=Constant(0.0), **dtypes)
 
+    @nn.nowrap
     def _strides(self) -> Sequence[int]:
         return (1, *(2 for _ in self.widths[1:])) if self.strides is None else self.strides
 
-    def _attention(self, stage: int) -> Any:
-        return self.attention[stage] if isinstance(self.attention, Sequence) else self.attention
+    @nn.nowrap
+    def _attentions(self) -> Sequence[Any]:
+        """The constructor of each stage's modules, or None."""
+        return self.attention if isinstance(self.attention, list | tuple) else (self.attention,) * len(self.widths)
 
+    @nn.nowrap
     def _check(self) -> None:
+        check_constructors(self)
         for field, allowed in (("stem", tuple(_STEMS)), ("stem_pool", ("ceil", "padded"))):
             check_choice(field, getattr(self, field), allowed)
         stages: dict[str, Sequence[Any]] = {
             "stage_modules": self.stage_modules,
             "stage_units": self.stage_units,
             "strides": self._strides(),
+            "attention": self._attentions(),
         }
-        if isinstance(self.attention, Sequence):
-            stages["attention"] = self.attention
         for field, value in stages.items():
             if len(value) != len(self.widths):
                 raise ValueError(f"{field} has {len(value)} stages and widths={tuple(self.widths)} {len(self.widths)}")
@@ -250,9 +261,14 @@ class ResidualAttentionNet(nn.Module):
                 f"stage_units={tuple(self.stage_units)} and strides={tuple(self._strides())} must leave at least one "
                 "unit, channel and step everywhere"
             )
-        for i, modules in enumerate(self.stage_modules):
-            if modules < 0 or (modules and self._attention(i) is None):
-                raise ValueError(f"stage_modules={tuple(self.stage_modules)} needs an attention for stage {i + 1}")
+        for i, (modules, attention) in enumerate(zip(self.stage_modules, self._attentions(), strict=True), start=1):
+            if modules < 0 or (modules and attention is None):
+                raise ValueError(f"stage_modules={tuple(self.stage_modules)} needs an attention for stage {i}")
+            own = attention is not self.attention or not any(self.stage_modules)  # not that of other stages
+            if not modules and attention is not None and own:
+                raise ValueError(f"attention={attention} has no effect in stage {i}, which has no modules: use None")
+        if self.stem != "imagenet":
+            check_effect(self, f"stem={self.stem!r}", "stem_pool")
 
     @property
     def smallest_input(self) -> int:

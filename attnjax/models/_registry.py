@@ -6,11 +6,11 @@ import difflib
 import fnmatch
 import inspect
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
 
+from attnjax._partial import Partial
 from attnjax.models._info import ModelInfo, Net
 from attnjax.models.zoo import TABLE
 
@@ -53,7 +53,7 @@ def create_model(name: str, **arguments: Any) -> nn.Module:
     return _changed(_find(name).constructor, arguments, f"model {name!r}")()
 
 
-def _changed(constructor: Callable[..., Any], changes: Mapping[str, Any], what: str) -> partial[Any]:
+def _changed(constructor: Callable[..., Any], changes: Mapping[str, Any], what: str) -> Partial[Any]:
     """The constructor with other arguments; `what` it makes is for errors."""
     parameters = inspect.signature(constructor).parameters
     allowed = [argument for argument in parameters if argument not in ("parent", "name")]
@@ -65,8 +65,8 @@ def _changed(constructor: Callable[..., Any], changes: Mapping[str, Any], what: 
             raise ValueError(f"unknown argument {argument!r} of {what}: {hint}")
         if isinstance(value, Mapping):
             value = _changed_each(parameters[argument].default, value, f"{argument} of {what}")
-        values[argument] = value
-    return partial(constructor, **values)
+        values[argument] = tuple(value) if isinstance(value, list) else value
+    return Partial(constructor, **values)
 
 
 def _changed_each(current: Any, changes: Mapping[str, Any], what: str) -> Any:

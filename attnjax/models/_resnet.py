@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from attnjax._arguments import check_effect, check_keywords
 from attnjax._choice import check_choice
 from attnjax.layers import BatchNorm, Constant, Conv, Mark, global_pool, max_pool, torch_default, with_defaults
-from attnjax.models._blocks import PLACEMENTS, Bottleneck, Placement, check_images
+from attnjax.models._blocks import PLACEMENTS, SHORTCUTS, Bottleneck, Placement, check_constructors, check_images
 
 
 class ResNet(nn.Module):
@@ -24,11 +25,11 @@ class ResNet(nn.Module):
 
     Args:
       stage_sizes: blocks of each stage; every stage but the first halves the map.
-      block: `BasicBlock`, `Bottleneck`, `PreActBasicBlock` or a partial of one with further arguments.
+      block: `BasicBlock`, `Bottleneck`, `PreActBasicBlock` or a `Partial` of one with further arguments.
       num_classes: outputs of the classifier; 0 leaves it out, so that the net returns pooled features.
-      attention: constructor of an attention block, such as `partial(CBAM, reduction=16)`, or None. It is called with
-        `dtype`, `param_dtype`, `name` and, if that is one of its parameters, the net's norm as `batch_norm`; its module
-        with `(x, train=train)`.
+      attention: constructor of an attention block, such as `Partial(CBAM, reduction=16)`, or None. It is called with
+        `name` and those of `dtype`, `param_dtype` and `batch_norm` (the net's norm) that are among its parameters; its
+        module with `(x, train=train)`, see `attnjax.attention.Gated`.
       attention_placement: `"branch"` puts one on the residual branch of each block, before the addition (SE, CBAM);
         `"stage"` puts one at the end of each stage (BAM); `"3x3"`, `"pre"`, `"post"`, `"identity"`: see `BasicBlock`.
       attention_stages: the stages that get attention, counted from 1; None is all of them.
@@ -57,15 +58,16 @@ class ResNet(nn.Module):
       arguments and gives an ordered dict of the outputs (b, h', w', c') of `stem` and `stage1`, `stage2`, ...
 
     Raises:
-      ValueError: x has not 4 axes, is not floating or is too small, or an argument is none of those above.
+      ValueError: an argument is none of those above or has no effect beside the others, which the constructor says;
+        or x has not 4 axes, is not floating or is too small.
 
     Example:
       >>> import jax, jax.numpy as jnp
-      >>> from functools import partial
       >>> import attnjax
+      >>> from attnjax import Partial
       >>> from attnjax.attention import CBAM
       >>> from attnjax.models import BasicBlock, ResNet
-      >>> model = ResNet((1, 1), BasicBlock, 10, attention=partial(CBAM, reduction=4), widths=(16, 32),
+      >>> model = ResNet((1, 1), BasicBlock, 10, attention=Partial(CBAM, reduction=4), widths=(16, 32),
       ...                stem="cifar", stem_width=16)
       >>> variables = attnjax.init(model, jax.random.key(0), (1, 32, 32, 3))
       >>> model.apply(variables, jnp.ones((2, 32, 32, 3)), train=False).shape
@@ -107,8 +109,12 @@ class ResNet(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
+    def __post_init__(self) -> None:
+        self._check_values()
+        self._check_effects()
+        super().__post_init__()
+
     def setup(self) -> None:
-        self._check()
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         conv, norm = with_defaults(self.conv, dtypes), with_defaults(self.norm, dtypes)
         for index, (width, kernel, stride) in enumerate(self._stem(), start=1):
@@ -121,12 +127,11 @@ class ResNet(nn.Module):
             if self.attention is not None and i in self._attention_stages():
                 attention = with_defaults(self.attention, dtypes, batch_norm=self.norm)
             after_stage = self.attention_placement == "stage"
-            options = self._block_options(width, dtypes) | {"conv": conv, "norm": norm}
             names = [f"stage{i}_block{j}" for j in range(size)]
             for j, name in enumerate(names):
                 stride = 2 if i > 1 and j == 0 else 1
-                options["attention"] = None if after_stage else attention
-                setattr(self, name, self.block(width * self._block.expansion, stride, **options))
+                options = self._block_options(width, dtypes, None if after_stage else attention)
+                setattr(self, name, self.block(width * self._block.expansion, stride, conv, norm, **options))
             if attention is not None and after_stage:
                 names.append(f"stage{i}_attention")
                 setattr(self, names[-1], attention())
@@ -145,6 +150,7 @@ class ResNet(nn.Module):
         """The block's class."""
         return getattr(self.block, "func", self.block)
 
+    @nn.nowrap
     def _stem(self) -> list[tuple[int, int, int]]:
         """Width, kernel size and stride of the stem's convolutions."""
         if self.stem == "deep":
@@ -152,17 +158,20 @@ class ResNet(nn.Module):
             return list(zip(self._stem_widths(), (3, 3, 3), (2, 1, last), strict=True))
         return [(self._stem_widths()[0], *((7, 2) if self.stem == "imagenet" else (3, 1)))]
 
+    @nn.nowrap
     def _stem_widths(self) -> tuple[int, ...]:
         count = 3 if self.stem == "deep" else 1
         return (self.stem_width,) * count if isinstance(self.stem_width, int) else tuple(self.stem_width)
 
+    @nn.nowrap
     def _attention_stages(self) -> Sequence[int]:
         every = range(1, len(self.stage_sizes) + 1)
         return every if self.attention_stages is None else self.attention_stages
 
-    def _block_options(self, width: int, dtypes: dict[str, Any]) -> dict[str, Any]:
-        options: dict[str, Any] = {"activation": self.activation, "shortcut": self.shortcut}
-        if self.attention_placement != "stage":
+    @nn.nowrap
+    def _block_options(self, width: int, dtypes: dict[str, Any], attention: Any) -> dict[str, Any]:
+        options: dict[str, Any] = {"attention": attention, "activation": self.activation, "shortcut": self.shortcut}
+        if attention is not None:
             options["attention_placement"] = self.attention_placement
         if self.spatial_conv is not None:
             options["spatial_conv"] = with_defaults(self.spatial_conv, dtypes, batch_norm=self.norm)
@@ -172,13 +181,17 @@ class ResNet(nn.Module):
             options |= {"width": inner, "groups": self.groups, "stride_at": self.stride_at}
         return options
 
-    def _check(self) -> None:
+    @nn.nowrap
+    def _check_values(self) -> None:
+        check_constructors(self)
+        if not hasattr(self._block, "expansion"):
+            raise ValueError(f"block={self.block} must be BasicBlock, Bottleneck, PreActBasicBlock or derived from one")
         choices = {
             "attention_placement": (*PLACEMENTS, "stage"),
             "stem": ("imagenet", "deep", "cifar"),
             "stem_pool": ("padded", "ceil", "none"),
             "stride_at": ("1x1", "3x3"),
-            "shortcut": ("1x1", "3x3", "avg_1x1"),
+            "shortcut": SHORTCUTS,
         }
         for field, allowed in choices.items():
             check_choice(field, getattr(self, field), allowed)
@@ -197,10 +210,29 @@ class ResNet(nn.Module):
             )
         if not set(self._attention_stages()) <= set(range(1, len(self.stage_sizes) + 1)):
             raise ValueError(f"attention_stages={self.attention_stages} must lie in 1..{len(self.stage_sizes)}")
-        if self.groups != 1 and not issubclass(self._block, Bottleneck):
-            raise ValueError(f"groups={self.groups} needs block=Bottleneck")
         if not 0 <= self.dropout_rate < 1:
             raise ValueError(f"dropout_rate={self.dropout_rate} must lie in [0, 1)")
+
+    @nn.nowrap
+    def _check_effects(self) -> None:
+        if self.attention is None:
+            check_effect(self, "attention=None", "attention_placement", "attention_stages")
+        elif not self._attention_stages():
+            raise ValueError(f"attention_stages={self.attention_stages} leaves the attention without effect")
+        if self.spatial_conv is None:
+            check_effect(self, "spatial_conv=None", "spatial_norm")
+        if not issubclass(self._block, Bottleneck):
+            check_effect(self, f"block={self._block.__name__}", "groups", "width_per_group", "stride_at")
+        if self._block.pre_activation:
+            check_effect(self, f"block={self._block.__name__}", "shortcut", "spatial_conv")
+        if len(self.stage_sizes) < 2:
+            check_effect(self, "a single stage, which does not stride", "stride_at", "shortcut")
+        if self.stem == "cifar":
+            check_effect(self, "stem='cifar'", "stem_pool")
+        if not self.num_classes:
+            check_effect(self, "num_classes=0", "dropout_rate")
+        own = {"conv", "norm", *self._block_options(64, {}, self.attention)}
+        check_keywords("block", self.block, own, "the net sets it, by its own arguments")
 
     def features(self, x: jax.Array, *, train: bool, freeze_batch_norm: bool = False) -> OrderedDict[str, jax.Array]:
         """Returns the outputs of `stem`, `stage1`, ... by name, in order."""

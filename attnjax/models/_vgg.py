@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from attnjax.layers import BatchNorm, Constant, Conv, Mark, global_pool, max_pool, torch_default, with_defaults
-from attnjax.models._blocks import check_images
+from attnjax.models._blocks import check_constructors, check_images
 
 
 class VGG(nn.Module):
@@ -65,7 +65,8 @@ class VGG(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
-    def setup(self) -> None:
+    def __post_init__(self) -> None:
+        check_constructors(self)
         if len(self.stage_sizes) != len(self.widths):
             raise ValueError(f"stage_sizes={tuple(self.stage_sizes)} and widths={tuple(self.widths)} differ in length")
         if self.num_classes < 0 or min(*self.stage_sizes, *self.widths) < 1:
@@ -73,6 +74,9 @@ class VGG(nn.Module):
                 f"num_classes={self.num_classes}, stage_sizes={tuple(self.stage_sizes)} and "
                 f"widths={tuple(self.widths)} must leave at least one convolution and channel everywhere"
             )
+        super().__post_init__()
+
+    def setup(self) -> None:
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         conv, norm = with_defaults(self.conv, {"use_bias": True, **dtypes}), with_defaults(self.norm, dtypes)
         for i, (size, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True), start=1):

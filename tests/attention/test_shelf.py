@@ -12,6 +12,7 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 import attnjax
+from attnjax import Partial
 from attnjax.attention import (
     BAM,
     CBAM,
@@ -380,3 +381,47 @@ def test_identity_start_of_a_net_changes_its_gates_only() -> None:
 def test_blocks_that_cannot_start_as_the_identity_say_why(block: nn.Module, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         identity_start(block, attnjax.init(block, jax.random.key(0), SHAPE), SHAPE)
+
+
+class Own(nn.Module):
+    """A user's block, which is no `Gated`."""
+
+    opening: tuple[tuple[str, float], ...] = (("fc/kernel", 0.0), ("fc/bias", 7.0))
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        return x * nn.sigmoid(nn.Dense(x.shape[-1], name="fc")(x))
+
+    def identity_parameters(self) -> dict[str, float]:
+        return dict(self.opening)
+
+
+class Silent(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        return x * nn.sigmoid(nn.Dense(x.shape[-1], name="fc")(x))
+
+
+@pytest.mark.parametrize("name", ["resnet20_cifar", "mobilenet", "ggam_resnet20_cifar"])
+def test_a_users_block_says_itself_how_its_gate_opens(name: str) -> None:
+    net = attnjax.create_model(name, attention=Own)
+    before = attnjax.init(net, jax.random.key(0), (1, 32, 32, 3))
+    flat, old = flatten_dict(identity_start(net, before, (1, 32, 32, 3))), flatten_dict(before)
+    changed = {path[-3:] for path, leaf in flat.items() if np.any(leaf != old[path])}
+    assert {path[1:] for path in changed} == {("fc", "kernel"), ("fc", "bias")}
+    assert all(path[0].endswith("attention") for path in changed)
+
+
+@pytest.mark.parametrize(
+    ("attention", "message"),
+    [
+        (Silent, "identity_parameters"),
+        (Partial(Own, opening=(("fc/bais", 7.0),)), "fc/bias"),
+        (None, "no attention block"),
+    ],
+)
+def test_nets_whose_blocks_do_not_say_it_are_refused(attention: Any, message: str) -> None:
+    net = attnjax.create_model("resnet20_cifar", attention=attention)
+    variables = attnjax.init(net, jax.random.key(0), (1, 8, 8, 3))
+    with pytest.raises(ValueError, match=message):
+        identity_start(net, variables, (1, 8, 8, 3))

@@ -14,7 +14,7 @@ from jax import export
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import attnjax
-from attnjax.layers import Conv
+from attnjax.layers import Conv, native_convolutions
 from attnjax.layers._convolve import (
     Window,
     banded_product,
@@ -156,6 +156,24 @@ def test_an_export_holds_each_platforms_own_form() -> None:
         both = export.export(gradient, platforms=("cpu", "tpu"))(x, kernel)
         assert both.platforms == ("cpu", "tpu")
         assert native_mark in both.mlir_module()
+
+
+def test_native_convolutions_are_those_of_xla_and_end_with_the_context() -> None:
+    x, kernel = jnp.ones((2, 8, 8, 4)), jnp.ones((1, 1, 4, 16))
+    traces: list[bool] = []
+
+    @jax.jit
+    def apply(x: jax.Array) -> jax.Array:
+        traces.append("conv_general_dilated" in str(jax.make_jaxpr(convolve, static_argnums=2)(x, kernel, Window())))
+        return convolve(x, kernel, Window())
+
+    apply(x)
+    with native_convolutions():
+        apply(x)
+    with pytest.raises(TypeError), native_convolutions():
+        apply("no array")
+    apply(x)
+    assert traces == [False, True]
 
 
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 import attnjax
 from attnjax.layers import (
@@ -165,10 +168,19 @@ def test_init_depends_on_the_key_alone() -> None:
     assert not np.array_equal(*kernels)
 
 
-def test_init_refuses_to_be_traced() -> None:
-    model = attnjax.create_model("resnet20_cifar")
-    with pytest.raises(ValueError, match="outside of jit and vmap"):
-        jax.jit(lambda key: attnjax.init(model, key, (1, 32, 32, 3)))(jax.random.key(0))
+def test_init_under_jit_is_that_of_the_model_in_shards() -> None:
+    model = attnjax.models.ResNet((1,), attnjax.models.BasicBlock, 8, widths=(8,), stem="cifar", stem_width=8)
+    shape, mesh = (1, 8, 8, 3), jax.make_mesh((8,), ("data",))
+
+    def spread(leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        return NamedSharding(mesh, PartitionSpec(*(None,) * (leaf.ndim - 1), "data"))
+
+    make = partial(attnjax.init, model, input_shape=shape)
+    shardings = jax.tree.map(spread, jax.eval_shape(make, jax.random.key(0)))
+    variables = jax.jit(make, out_shardings=shardings)(jax.random.key(0))
+    assert variables["params"]["conv1"]["kernel"].addressable_shards[0].data.shape == (3, 3, 3, 1)
+    expected = jax.jit(partial(model.init, train=False))(jax.random.key(0), jnp.zeros(shape))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), variables, expected)
 
 
 def test_init_leaves_lifted_modules_to_linen() -> None:

@@ -191,7 +191,7 @@ def test_dropout_is_for_training_and_stays_when_batch_norm_is_frozen(variables: 
     dropped = net.apply(tree, images(), train=True, freeze_batch_norm=True, rngs=rngs)
     assert np.abs(dropped - exact).max() > 1e-3
     with pytest.raises(ValueError, match=r"dropout_rate=1.0 must lie in \[0, 1\)"):
-        net.clone(dropout_rate=1.0).init(jax.random.key(0), images(), train=False)
+        net.clone(dropout_rate=1.0)
 
 
 @pytest.mark.parametrize(
@@ -202,19 +202,16 @@ def test_dropout_is_for_training_and_stays_when_batch_norm_is_frozen(variables: 
         ({"stride_at": "7x7"}, "stride_at='7x7' is not one of"),
         ({"widths": (16,)}, r"stage_sizes=\(1, 1\) and widths=\(16,\) differ in length"),
         ({"attention_stages": (3,)}, r"attention_stages=\(3,\) must lie in 1\.\.2"),
-        ({"groups": 4}, "groups=4 needs block=Bottleneck"),
         ({"num_classes": -1}, "num_classes=-1, stem_width=16"),
         ({"stem_pool": "none"}, "stem_pool='none' needs stem='deep', got stem='cifar'"),
         ({"stem": "deep", "stem_width": (8, 8)}, r"stem_width=\(8, 8\) must give one width for each convolution"),
         ({"shortcut": "5x5"}, "shortcut='5x5' is not one of"),
-        ({"block": PreActBasicBlock, "shortcut": "3x3"}, "shortcut='3x3' is not for a pre-activation block"),
         ({"widths": (16, 0)}, r"widths=\(16, 0\) and width_per_group=64 must leave at least one block"),
     ],
 )
 def test_wrong_arguments_are_named(options: dict[str, Any], message: str) -> None:
-    net = small(BasicBlock).clone(**options)
     with pytest.raises(ValueError, match=message):
-        jax.eval_shape(lambda: net.init(jax.random.key(0), images(), train=False))
+        small(BasicBlock).clone(**options)
 
 
 @pytest.mark.parametrize("x", [jnp.zeros((8, 8, 3)), jnp.zeros((1, 8, 8, 3), jnp.uint8)], ids=["rank", "uint8"])

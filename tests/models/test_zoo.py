@@ -107,10 +107,10 @@ def test_a_mapping_changes_each_constructor_of_a_sequence_and_those_inside() -> 
     net = attnjax.create_model("attention56", attention={"mask_norm": "channel"})
     three = [{"pools": pools, "mask_norm": "channel"} for pools in (3, 2, 1)]
     assert [each and each.keywords for each in net.attention] == [*three, None]
-    inside = {"stage_sizes": (1, 1, 1), "block": {"attention_placement": "3x3"}}
+    inside = {"stage_sizes": (1, 1, 1), "block": {"branch_activation": True}}
     backbone = attnjax.create_model("ggam_resnet20_cifar", backbone=inside).backbone.keywords
     assert (backbone["stage_sizes"], backbone["widths"]) == ((1, 1, 1), (16, 32, 64))
-    assert backbone["block"].keywords == {"attention_placement": "3x3"}
+    assert backbone["block"].keywords == {"branch_activation": True}
 
 
 @pytest.mark.parametrize(
