@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -61,26 +62,54 @@ def _canvases(digits: Split, seed: int) -> _Canvases:
     rng = np.random.default_rng(seed)
     scans, labels = zip(*(digits[index] for index in range(len(digits))), strict=True)
     scans = [scan[..., 0] for scan in scans]
-    pieces = [_cut(_enlarged(scan, rng), rng) for scan in scans for _ in range(2)]
-    drawn = [_canvas(scan, pieces, rng) for scan in scans for _ in range(_COPIES)]
+    pieces = fragments(scans, rng)
+    drawn = [draw_canvas([scan], rng.random((1, 2)), pieces, rng) for scan in scans for _ in range(_COPIES)]
     images, boxes = (np.stack(part) for part in zip(*drawn, strict=True))
-    return _Canvases(images, np.repeat(labels, _COPIES), boxes)
+    return _Canvases(images, np.repeat(labels, _COPIES), boxes[:, 0])
 
 
-def _canvas(scan: np.ndarray, pieces: list[np.ndarray], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A canvas of a digit, uint8 (h, w, 1), and the digit's box."""
+def fragments(scans: Sequence[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
+    """Two squares cut out of each digit, which has become as large and bright as on a canvas.
+
+    Args:
+      scans: of digits, uint8 (8, 8).
+      rng: decides sizes and positions.
+    """
+    return [_cut(_enlarged(scan, rng), rng) for scan in scans for _ in range(2)]
+
+
+def draw_canvas(
+    scans: Sequence[np.ndarray], positions: np.ndarray, pieces: Sequence[np.ndarray], rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws digits among fragments on a canvas.
+
+    Args:
+      scans: of the k digits, uint8 (8, 8).
+      positions: of the digits, (k, 2): y and x in [0, 1), from the upper left to the lower right of what is possible.
+      pieces: see `fragments`; 8 of them are drawn.
+      rng: decides all the rest.
+
+    Returns:
+      The canvas, uint8 (64, 64, 1), and the boxes of the digits, integers (k, 4), see `canvas_boxes`.
+    """
     canvas = np.zeros((_SIDE, _SIDE), np.float32)
-    positions = rng.random((_PIECES + 1, 2))
-    for piece, position in zip(rng.integers(0, len(pieces), _PIECES), positions[1:], strict=True):
+    scattered = rng.random((_PIECES, 2))
+    for piece, position in zip(rng.integers(0, len(pieces), _PIECES), scattered, strict=True):
         _paste(canvas, pieces[piece], position)
-    digit = _enlarged(scan, rng)
-    y, x = _paste(canvas, digit, positions[0])
-    rows, columns = (np.flatnonzero(digit.max(axis) > digit.max() / 8) for axis in (1, 0))
-    box = np.array([y + rows[0], x + columns[0], y + rows[-1] + 1, x + columns[-1] + 1])
+    boxes = np.stack(
+        [_paste_digit(canvas, _enlarged(scan, rng), at) for scan, at in zip(scans, positions, strict=True)]
+    )
     down, across = rng.uniform(-16, 16, (2, 1)) * np.linspace(-1, 1, _SIDE)
     ground = (rng.uniform(32, 64) + down[:, None] + across).astype(np.float32)
     lit = ground + (1 - ground / 255) * canvas + _NOISE * rng.standard_normal(canvas.shape, np.float32)
-    return np.clip(lit, 0, 255).astype(np.uint8)[..., None], box
+    return np.clip(lit, 0, 255).astype(np.uint8)[..., None], boxes
+
+
+def _paste_digit(canvas: np.ndarray, digit: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """Draws a digit, and returns its box."""
+    y, x = _paste(canvas, digit, position)
+    rows, columns = (np.flatnonzero(digit.max(axis) > digit.max() / 8) for axis in (1, 0))
+    return np.array([y + rows[0], x + columns[0], y + rows[-1] + 1, x + columns[-1] + 1])
 
 
 def _enlarged(scan: np.ndarray, rng: np.random.Generator) -> np.ndarray:
