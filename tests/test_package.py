@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import doctest
 import importlib
 import inspect
@@ -78,39 +77,3 @@ def test_examples_of_the_readme(root: Path, tmp_path: Path, monkeypatch: pytest.
     assert blocks
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {})
-
-
-ABOVE = {"attnjax.convert", "attnjax.explain", "attnjax.losses"}
-FORBIDDEN = {
-    "": {"train", "configs", "tests"},
-    "layers": {"attnjax.attention", "attnjax.models", *ABOVE},
-    "attention": {"attnjax.models", *ABOVE},
-    "models": ABOVE,
-    "convert": ABOVE - {"attnjax.convert"},
-    "explain": ABOVE - {"attnjax.explain"},
-}
-"""What the modules of the library, or of one of its packages, never import."""
-
-
-@pytest.mark.parametrize("package", FORBIDDEN)
-def test_imports_go_one_way(root: Path, package: str) -> None:
-    paths = list((root / "attnjax" / package).rglob("*.py"))
-    assert paths
-    for path in paths:
-        for name in imported(path, root):
-            above = {".".join(name.split(".")[:depth]) for depth in range(1, name.count(".") + 2)}
-            assert not above & FORBIDDEN[package], f"{path} imports {name}"
-
-
-def imported(path: Path, root: Path) -> list[str]:
-    """All that a file imports, anywhere in it, as dotted names."""
-    parents = path.relative_to(root).parent.parts
-    names = []
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        if isinstance(node, ast.ImportFrom):
-            start = parents[: len(parents) - node.level + 1] if node.level else ()
-            module = ".".join([*start, *([node.module] if node.module else [])])
-            names += [f"{module}.{alias.name}" for alias in node.names]
-    return names

@@ -14,10 +14,10 @@ from typing import Any
 
 import tyro
 
-from train.aot import most_images
 from train.config.errors import UserError
 from train.config.files import replacing
 from train.config.flags import config_name, parse, program, read_config_file
+from train.pods.batch import most_images
 from train.pods.chips import chip_of
 from train.pods.compile import COMPILER, GIB, Pod
 

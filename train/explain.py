@@ -19,9 +19,8 @@ from attnjax.explain import METHODS, Column, gallery, grad_cam
 from train.config.errors import UserError
 from train.config.files import replacing
 from train.config.flags import parse, program
-from train.data import Reader, evaluation_transform, open_dataset
+from train.data import Reader, evaluation_transform, open_dataset, read_input
 from train.data.canvas import canvas_boxes
-from train.predict import prepare
 from train.runs.record import LoadedRun, load_run, read_run
 from train.tasks.faithfulness import score_maps
 from train.tasks.run import Run
@@ -79,7 +78,7 @@ def held_out(run: Run, count: int) -> Pictures:
 
 def files(run: Run, paths: Sequence[str]) -> Pictures:
     """Image files, as `train.predict` reads them."""
-    images = np.stack([prepare(run, path) for path in paths])
+    images = np.stack([read_input(path, run.config.data, run.image_shape) for path in paths])
     return Pictures(images, None, None, [os.path.basename(path) for path in paths])
 
 

@@ -14,10 +14,9 @@ import tyro
 
 from train.config.errors import UserError
 from train.config.flags import parse, program
-from train.data import evaluation_transform
-from train.data.images import UnreadableImageError, fill, read_image, set_channels
+from train.data import read_input
+from train.data.images import UnreadableImageError
 from train.runs.record import LoadedRun, load_run, read_run
-from train.tasks.run import Run
 
 
 class Prediction(NamedTuple):
@@ -53,7 +52,7 @@ def predict(workdir: str, paths: Sequence[str], checkpoint: str = "last") -> Ite
         readable: list[str] = []
         for path in paths[start : start + size]:
             try:
-                images[len(readable)] = prepare(run, path)
+                images[len(readable)] = read_input(path, run.config.data, run.image_shape)
                 readable.append(path)
             except UnreadableImageError as error:
                 failures.append(str(error))
@@ -62,15 +61,6 @@ def predict(workdir: str, paths: Sequence[str], checkpoint: str = "last") -> Ite
     if failures:
         more = f", and {len(failures) - 3} more" if len(failures) > 3 else ""
         raise UserError("; ".join(failures[:3]) + more)
-
-
-def prepare(run: Run, path: str) -> np.ndarray:
-    """Reads a file as the run's test images are read, uint8 of the shape that the net sees."""
-    height, width, channels = run.image_shape
-    image = set_channels(read_image(path, run.config.data.apply_exif_orientation), channels)
-    if run.config.data.image_size is None:
-        return fill(image, height, width)
-    return evaluation_transform(run.config.data, image)
 
 
 def _probabilities(loaded: LoadedRun, variables: Any, images: jax.Array) -> jax.Array:

@@ -1,7 +1,6 @@
 """Settings of runs and ablations, their command-line flags, and user errors."""
 
 from train.config.ablation import Ablation
-from train.config.dicts import flatten, from_dict
 from train.config.schema import (
     DURATIONS,
     MAY_CHANGE,
@@ -13,6 +12,7 @@ from train.config.schema import (
     ParallelConfig,
     ScheduleConfig,
 )
+from train.config.validation import flatten, from_dict
 
 __all__ = [
     "DURATIONS",

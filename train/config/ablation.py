@@ -7,10 +7,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from train.config.dicts import flatten, from_dict
 from train.config.errors import UserError, nearest
 from train.config.schema import Config
-from train.config.validation import Validated
+from train.config.validation import Validated, flatten, from_dict
 
 _OWN_FILES = ("lock", "table.md", "table.csv", "plot.png")
 """Files beside the folders of the variants."""

@@ -20,9 +20,9 @@ from typing import Any, TypeVar
 
 import tyro
 
-from train.config.dicts import flatten
 from train.config.errors import UserError, exit_message, nearest
 from train.config.schema import DURATIONS, Config
+from train.config.validation import flatten
 
 _T = TypeVar("_T")
 _CONFIGS = pathlib.Path(__file__).parents[2] / "configs"

@@ -99,6 +99,19 @@ def evaluation_transform(config: DataConfig, image: np.ndarray) -> np.ndarray:
     return cut(image, config.resize or config.image_size, config.image_size)
 
 
+def read_input(path: str, config: DataConfig, image_shape: tuple[int, int, int]) -> np.ndarray:
+    """Reads an image file and prepares it as the test images of a run are, uint8 of the shape of the net's input.
+
+    Raises:
+      UnreadableImageError: the file is missing, no image, or damaged.
+    """
+    height, width, channels = image_shape
+    image = images.set_channels(images.read_image(path, config.apply_exif_orientation), channels)
+    if config.image_size is None:
+        return images.fill(image, height, width)
+    return evaluation_transform(config, image)
+
+
 def training_iterator(reader: Reader, seed: int, process: tuple[int, int] = (0, 1)) -> grain.DatasetIterator:
     """Yields batches of augmented images without end; each epoch is shuffled anew and has every image once.
 

@@ -20,21 +20,22 @@ from typing import Any
 
 import jax
 import pytest
+from train.parallel import norm_options
 
 from tests.train import compilers
 from tests.train.support import ROOT, replace
 from train import aot, aot_table
-from train.aot import describe, largest_batch, record
+from train.aot import describe, record
 from train.config import Config, DataConfig, ModelConfig, ParallelConfig
 from train.config.errors import UserError
 from train.config.flags import read_config_file
-from train.parallel import norm_options
 from train.pods import compile as tpu
+from train.pods.batch import largest_batch
 from train.pods.chips import CHIPS, Chip, chip_of
 from train.pods.compile import COMPILER, GIB, Compiled, NotEnoughMemoryError, Pod, explain
 from train.pods.program import Traffic
 from train.runs.provenance import installed
-from train.runs.record import Run
+from train.tasks.run import Run
 
 _CHIP = Chip(memory=16.0, flops=1e12, memory_bandwidth=1e11, network_bandwidth=1e10, dimensions=2)
 _STEP = Compiled(
