@@ -10,21 +10,20 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Any
-from unittest import mock
 
-from train.config.flags import parse, program  # first: it checks the extra
-
-# isort: split
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import tyro
 
 import attnjax
 from attnjax.layers import _convolve as convolve
+from attnjax.layers import native_convolutions
 from attnjax.layers._convolve import Window
+from attnjax.losses import CrossEntropy
+from attnjax.training import TrainState, make_train_step, sgd
 from train.config.errors import UserError
+from train.config.flags import parse, program
 from train.runs.provenance import processor
 
 _FORMS = (
@@ -39,7 +38,7 @@ _FORMS = (
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """A convolution of a net, at batch 2."""
+    """A convolution of a net, for a batch of 2."""
 
     net: str
     size: int
@@ -52,7 +51,7 @@ class Shape:
 
     @property
     def window(self) -> Window:
-        """Padded so that the size is kept at stride 1."""
+        """Padded to keep the size at stride 1."""
         return Window(self.stride, self.dilation * (self.kernel_size - 1) // 2, self.dilation, self.groups)
 
     def operands(self) -> tuple[jax.Array, jax.Array]:
@@ -105,17 +104,17 @@ _SHAPES = (
 
 @dataclasses.dataclass(frozen=True)
 class Layers:
-    """Times every form of the convolutions that the nets hold, value and both gradients together, as a table."""
+    """Times each form of the nets' convolutions, value and both gradients together, and writes a table."""
 
     out: tyro.conf.Positional[str]
     """Markdown file to write."""
     repeats: int = 5
-    """Timings of each form; the forms of a shape take turns."""
+    """Timings of each form; the forms of a shape are timed in turn."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """Times a training step (forward, loss, gradients, SGD) of a named net on random images."""
+    """Times a training step (forward, loss, gradients, SGD with momentum) of a named net on random images."""
 
     name: tyro.conf.Positional[str]
     """A net of the zoo, see python -m attnjax."""
@@ -124,9 +123,9 @@ class Model:
     batch: int = 2
     """Images of a step."""
     steps: int = 5
-    """Steps to time, after one that is not."""
+    """Steps to time, after one warm-up step."""
     native: bool = False
-    """Use XLA's own convolutions, to compare with."""
+    """Use XLA's own convolutions, for comparison."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,14 +144,14 @@ def machine() -> str:
 
 
 def interleaved(calls: Sequence[Callable[[], Any]], repeats: int) -> list[list[float]]:
-    """Seconds of each call, taken in turns after one call each that is not timed."""
+    """Seconds of each call. The calls are timed in turn, after one warm-up call each."""
     times: list[list[float]] = [[] for _ in calls]
     for turn in range(repeats + 1):
-        for call, taken in zip(calls, times, strict=True):
+        for call, seconds in zip(calls, times, strict=True):
             start = time.perf_counter()
             jax.block_until_ready(call())
             if turn:
-                taken.append(time.perf_counter() - start)
+                seconds.append(time.perf_counter() - start)
     return times
 
 
@@ -174,8 +173,8 @@ def measure_layers(arguments: Layers) -> None:
     lines = [
         "# Forms of a convolution",
         "",
-        f"Value and both gradients, batch 2, float32, milliseconds: median (least-most) of {arguments.repeats}. In",
-        "bold what attnjax takes on a CPU; elsewhere it takes `native`. The rule is in `attnjax/layers/_convolve.py`.",
+        f"Value and both gradients, batch 2, float32, milliseconds: median (least-most) of {arguments.repeats}. Bold:",
+        "the form that attnjax uses on CPUs; elsewhere it uses `native`. The rule is in `attnjax/layers/_convolve.py`.",
         f"{machine()}, {datetime.date.today().isoformat()},",
         f"`python -m train.benchmark layers {arguments.out} --repeats {arguments.repeats}`.",
         "",
@@ -215,25 +214,23 @@ def measure_model(arguments: Model) -> None:
         variables = attnjax.init(model, jax.random.key(0), shape)
     except ValueError as error:
         raise UserError(str(error)) from error
-    images = jnp.asarray(np.random.default_rng(0).standard_normal(shape, np.float32))
-    labels = jnp.zeros(arguments.batch, jnp.int32)
-
-    def step(variables: Any, images: jax.Array, labels: jax.Array) -> Any:
-        def loss(params: Any) -> tuple[jax.Array, Any]:
-            state = variables | {"params": params}
-            logits, updates = model.apply(
-                state, images, train=True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(0)}
-            )
-            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), updates
-
-        (value, updates), gradient = jax.value_and_grad(loss, has_aux=True)(variables["params"])
-        params = jax.tree.map(lambda p, g: p - (0.01 * g).astype(p.dtype), variables["params"], gradient)
-        return variables | updates | {"params": params}, value
+    images = np.random.default_rng(0).standard_normal(shape, np.float32)
+    batch = {"image": jnp.asarray(images), "label": jnp.zeros(arguments.batch, jnp.int32)}
+    optimizer, key = sgd(0.01), jax.random.key(0)
+    step = make_train_step(model, optimizer, CrossEntropy())
+    state = TrainState.create(variables, optimizer)
+    sums = step.init(state, batch, key)
 
     start = time.perf_counter()
-    compiled = jax.jit(step).lower(variables, images, labels).compile()
+    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(state, sums, batch, key).compile()
     compile_seconds = time.perf_counter() - start
-    (times,) = interleaved([lambda: compiled(variables, images, labels)], arguments.steps)
+
+    def take_step() -> TrainState:
+        nonlocal state, sums
+        state, sums = compiled(state, sums, batch, key)
+        return state
+
+    (times,) = interleaved([take_step], arguments.steps)
     size = f"{arguments.image_size}x{arguments.image_size}"
     print(f"{arguments.name}, {size}, batch {arguments.batch}, float32; {machine()}")
     print(f"compile_seconds={compile_seconds:.1f}")
@@ -249,8 +246,7 @@ def main(arguments: Sequence[str]) -> None:
     if isinstance(command, Layers):
         measure_layers(command)
     else:
-        native = mock.patch.object(convolve, "choose_for_cpu", return_value=convolve.native)
-        with native if command.native else contextlib.nullcontext():
+        with native_convolutions() if command.native else contextlib.nullcontext():
             measure_model(command)
 
 

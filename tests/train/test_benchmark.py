@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from attnjax.layers import _convolve as convolve
+from attnjax.layers._native import are_native
 from train import benchmark
 from train.config.errors import UserError
 
@@ -20,15 +20,12 @@ def test_a_net_is_compiled_and_its_steps_are_timed(capsys: pytest.CaptureFixture
     assert re.fullmatch(r"step_milliseconds=[\d.]+ \(least [\d.]+, most [\d.]+, 2 steps\)", third)
 
 
-def test_native_convolutions_can_be_asked_for(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = []
-    monkeypatch.setattr(convolve, "matrix_product", lambda *operands, **window: calls.append(1))
-    command = ["model", "resnet20_cifar", "--image_size", "8", "--steps", "1"]
-    benchmark.main([*command, "--native", "True"])
-    assert not calls
-    assert "resnet20_cifar, 8x8" in capsys.readouterr().out
+def test_native_convolutions_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(benchmark, "measure_model", lambda _: seen.append(are_native()))
+    benchmark.main(["model", "resnet20_cifar", "--native", "True"])
+    benchmark.main(["model", "resnet20_cifar"])
+    assert seen == [True, False]
 
 
 def test_the_table_has_each_form_that_fits_and_marks_the_chosen_one(
