@@ -1,8 +1,8 @@
-"""BAM: how its branches come together, and the dilation of the spatial one.
+"""BAM: the combination of its branches, and the dilation of the spatial one.
 
     python -m train.ablate bam_branches --workdir runs/bam_branches
 
-BAM paper, table 2, there with ResNet-50 on CIFAR-100, where summing and dilation 4 came out best; here a small ResNet
+BAM paper, table 2, there with ResNet-50 on CIFAR-100, where summation and dilation 4 were best; here a small ResNet
 with BAM after its first stages, on cluttered canvases.
 
 Time: not measured yet; 539 steps a seed.

@@ -1,4 +1,4 @@
-"""CBAM's two gates: one after the other in either order, and side by side.
+"""CBAM's two gates: in sequence, in either order, and in parallel.
 
     python -m train.ablate cbam_arrangement --workdir runs/cbam_arrangement
 

@@ -1,4 +1,4 @@
-"""CBAM's channel gate: what it pools.
+"""CBAM's channel gate: its pooling.
 
     python -m train.ablate cbam_channel --workdir runs/cbam_channel
 

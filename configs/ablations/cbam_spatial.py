@@ -1,4 +1,4 @@
-"""CBAM's spatial gate: what it sees of the channels, and its kernel.
+"""CBAM's spatial gate: its pooling over the channels, and its kernel size.
 
     python -m train.ablate cbam_spatial --workdir runs/cbam_spatial
 

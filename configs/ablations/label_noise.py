@@ -1,4 +1,4 @@
-"""Wrong labels: residual attention against a plain net.
+"""Label noise: residual attention against a plain net.
 
     python -m train.ablate label_noise --workdir runs/label_noise
 

@@ -1,4 +1,4 @@
-"""Residual attention: what makes the mask of its logits.
+"""Residual attention: the activation of the masks.
 
     python -m train.ablate ran_masks --workdir runs/ran_masks
 

@@ -1,9 +1,9 @@
-"""Attention-236 on CIFAR-100, otherwise as cifar100_attention92.
+"""Attention-236 on CIFAR-100, otherwise as in cifar100_attention92.
 
     python -m train cifar100_attention236 --workdir runs/cifar100_attention236
 
 Time: 160,000 steps of 64 images, 10,240,000 in all; not measured.
-Result, error in % on CIFAR-100: 21.16 (RAN paper, as two independent repositories quote it).
+Result, error in % on CIFAR-100: 21.16 (RAN paper, as quoted by two independent repositories).
 """
 
 import dataclasses

@@ -1,9 +1,9 @@
-"""Attention-452 on CIFAR-100, otherwise as cifar100_attention92.
+"""Attention-452 on CIFAR-100, otherwise as in cifar100_attention92.
 
     python -m train cifar100_attention452 --workdir runs/cifar100_attention452
 
 Time: 160,000 steps of 64 images, 10,240,000 in all; not measured.
-Result, error in % on CIFAR-100: 20.45 (RAN paper, as two independent repositories quote it).
+Result, error in % on CIFAR-100: 20.45 (RAN paper, as quoted by two independent repositories).
 """
 
 import dataclasses

@@ -1,9 +1,9 @@
-"""Attention-56 on CIFAR-100, otherwise as cifar100_attention92.
+"""Attention-56 on CIFAR-100, otherwise as in cifar100_attention92.
 
     python -m train cifar100_attention56 --workdir runs/cifar100_attention56
 
 Time: 160,000 steps of 64 images, 10,240,000 in all; not measured.
-Result: none is known to the sources that were read.
+Result: none found in the literature.
 """
 
 import dataclasses

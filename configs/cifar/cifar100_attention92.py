@@ -1,10 +1,10 @@
-"""Attention-92 on CIFAR-100, otherwise as cifar10_attention92; the base of the other cifar100 configs.
+"""Attention-92 on CIFAR-100, otherwise as in cifar10_attention92; the base of the other cifar100 configs.
 
     python -m train.prepare cifar100 --from FOLDER_OF_THE_DOWNLOAD
     python -m train cifar100_attention92 --workdir runs/cifar100_attention92
 
 Time: 160,000 steps of 64 images, 10,240,000 in all; not measured.
-Result, error in % on CIFAR-100: 21.71 (RAN paper, as two independent repositories quote it).
+Result, error in % on CIFAR-100: 21.71 (RAN paper, as quoted by two independent repositories).
 """
 
 import dataclasses

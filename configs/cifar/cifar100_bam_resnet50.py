@@ -1,8 +1,8 @@
-"""BAM-ResNet-50 with the stem of CIFAR on CIFAR-100, otherwise as cifar100_attention92.
+"""BAM-ResNet-50 with the stem of CIFAR on CIFAR-100, otherwise as in cifar100_attention92.
 
     python -m train cifar100_bam_resnet50 --workdir runs/cifar100_bam_resnet50
 
-By the recipe of Attention-92, so that the nets can be compared; the figure's own recipe may differ.
+The recipe is that of Attention-92, to make the nets comparable; the published figure may have another one.
 Time: 160,000 steps of 64 images, 10,240,000 in all; not measured.
 Result, error in % on CIFAR-100: 20.00 (BAM paper; recalled, not read at its source).
 """

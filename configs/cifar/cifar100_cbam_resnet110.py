@@ -1,9 +1,9 @@
-"""CBAM-ResNet-110 on CIFAR-100, otherwise as cifar100_attention92.
+"""CBAM-ResNet-110 on CIFAR-100, otherwise as in cifar100_attention92.
 
     python -m train cifar100_cbam_resnet110 --workdir runs/cifar100_cbam_resnet110
 
 Time: 160,000 steps of 64 images, 10,240,000 in all; not measured.
-Result: none is known to the sources that were read.
+Result: none found in the literature.
 """
 
 import dataclasses

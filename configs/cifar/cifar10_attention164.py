@@ -1,4 +1,4 @@
-"""Attention-164 on CIFAR-10, otherwise as cifar10_attention92.
+"""Attention-164 on CIFAR-10, otherwise as in cifar10_attention92.
 
     python -m train cifar10_attention164 --workdir runs/cifar10_attention164
 

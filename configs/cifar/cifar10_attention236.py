@@ -1,9 +1,9 @@
-"""Attention-236 on CIFAR-10, otherwise as cifar10_attention92.
+"""Attention-236 on CIFAR-10, otherwise as in cifar10_attention92.
 
     python -m train cifar10_attention236 --workdir runs/cifar10_attention236
 
 Time: 160,000 steps of 64 images, 10,240,000 in all; not measured.
-Result, error in % on CIFAR-10: 4.14 (RAN paper, as two independent repositories quote it).
+Result, error in % on CIFAR-10: 4.14 (RAN paper, as quoted by two independent repositories).
 """
 
 import dataclasses

@@ -3,13 +3,13 @@
     python -m train.prepare cifar10 --from FOLDER_OF_THE_DOWNLOAD
     python -m train cifar10_attention92 --workdir runs/cifar10_attention92
 
-SGD with Nesterov's momentum, decayed by 1e-4; 160,000 steps of 64 images; 0.1, a tenth of it after 64,000 and 96,000;
-shifted by up to 4 pixels and mirrored (recalled, not read at its source). The paper subtracts the mean of each
-channel; here its standard deviation is divided by, too. The widths of the CIFAR nets were never published: they are
-those that give the paper's numbers of parameters.
+SGD with Nesterov momentum and weight decay 1e-4, 160,000 steps of 64 images, learning rate 0.1 divided by 10 after
+64,000 and 96,000; shifts by up to 4 pixels and horizontal flips (recalled, not read at its source). The paper subtracts
+the mean of each channel; here it is also divided by its standard deviation. The widths of the CIFAR nets were not
+published; these reproduce the paper's numbers of parameters.
 
 Time: 160,000 steps of 64 images, 10,240,000 in all; not measured.
-Result, error in % on CIFAR-10: 4.99 (RAN paper, as two independent repositories quote it).
+Result, error in % on CIFAR-10: 4.99 (RAN paper, as quoted by two independent repositories).
 """
 
 from train.config import Config, DataConfig, ModelConfig, OptimizerConfig, ScheduleConfig

@@ -1,4 +1,4 @@
-"""Attention-92 on CIFAR-10 with 10 % wrong training labels, otherwise as cifar10_attention92.
+"""Attention-92 on CIFAR-10 with 10 % wrong training labels, otherwise as in cifar10_attention92.
 
     python -m train cifar10_attention92_noise10 --workdir runs/cifar10_attention92_noise10
 

@@ -1,9 +1,9 @@
-"""Attention-92 on CIFAR-10 with 70 % wrong training labels, otherwise as cifar10_attention92.
+"""Attention-92 on CIFAR-10 with 70 % wrong training labels, otherwise as in cifar10_attention92.
 
     python -m train cifar10_attention92_noise70 --workdir runs/cifar10_attention92_noise70
 
 Time: 160,000 steps of 64 images, 10,240,000 in all; not measured.
-Result, error in % on the clean test images: 15.75 (RAN paper, as an independent note on it quotes it).
+Result, error in % on the clean test images: 15.75 (RAN paper, as quoted by a third party).
 """
 
 import dataclasses

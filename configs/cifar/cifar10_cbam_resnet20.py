@@ -1,9 +1,9 @@
-"""CBAM-ResNet-20 on CIFAR-10, otherwise as cifar10_attention92.
+"""CBAM-ResNet-20 on CIFAR-10, otherwise as in cifar10_attention92.
 
     python -m train cifar10_cbam_resnet20 --workdir runs/cifar10_cbam_resnet20
 
 Time: 160,000 steps of 64 images, 10,240,000 in all; not measured.
-Result: none is known to the sources that were read.
+Result: none found in the literature.
 """
 
 import dataclasses

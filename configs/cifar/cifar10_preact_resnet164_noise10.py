@@ -1,4 +1,4 @@
-"""ResNet-164 (pre-activation) on CIFAR-10 with 10 % wrong training labels, otherwise as cifar10_preact_resnet164.
+"""ResNet-164 (pre-activation) on CIFAR-10 with 10 % wrong training labels, otherwise as in cifar10_preact_resnet164.
 
     python -m train cifar10_preact_resnet164_noise10 --workdir runs/cifar10_preact_resnet164_noise10
 

@@ -1,4 +1,4 @@
-"""ResNet-56 on CIFAR-10, otherwise as cifar10_attention92.
+"""ResNet-56 on CIFAR-10, otherwise as in cifar10_attention92.
 
     python -m train cifar10_resnet56 --workdir runs/cifar10_resnet56
 

@@ -1,4 +1,4 @@
-"""A small ResNet on cluttered canvases, otherwise as canvas_cbam.
+"""A small ResNet on cluttered canvases, otherwise as in canvas_cbam.
 
     python -m train canvas_se --workdir runs/canvas_se
 

@@ -1,4 +1,4 @@
-"""ResNet-20 without attention on the scanned digits, otherwise as digits_cbam.
+"""ResNet-20 without attention on the scanned digits, otherwise as in digits_cbam.
 
     python -m train digits_resnet --workdir runs/digits_resnet
 

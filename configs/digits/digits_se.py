@@ -1,4 +1,4 @@
-"""SE-ResNet-20 on the scanned digits, otherwise as digits_cbam.
+"""SE-ResNet-20 on the scanned digits, otherwise as in digits_cbam.
 
     python -m train digits_se --workdir runs/digits_se
 

@@ -1,4 +1,4 @@
-"""CBAM-ResNet-50 on FGVC-Aircraft, otherwise as birds_cbam_resnet50.
+"""CBAM-ResNet-50 on FGVC-Aircraft, otherwise as in birds_cbam_resnet50.
 
     python -m train aircraft_cbam_resnet50 --workdir runs/aircraft_cbam_resnet50
 

@@ -1,4 +1,4 @@
-"""GGAM's ResNet-50 on FGVC-Aircraft, otherwise as birds_ggam_resnet50.
+"""GGAM's ResNet-50 on FGVC-Aircraft, otherwise as in birds_ggam_resnet50.
 
     python -m train.prepare fgvc_aircraft --from FOLDER_OF_THE_DOWNLOAD
     python -m train aircraft_ggam_resnet50 --workdir runs/aircraft_ggam_resnet50

@@ -1,4 +1,4 @@
-"""GGAM's VGG-16 on FGVC-Aircraft, otherwise as birds_ggam_vgg16.
+"""GGAM's VGG-16 on FGVC-Aircraft, otherwise as in birds_ggam_vgg16.
 
     python -m train aircraft_ggam_vgg16 --workdir runs/aircraft_ggam_vgg16
 

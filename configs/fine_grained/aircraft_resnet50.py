@@ -1,4 +1,4 @@
-"""ResNet-50 without attention on FGVC-Aircraft, otherwise as birds_resnet50.
+"""ResNet-50 without attention on FGVC-Aircraft, otherwise as in birds_resnet50.
 
     python -m train aircraft_resnet50 --workdir runs/aircraft_resnet50
 

@@ -1,4 +1,4 @@
-"""SE-ResNet-50 on FGVC-Aircraft, otherwise as birds_se_resnet50.
+"""SE-ResNet-50 on FGVC-Aircraft, otherwise as in birds_se_resnet50.
 
     python -m train aircraft_se_resnet50 --workdir runs/aircraft_se_resnet50
 

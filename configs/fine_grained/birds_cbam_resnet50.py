@@ -1,10 +1,10 @@
-"""CBAM-ResNet-50 on CUB-200-2011, otherwise as birds_resnet50.
+"""CBAM-ResNet-50 on CUB-200-2011, otherwise as in birds_resnet50.
 
     python -m attnjax.convert CHECKPOINT --model cbam_resnet50 --out cbam_resnet50.safetensors
     python -m train birds_cbam_resnet50 --workdir runs/birds_cbam_resnet50
 
-CHECKPOINT is that of the README of Jongchan/attention-module: the net of ImageNet, with a block in each residual
-branch. No script of the row was released, its net may be another.
+CHECKPOINT is linked in the README of Jongchan/attention-module: the ImageNet net, with a block in each residual branch.
+The script of this result was not released; its net may differ.
 
 Time: 18,732 steps of 32 images, 599,424 in all; not measured.
 Result, error in %: 13.01 (README history of PRIS-CV/CAM-Guided-Attention, read; before the paper).

@@ -4,20 +4,19 @@
     python -m attnjax.convert resnet50-11ad3fa6.pth --model resnet50 --out resnet50.safetensors
     python -m train birds_ggam_resnet50 --workdir runs/birds_ggam_resnet50
 
-The recipe of the released code: 300 epochs along a cosine; 0.1 for head and attention, a tenth of it for the
-backbone; squeezed to 600x600 pixels, cropped to 448. It ran on 4 GPUs, so batch norm takes groups of 8 images.
+The recipe of the released code: 300 epochs of a cosine schedule, learning rate 0.1 for head and attention and 0.01 for
+the backbone, images resized to 600x600 pixels and cropped to 448. It ran on 4 GPUs, so batch norm takes groups of 8.
 
 The loss is the script's too: the sum over the batch of KL(S || softmax(beta)), beta the gradient of the highest logit
-with respect to the attention's output, constant. `--ggam.weight 0` leaves it out. The script's README has had factors
-from 0.2 to 3, and does not say clearly for which set and net.
+with respect to the attention's output, constant. `--ggam.weight 0` turns it off. The script's README has had factors
+from 0.2 to 3, without saying clearly for which data set and net.
 
-What differs: beta takes the running statistics of the head's batch norms, so that it mixes no images, and the step does
-not lower the highest logits, as the script's does by a gradient that it does not clear. The cosine falls with each
-step, there with each epoch. No image is left out, where the code drops the images of an epoch that do not fill a batch,
-of the test images too, which it shuffles. And the last state is what counts, where the code reports the best of all
-epochs on the test images.
+Differences: beta is computed with the running statistics of the head's batch norms, so that images do not mix. The
+script also lowers the highest logits by a gradient that it does not clear; here it does not. The schedule advances per
+step, not per epoch. No image is left out, where the code drops incomplete batches, those of the shuffled test images
+too. The last state is evaluated, where the code reports the best epoch on the test images.
 
-The backbone starts from torchvision's weights of ResNet-50, head and attention start fresh.
+The backbone starts from torchvision's weights of ResNet-50; head and attention are initialised at random.
 
 Time: 56,194 steps of 32 images, 1,798,208 in all; not measured.
 Result, error in %: 12.39 (README history of PRIS-CV/CAM-Guided-Attention, read; before the paper).

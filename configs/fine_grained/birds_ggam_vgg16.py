@@ -1,8 +1,8 @@
-"""GGAM's VGG-16 on CUB-200-2011, otherwise as birds_ggam_resnet50.
+"""GGAM's VGG-16 on CUB-200-2011, otherwise as in birds_ggam_resnet50.
 
     python -m train birds_ggam_vgg16 --workdir runs/birds_ggam_vgg16
 
-The released VGG-16 flattens its last map, and sees 224 pixels; this one has the head and the images of the ResNet-50.
+The released VGG-16 flattens its last map and takes 224 pixels; this one has the head and the images of the ResNet-50.
 It starts from torchvision's VGG-16 with batch norm:
 
     python -c "from attnjax.convert import *; from attnjax.models import VGG; save_weights('vgg16.safetensors',

@@ -1,4 +1,4 @@
-"""CBAM-ResNet-50 on Stanford Cars, otherwise as birds_cbam_resnet50.
+"""CBAM-ResNet-50 on Stanford Cars, otherwise as in birds_cbam_resnet50.
 
     python -m train cars_cbam_resnet50 --workdir runs/cars_cbam_resnet50
 

@@ -1,4 +1,4 @@
-"""GGAM's ResNet-50 on Stanford Cars, otherwise as birds_ggam_resnet50.
+"""GGAM's ResNet-50 on Stanford Cars, otherwise as in birds_ggam_resnet50.
 
     python -m train.prepare cars196 --from FOLDER_OF_THE_DOWNLOAD
     python -m train cars_ggam_resnet50 --workdir runs/cars_ggam_resnet50

@@ -1,4 +1,4 @@
-"""GGAM's VGG-16 on Stanford Cars, otherwise as birds_ggam_vgg16.
+"""GGAM's VGG-16 on Stanford Cars, otherwise as in birds_ggam_vgg16.
 
     python -m train cars_ggam_vgg16 --workdir runs/cars_ggam_vgg16
 

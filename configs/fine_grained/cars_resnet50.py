@@ -1,4 +1,4 @@
-"""ResNet-50 without attention on Stanford Cars, otherwise as birds_resnet50.
+"""ResNet-50 without attention on Stanford Cars, otherwise as in birds_resnet50.
 
     python -m train cars_resnet50 --workdir runs/cars_resnet50
 

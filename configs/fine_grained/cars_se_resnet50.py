@@ -1,4 +1,4 @@
-"""SE-ResNet-50 on Stanford Cars, otherwise as birds_se_resnet50.
+"""SE-ResNet-50 on Stanford Cars, otherwise as in birds_se_resnet50.
 
     python -m train cars_se_resnet50 --workdir runs/cars_se_resnet50
 

@@ -2,9 +2,9 @@
 
     python -m train imagenet_attention56 --workdir runs/imagenet_attention56
 
-As imagenet_resnet50, for 530,000 steps, the rate a tenth after 200,000, 400,000 and 500,000. The paper gives no batch
-size; the authors had at least 32 images on each GPU (README, read). It changes colours, without saying by how much:
-0.4 is ours.
+As imagenet_resnet50, with 530,000 steps and the learning rate divided by 10 after 200,000, 400,000 and 500,000. The
+paper gives no batch size; the authors had at least 32 images per GPU (README, read). It augments colours without giving
+a strength: 0.4 is ours.
 
 Time: 530,000 steps of 256 images; not measured, docs/results/aot_table.md bounds the images per second.
 Result, top-1 / top-5 error in % of one 224 crop: 21.76 / 5.90 (README of fwang91/residual-attention-network, read);

@@ -1,4 +1,4 @@
-"""Attention-92 on ImageNet-1K, otherwise as imagenet_attention56.
+"""Attention-92 on ImageNet-1K, otherwise as in imagenet_attention56.
 
     python -m train imagenet_attention92 --workdir runs/imagenet_attention92
 

@@ -1,4 +1,4 @@
-"""AttentionNeXt-56 on ImageNet-1K, otherwise as imagenet_attention56.
+"""AttentionNeXt-56 on ImageNet-1K, otherwise as in imagenet_attention56.
 
     python -m train imagenet_attentionnext56 --workdir runs/imagenet_attentionnext56
 

@@ -1,9 +1,9 @@
-"""AttentionNeXt-92 on ImageNet-1K, otherwise as imagenet_attention56.
+"""AttentionNeXt-92 on ImageNet-1K, otherwise as in imagenet_attention56.
 
     python -m train imagenet_attentionnext92 --workdir runs/imagenet_attentionnext92
 
 Time: 530,000 steps of 256 images; not measured, docs/results/aot_table.md bounds the images per second.
-Result: none is known to the sources that were read.
+Result: none found in the literature.
 """
 
 import dataclasses

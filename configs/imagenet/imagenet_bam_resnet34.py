@@ -1,4 +1,4 @@
-"""BAM-ResNet-34 on ImageNet-1K, otherwise as imagenet_bam_resnet50.
+"""BAM-ResNet-34 on ImageNet-1K, otherwise as in imagenet_bam_resnet50.
 
     python -m train imagenet_bam_resnet34 --workdir runs/imagenet_bam_resnet34
 

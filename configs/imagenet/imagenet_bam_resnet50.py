@@ -2,7 +2,7 @@
 
     python -m train imagenet_bam_resnet50 --workdir runs/imagenet_bam_resnet50
 
-As imagenet_resnet50, for 90 epochs.
+As imagenet_resnet50, with 90 epochs.
 
 Time: 450,411 steps of 256 images; not measured, docs/results/aot_table.md bounds the images per second.
 Result, top-1 / top-5 error in % of one 224 crop: 23.14 / 6.58 (README of Jongchan/attention-module, read); 24.02 /

@@ -1,4 +1,4 @@
-"""BAM-ResNeXt-101 (32x4d) on ImageNet-1K, otherwise as imagenet_bam_resnet50.
+"""BAM-ResNeXt-101 (32x4d) on ImageNet-1K, otherwise as in imagenet_bam_resnet50.
 
     python -m train imagenet_bam_resnext101_32x4d --workdir runs/imagenet_bam_resnext101_32x4d
 

@@ -1,4 +1,4 @@
-"""BAM on ResNet-18 of 1.5 times the width on ImageNet-1K, otherwise as imagenet_bam_resnet50.
+"""BAM on ResNet-18 of 1.5 times the width on ImageNet-1K, otherwise as in imagenet_bam_resnet50.
 
     python -m train imagenet_bam_wide_resnet18_1_5 --workdir runs/imagenet_bam_wide_resnet18_1_5
 

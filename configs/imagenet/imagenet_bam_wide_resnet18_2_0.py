@@ -1,4 +1,4 @@
-"""BAM on ResNet-18 of twice the width on ImageNet-1K, otherwise as imagenet_bam_resnet50.
+"""BAM on ResNet-18 of twice the width on ImageNet-1K, otherwise as in imagenet_bam_resnet50.
 
     python -m train imagenet_bam_wide_resnet18_2_0 --workdir runs/imagenet_bam_wide_resnet18_2_0
 

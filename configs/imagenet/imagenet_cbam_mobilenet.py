@@ -1,8 +1,8 @@
-"""CBAM-MobileNet on ImageNet-1K, otherwise as imagenet_resnet50.
+"""CBAM-MobileNet on ImageNet-1K, otherwise as in imagenet_resnet50.
 
     python -m train imagenet_cbam_mobilenet --workdir runs/imagenet_cbam_mobilenet
 
-No code of this net was released; the recipe is that of the released ResNets.
+The code of this net was not released; the recipe is that of the released ResNets.
 Time: 500,456 steps of 256 images; not measured, docs/results/aot_table.md bounds the images per second.
 Result, top-1 / top-5 error in % of one 224 crop: 29.01 / 9.99 (CBAM paper; recalled, not read at its source).
 """

@@ -1,8 +1,8 @@
-"""CBAM-MobileNet of 0.7 times the width on ImageNet-1K, otherwise as imagenet_resnet50.
+"""CBAM-MobileNet of 0.7 times the width on ImageNet-1K, otherwise as in imagenet_resnet50.
 
     python -m train imagenet_cbam_mobilenet_0_7 --workdir runs/imagenet_cbam_mobilenet_0_7
 
-The CBAM paper trained it, and its code was not released; the recipe is that of the released ResNets.
+The CBAM paper trained this net without releasing its code; the recipe is that of the released ResNets.
 Time: 500,456 steps of 256 images; not measured, docs/results/aot_table.md bounds the images per second.
 Result, top-1 / top-5 error in % of one 224 crop: 31.51 / 11.48 (CBAM paper; recalled, not read at its source).
 """

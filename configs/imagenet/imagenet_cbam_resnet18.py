@@ -1,4 +1,4 @@
-"""CBAM-ResNet-18 on ImageNet-1K, otherwise as imagenet_resnet50.
+"""CBAM-ResNet-18 on ImageNet-1K, otherwise as in imagenet_resnet50.
 
     python -m train imagenet_cbam_resnet18 --workdir runs/imagenet_cbam_resnet18
 

@@ -1,4 +1,4 @@
-"""CBAM-ResNet-50 on ImageNet-1K, otherwise as imagenet_resnet50.
+"""CBAM-ResNet-50 on ImageNet-1K, otherwise as in imagenet_resnet50.
 
     python -m train imagenet_cbam_resnet50 --workdir runs/imagenet_cbam_resnet50
 

@@ -3,12 +3,12 @@
     python -m train imagenet_cbam_resnet50_modern --workdir runs/imagenet_cbam_resnet50_modern
 
 After procedure A2 of Wightman et al., "ResNet strikes back" (recalled, not read at its source): LAMB, batches of
-2048, 300 epochs along a cosine, RandAugment, Mixup and CutMix, a test crop of 95 %. Unlike there, the loss is
-cross-entropy with smoothing, RandAugment has the strength of its usual setting, there are no repeated augmentations
-and no dropped blocks, and an average of the weights is what is evaluated.
+2048, 300 epochs along a cosine, RandAugment, Mixup and CutMix, a test crop of 95 %. Differences: the loss is
+cross-entropy with label smoothing, RandAugment has its default magnitude, there are no repeated augmentations and no
+stochastic depth, and an average of the weights is evaluated.
 
 Time: 187,671 steps of 2048 images; not measured, docs/results/aot_table.md bounds the images per second.
-Result: none is known for this net, and none is measured yet.
+Result: none found in the literature, none measured yet.
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
-"""CBAM on ResNet-18 of twice the width on ImageNet-1K, otherwise as imagenet_resnet50.
+"""CBAM on ResNet-18 of twice the width on ImageNet-1K, otherwise as in imagenet_resnet50.
 
     python -m train imagenet_cbam_wide_resnet18_2_0 --workdir runs/imagenet_cbam_wide_resnet18_2_0
 
-No code of this net was released; the recipe is that of the released ResNets.
+The code of this net was not released; the recipe is that of the released ResNets.
 Time: 500,456 steps of 256 images; not measured, docs/results/aot_table.md bounds the images per second.
 Result, top-1 / top-5 error in % of one 224 crop: 24.84 / 7.63 (CBAM paper; recalled, not read at its source).
 """

@@ -1,8 +1,8 @@
-"""EPSANet-101 (large) on ImageNet-1K, otherwise as imagenet_epsanet50_small.
+"""EPSANet-101 (large) on ImageNet-1K, otherwise as in imagenet_epsanet50_small.
 
     python -m train imagenet_epsanet101_large --workdir runs/imagenet_epsanet101_large
 
-No code of the large nets was released: this one has the published size.
+The code of the large nets was not released; this one has the published size.
 Time: 600,548 steps of 256 images; not measured, docs/results/aot_table.md bounds the images per second.
 Result, top-1 / top-5 error in % of one 224 crop: 20.62 / 5.42 (README of murufeng/EPSANet, read).
 """

@@ -1,4 +1,4 @@
-"""EPSANet-101 (small) on ImageNet-1K, otherwise as imagenet_epsanet50_small.
+"""EPSANet-101 (small) on ImageNet-1K, otherwise as in imagenet_epsanet50_small.
 
     python -m train imagenet_epsanet101_small --workdir runs/imagenet_epsanet101_small
 

@@ -2,7 +2,7 @@
 
     python -m train imagenet_epsanet50_small --workdir runs/imagenet_epsanet50_small
 
-As imagenet_resnet50, for 120 epochs and with 0.1 of each target spread over all classes.
+As imagenet_resnet50, with 120 epochs and label smoothing 0.1.
 
 Time: 600,548 steps of 256 images; not measured, docs/results/aot_table.md bounds the images per second.
 Result, top-1 / top-5 error in % of one 224 crop: 22.51 / 6.46 (README of murufeng/EPSANet, read).

@@ -1,8 +1,8 @@
-"""MobileNet on ImageNet-1K, otherwise as imagenet_resnet50.
+"""MobileNet on ImageNet-1K, otherwise as in imagenet_resnet50.
 
     python -m train imagenet_mobilenet --workdir runs/imagenet_mobilenet
 
-The CBAM paper trained it, and its code was not released; the recipe is that of the released ResNets.
+The CBAM paper trained this net without releasing its code; the recipe is that of the released ResNets.
 Time: 500,456 steps of 256 images; not measured, docs/results/aot_table.md bounds the images per second.
 Result, top-1 / top-5 error in % of one 224 crop: 31.39 / 11.51 (CBAM paper; recalled, not read at its source); 28.40 /
 9.40 (SE paper; recalled, not read at its source).

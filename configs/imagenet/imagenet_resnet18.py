@@ -1,4 +1,4 @@
-"""ResNet-18 on ImageNet-1K, otherwise as imagenet_resnet50.
+"""ResNet-18 on ImageNet-1K, otherwise as in imagenet_resnet50.
 
     python -m train imagenet_resnet18 --workdir runs/imagenet_resnet18
 

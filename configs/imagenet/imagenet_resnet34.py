@@ -1,4 +1,4 @@
-"""ResNet-34 on ImageNet-1K, otherwise as imagenet_resnet50.
+"""ResNet-34 on ImageNet-1K, otherwise as in imagenet_resnet50.
 
     python -m train imagenet_resnet34 --workdir runs/imagenet_resnet34
 

@@ -2,16 +2,16 @@
 
     python -m train imagenet_resnet50 --workdir runs/imagenet_resnet50
 
-SGD with momentum on all parameters, decayed by 1e-4; batches of 256; 0.1, a tenth of it after every 30 of 100 epochs;
-random areas and aspect ratios, mirrored. The code has 100 epochs, where the paper is said to have 90. Its script has 8
-GPUs, so batch norm takes groups of 32 images, on any number of devices; its README has 4. The papers computed in
+SGD with momentum, weight decay 1e-4 on all parameters, batches of 256, learning rate 0.1 divided by 10 every 30 epochs,
+random resized crops, horizontal flips. The code has 100 epochs, the paper reportedly 90. Its script uses 8 GPUs, so
+batch norm takes groups of 32 images, on any number of devices; its README says 4. The papers computed in
 float32; these configs compute in bfloat16, and keep parameters, statistics and sums in float32. `--model.dtype
 float32` computes as the papers did.
 
 The same recipe trains any other net: `--model.name resnet152 --workdir runs/imagenet_resnet152`.
 
-The images are prepared once, from ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar in a FOLDER, by `tfds build
-imagenet2012 --file_format=array_record --manual_dir=FOLDER`; or they lie in folders named by class, `--data.source
+Prepare the images once, from ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar in a FOLDER, with `tfds build
+imagenet2012 --file_format=array_record --manual_dir=FOLDER`, or use folders named by class: `--data.source
 folder:PATH`.
 
 Time: 500,456 steps of 256 images; not measured, docs/results/aot_table.md bounds the images per second.

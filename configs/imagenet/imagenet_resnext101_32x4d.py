@@ -1,8 +1,8 @@
-"""ResNeXt-101 (32x4d) on ImageNet-1K, otherwise as imagenet_resnet50.
+"""ResNeXt-101 (32x4d) on ImageNet-1K, otherwise as in imagenet_resnet50.
 
     python -m train imagenet_resnext101_32x4d --workdir runs/imagenet_resnext101_32x4d
 
-The CBAM paper trained it, and its code was not released; the recipe is that of the released ResNets.
+The CBAM paper trained this net without releasing its code; the recipe is that of the released ResNets.
 Time: 500,456 steps of 256 images; not measured, docs/results/aot_table.md bounds the images per second.
 Result, top-1 / top-5 error in % of one 224 crop: 21.54 / 5.75 (CBAM paper; recalled, not read at its source); 21.18 /
 5.57 (SE paper; recalled, not read at its source); 21.20 / 5.60 (RAN paper; recalled, not read at its source); 21.11

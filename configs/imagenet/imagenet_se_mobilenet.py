@@ -1,8 +1,8 @@
-"""SE-MobileNet on ImageNet-1K, otherwise as imagenet_resnet50.
+"""SE-MobileNet on ImageNet-1K, otherwise as in imagenet_resnet50.
 
     python -m train imagenet_se_mobilenet --workdir runs/imagenet_se_mobilenet
 
-The CBAM paper trained it, and its code was not released; the recipe is that of the released ResNets.
+The CBAM paper trained this net without releasing its code; the recipe is that of the released ResNets.
 Time: 500,456 steps of 256 images; not measured, docs/results/aot_table.md bounds the images per second.
 Result, top-1 / top-5 error in % of one 224 crop: 29.97 / 10.63 (CBAM paper; recalled, not read at its source); 25.30 /
 7.70 for the SE paper's own, which has 4.7 million parameters, this one 5.1 (recalled, not read at its source).

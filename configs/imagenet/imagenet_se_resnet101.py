@@ -1,4 +1,4 @@
-"""SE-ResNet-101 on ImageNet-1K, otherwise as imagenet_se_resnet50.
+"""SE-ResNet-101 on ImageNet-1K, otherwise as in imagenet_se_resnet50.
 
     python -m train imagenet_se_resnet101 --workdir runs/imagenet_se_resnet101
 

@@ -1,4 +1,4 @@
-"""SE-ResNet-18 on ImageNet-1K, otherwise as imagenet_resnet50.
+"""SE-ResNet-18 on ImageNet-1K, otherwise as in imagenet_resnet50.
 
     python -m train imagenet_se_resnet18 --workdir runs/imagenet_se_resnet18
 

@@ -2,11 +2,11 @@
 
     python -m train imagenet_se_resnet50 --workdir runs/imagenet_se_resnet50
 
-As imagenet_resnet50, with what the README of hujie-frank/SENet adds: turned by up to 10 degrees, and pixels that
-jitter by up to 20 of 255. The jitter is a change of brightness, contrast and saturation by up to 8 % here. The
-authors lowered the rate by hand wherever the validation loss stood still; here it falls after 30, 60 and 90 epochs.
-They did not decay the biases of batch norm (issue 8 there, read); here all parameters are decayed. Their paper had
-batches of 1024 and a rate of 0.6.
+As imagenet_resnet50, with the additions of the README of hujie-frank/SENet: rotations by up to 10 degrees, and pixel
+jitter by up to 20 of 255, for which this config scales brightness, contrast and saturation by up to 8 %. The authors
+lowered the learning rate by hand at plateaus of the validation loss; here it drops after 30, 60 and 90 epochs. They did
+not decay the biases of batch norm (issue 8 there, read); here all parameters decay. Their paper has batches of 1024 and
+a learning rate of 0.6.
 
 Time: 500,456 steps of 256 images; not measured, docs/results/aot_table.md bounds the images per second.
 Result, top-1 / top-5 error in % of one 224 crop: 22.37 / 6.36 (README of hujie-frank/SENet, read, with more epochs);

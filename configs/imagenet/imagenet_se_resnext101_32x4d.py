@@ -1,4 +1,4 @@
-"""SE-ResNeXt-101 (32x4d) on ImageNet-1K, otherwise as imagenet_se_resnet50.
+"""SE-ResNeXt-101 (32x4d) on ImageNet-1K, otherwise as in imagenet_se_resnet50.
 
     python -m train imagenet_se_resnext101_32x4d --workdir runs/imagenet_se_resnext101_32x4d
 

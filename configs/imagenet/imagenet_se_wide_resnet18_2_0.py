@@ -1,8 +1,8 @@
-"""SE on ResNet-18 of twice the width on ImageNet-1K, otherwise as imagenet_resnet50.
+"""SE on ResNet-18 of twice the width on ImageNet-1K, otherwise as in imagenet_resnet50.
 
     python -m train imagenet_se_wide_resnet18_2_0 --workdir runs/imagenet_se_wide_resnet18_2_0
 
-The CBAM paper trained it, and its code was not released; the recipe is that of the released ResNets.
+The CBAM paper trained this net without releasing its code; the recipe is that of the released ResNets.
 Time: 500,456 steps of 256 images; not measured, docs/results/aot_table.md bounds the images per second.
 Result, top-1 / top-5 error in % of one 224 crop: 24.93 / 7.65 (CBAM paper; recalled, not read at its source).
 """

@@ -1,4 +1,4 @@
-"""SENet-154 on ImageNet-1K, otherwise as imagenet_se_resnet50.
+"""SENet-154 on ImageNet-1K, otherwise as in imagenet_se_resnet50.
 
     python -m train imagenet_senet154 --workdir runs/imagenet_senet154
 

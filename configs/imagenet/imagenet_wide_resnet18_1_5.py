@@ -1,8 +1,8 @@
-"""ResNet-18 of 1.5 times the width on ImageNet-1K, otherwise as imagenet_resnet50.
+"""ResNet-18 of 1.5 times the width on ImageNet-1K, otherwise as in imagenet_resnet50.
 
     python -m train imagenet_wide_resnet18_1_5 --workdir runs/imagenet_wide_resnet18_1_5
 
-The CBAM paper trained it, and its code was not released; the recipe is that of the released ResNets.
+The CBAM paper trained this net without releasing its code; the recipe is that of the released ResNets.
 Time: 500,456 steps of 256 images; not measured, docs/results/aot_table.md bounds the images per second.
 Result, top-1 / top-5 error in % of one 224 crop: 26.85 / 8.88 (CBAM paper; recalled, not read at its source).
 """

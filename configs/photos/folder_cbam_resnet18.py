@@ -2,9 +2,9 @@
 
     python -m train folder_cbam_resnet18 --data.source folder:PATH --workdir runs/photos
 
-Time: about 20 images/s at 64x64 pixels on two CPU cores (2026-11-21); made for an accelerator. On a CPU take
+Time: about 20 images/s at 64x64 pixels on two CPU cores (2026-11-21); meant for an accelerator. On a CPU use
 --data.image_size 64 --data.resize 72 and few epochs.
-Result: that of your photos.
+Result: depends on your photos.
 """
 
 from train.config import Config, DataConfig, ModelConfig, OptimizerConfig, ScheduleConfig
