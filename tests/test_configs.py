@@ -16,7 +16,9 @@ import attnjax
 from train.config import Config, GGAMConfig, ModelConfig
 from train.config.ablation import Ablation
 from train.config.flags import read_config_file, read_from_file
-from train.runs.record import Run
+from train.runs.setup import abstract_state
+from train.tasks.classification import CLASSIFICATION
+from train.tasks.run import Run
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs"
 ABLATIONS = sorted((FOLDER / "ablations").glob("*.py"))
@@ -139,7 +141,7 @@ def test_every_variant_of_an_ablation_builds_a_net_of_its_own(path: Path):
         assert config not in seen
         seen.append(config)
         run = run_of(config)
-        state = run.abstract_state()
+        state = abstract_state(CLASSIFICATION, run)
         assert state.variables["params"]["fc"]["bias"].shape == (len(run.class_names),)
 
 

@@ -14,8 +14,8 @@ from PIL import Image
 from tests.train.support import small, write_images
 from train.config.flags import program
 from train.data import open_dataset
-from train.evaluate import Evaluation
 from train.runs.loop import train
+from train.tasks.classification import Evaluation
 
 
 @pytest.fixture(scope="session")

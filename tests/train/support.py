@@ -17,11 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from attnjax.training import TrainState
 from train.config import Config, DataConfig
 from train.config.flags import read_config_file
 from train.data import Reader, Split, image_shape
+from train.runs.provenance import digest
 from train.runs.record import load_run
-from train.state import TrainState, digest
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = str(ROOT / "configs" / "digits" / "digits_cbam.py")

@@ -1,4 +1,4 @@
-"""Figures over several views of each image, by hand: crops, mirror images, sizes, masks."""
+"""Figures over several multicrop of each image, by hand: crops, mirror images, sizes, masks."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ from PIL import Image
 
 import attnjax
 from attnjax.attention import ChannelSpatialAttention
-from attnjax.losses import ggam_loss
+from attnjax.losses import CrossEntropy, ggam_loss
 from attnjax.models import BasicBlock, GGAMNet, ResNet
+from attnjax.training import Layout, Normalize, make_eval_step
 from tests.train.support import Arrays, replace, small
 from train.config import Config
 from train.config.errors import UserError
 from train.data import Reader, evaluation_batches
-from train.evaluate import Evaluation, Evaluator, main
-from train.layout import Layout
-from train.step import normalize
-from train.tasks.multicrop import Views
+from train.evaluate import main
+from train.runs.evaluation import Evaluator
+from train.tasks.classification import CLASSIFICATION, Evaluation
+from train.tasks.multicrop import Multicrop, MulticropLoss
+from train.tasks.run import Run
 
 CLASSES = 7
 CONFIG: Config = replace(small(), {"data.batch_size": 8, "data.image_size": 8, "data.resize": 10})
@@ -64,9 +66,25 @@ def reader_of(config: Config) -> Reader:
     return Reader(PHOTOS, config.data, (8, 8, 1))
 
 
-def evaluate(variables: Any, views: Views | None, config: Config = CONFIG, devices: int = 8) -> Evaluation:
-    layout = Layout.of(config, jax.devices()[:devices])
-    return Evaluator(Net(), config, reader_of(config), layout, CLASSES, views)(layout.put(variables))
+def run_of(config: Config) -> Run:
+    return Run(config, tuple(map(str, range(CLASSES))), (8, 8, 1), 1)
+
+
+def evaluate(
+    variables: Any,
+    multicrop: Multicrop | None,
+    config: Config = CONFIG,
+    devices: int = 8,
+    net: Any = None,
+    loss: Any = None,
+) -> Evaluation:
+    layout, reader, net = Layout.create(jax.devices()[:devices]), reader_of(config), net or Net()
+    preprocess, batches = Normalize(config.data.mean, config.data.std), evaluation_batches
+    step = make_eval_step(net, loss or CrossEntropy(), preprocess=preprocess)
+    if multicrop is not None:
+        step, batches = make_eval_step(net, MulticropLoss(preprocess)), multicrop.batches
+    evaluator = Evaluator(CLASSIFICATION, run_of(config), step, lambda: batches(reader), layout)
+    return evaluator(layout.put(variables))
 
 
 def resized(image: np.ndarray, shorter: int) -> np.ndarray:
@@ -85,13 +103,13 @@ def ten_by_hand(image: np.ndarray, size: int) -> list[np.ndarray]:
     return [*five, *(crop[:, ::-1] for crop in five)]
 
 
-def by_hand(variables: Any, views: Callable[[np.ndarray], list[np.ndarray]]) -> dict[str, float]:
-    """Loss, accuracy and top-5 accuracy of the mean of the probabilities, one image and one view at a time."""
+def by_hand(variables: Any, crops: Callable[[np.ndarray], list[np.ndarray]]) -> dict[str, float]:
+    """Loss, accuracy and top-5 accuracy of the mean of the probabilities, one image and one crop at a time."""
     rows = []
     for image in PHOTOS.images:
         answers = []
-        for view in views(image):
-            scaled = (view[None].astype(np.float32) / 255 - CONFIG.data.mean[0]) / CONFIG.data.std[0]
+        for crop in crops(image):
+            scaled = (crop[None].astype(np.float32) / 255 - CONFIG.data.mean[0]) / CONFIG.data.std[0]
             logits = np.asarray(Net().apply(variables, scaled.astype(np.float32), train=False))[0].astype(np.float64)
             answers.append(np.exp(logits) / np.exp(logits).sum())
         rows.append(np.mean(answers, 0))
@@ -112,24 +130,24 @@ def test_one_view_by_hand(variables: Any):
     expected = by_hand(variables, lambda image: [centre(resized(image, 10), 8)])
     assert 0 < expected["top5_accuracy"] < 1
     assert_figures(evaluate(variables, None), expected)
-    assert_figures(evaluate(variables, Views("center", ((8, 10),))), expected)
+    assert_figures(evaluate(variables, Multicrop("center", ((8, 10),))), expected)
 
 
 @pytest.mark.parametrize("devices", [1, 8])
 def test_ten_crops_are_the_mean_over_crops_made_by_hand(variables: Any, devices: int):
     expected = by_hand(variables, lambda image: ten_by_hand(resized(image, 10), 8))
     assert expected["loss"] != pytest.approx(evaluate(variables, None).loss, rel=1e-3)
-    assert_figures(evaluate(variables, Views("ten", ((8, 10),)), devices=devices), expected)
+    assert_figures(evaluate(variables, Multicrop("ten", ((8, 10),)), devices=devices), expected)
 
 
 def test_several_sizes_are_the_mean_over_all_of_them(variables: Any):
     scales = ((8, 10), (9, 13))
     centres = by_hand(variables, lambda image: [centre(resized(image, side), size) for size, side in scales])
-    assert_figures(evaluate(variables, Views("center", scales)), centres)
+    assert_figures(evaluate(variables, Multicrop("center", scales)), centres)
     crops = by_hand(
         variables, lambda image: [crop for size, side in scales for crop in ten_by_hand(resized(image, side), size)]
     )
-    assert_figures(evaluate(variables, Views("ten", scales)), crops)
+    assert_figures(evaluate(variables, Multicrop("ten", scales)), crops)
 
 
 def test_ten_crops_of_images_that_are_squeezed(variables: Any):
@@ -139,13 +157,13 @@ def test_ten_crops_of_images_that_are_squeezed(variables: Any):
         return np.asarray(Image.fromarray(image[..., 0]).resize((10, 10), Image.Resampling.BILINEAR))[..., None]
 
     expected = by_hand(variables, lambda image: ten_by_hand(squeezed(image), 8))
-    assert_figures(evaluate(variables, Views("ten", ((8, 10),)), config), expected)
+    assert_figures(evaluate(variables, Multicrop("ten", ((8, 10),)), config), expected)
 
 
-@pytest.mark.parametrize("views", [None, Views("ten", ((8, 10), (9, 12)))])
-def test_every_image_counts_once_with_any_batch_and_number_of_devices(variables: Any, views: Views | None):
+@pytest.mark.parametrize("multicrop", [None, Multicrop("ten", ((8, 10), (9, 12)))])
+def test_every_image_counts_once_with_any_batch_and_number_of_devices(variables: Any, multicrop: Multicrop | None):
     results = [
-        evaluate(variables, views, replace(CONFIG, {"data.batch_size": batch}), devices)
+        evaluate(variables, multicrop, replace(CONFIG, {"data.batch_size": batch}), devices)
         for batch, devices in ((1, 1), (8, 8), (16, 4), (11, 1))
     ]
     for result in results[1:]:
@@ -171,32 +189,32 @@ def test_every_image_counts_once_with_any_batch_and_number_of_devices(variables:
 def test_sizes_and_resize_go_together(
     sizes: tuple[int, ...], sides: tuple[int, ...], expected: tuple[tuple[int, int], ...]
 ):
-    assert Views.of(reader_of(CONFIG), "center", sizes, sides).scales == expected
+    assert Multicrop.of(reader_of(CONFIG), "center", sizes, sides).scales == expected
 
 
 def test_images_of_their_own_size_are_not_enlarged_before_the_crop():
     config = replace(CONFIG, {"data.resize": None, "data.image_size": None})
-    assert Views.of(reader_of(config), "ten", (), ()).scales == ((8, 8),)
+    assert Multicrop.of(reader_of(config), "ten", (), ()).scales == ((8, 8),)
     tall = dataclasses.replace(reader_of(config), image_shape=(8, 9, 1))
     with pytest.raises(UserError, match="the run's images are 8x9: give the side of square crops as --sizes"):
-        Views.of(tall, "ten", (), ())
+        Multicrop.of(tall, "ten", (), ())
 
 
 @pytest.mark.parametrize(("sizes", "sides"), [((8, 9), (10, 11, 12)), ((8, 9, 10), (12, 13))])
 def test_sizes_and_resize_that_do_not_go_together(sizes: tuple[int, ...], sides: tuple[int, ...]):
     message = f"--resize takes one value, or one for each of {len(sizes)} --sizes: got {len(sides)}"
     with pytest.raises(UserError, match=message):
-        Views.of(reader_of(CONFIG), "center", sizes, sides)
+        Multicrop.of(reader_of(CONFIG), "center", sizes, sides)
 
 
 def test_a_size_that_the_net_refuses_is_named(variables: Any):
-    views = Views.of(reader_of(CONFIG), "center", (8, 17), ())
+    multicrop = Multicrop.of(reader_of(CONFIG), "center", (8, 17), ())
     message = "the net does not take images of 17x17 pixels: images must have at most 16x16 pixels$"
     with pytest.raises(UserError, match=message):
-        views.check(Net(), variables, reader_of(CONFIG))
+        multicrop.check(Net(), variables, reader_of(CONFIG))
 
 
-def test_the_program_averages_over_views(trained: tuple[Path, Evaluation], capsys: pytest.CaptureFixture[str]):
+def test_the_program_averages_over_multicrop(trained: tuple[Path, Evaluation], capsys: pytest.CaptureFixture[str]):
     def said(*flags: str) -> dict[str, str]:
         capsys.readouterr()
         main(["--workdir", str(trained[0]), *flags])
@@ -207,9 +225,9 @@ def test_the_program_averages_over_views(trained: tuple[Path, Evaluation], capsy
     assert plain["test_top5_accuracy"] == f"{trained[1].top5_accuracy:.4f}"
     assert trained[1].accuracy < trained[1].top5_accuracy
     assert said("--sizes", "8", "--resize", "8") == plain
-    views = said("--crops", "ten", "--sizes", "8", "10", "--resize", "9", "12")
-    assert views["step 6: test_loss"].endswith(" on 360 images")
-    assert views != plain
+    multicrop = said("--crops", "ten", "--sizes", "8", "10", "--resize", "9", "12")
+    assert multicrop["step 6: test_loss"].endswith(" on 360 images")
+    assert multicrop != plain
 
 
 def test_the_program_refuses_a_crop_larger_than_the_image(trained: tuple[Path, Evaluation], fails: Callable[..., str]):
@@ -220,17 +238,17 @@ def test_the_program_refuses_a_crop_larger_than_the_image(trained: tuple[Path, E
 def test_guidance_is_told_of_nets_that_have_it_over_all_images_of_one_view():
     backbone = partial(ResNet, (1,), BasicBlock, widths=(4,), stem="cifar", stem_width=4)
     net = GGAMNet(backbone, partial(ChannelSpatialAttention, reduction=2), CLASSES, hidden=4)
-    layout, reader = Layout.of(CONFIG, jax.devices()[:1]), reader_of(CONFIG)
+    reader = reader_of(CONFIG)
     weights = attnjax.init(net, jax.random.key(0), (1, 8, 8, 1))
-    found = Evaluator(net, CONFIG, reader, layout, CLASSES)(layout.put(weights))
+    objective = CLASSIFICATION.objective(run_of(CONFIG), net)
+    found = evaluate(weights, None, devices=1, net=net, loss=objective.evaluation_loss)
     batches = [{name: v[batch["mask"]] for name, v in batch.items()} for batch in evaluation_batches(reader, (0, 1))]
     images, labels = (np.concatenate([batch[name] for batch in batches]) for name in ("image", "label"))
     assert len(images) == found.count == len(PHOTOS) < 16  # the last batch is padded
-    _, terms = ggam_loss(net, weights, normalize(CONFIG.data, images), labels, train=False)
+    _, terms = ggam_loss(net, weights, Normalize(CONFIG.data.mean, CONFIG.data.std)(images), labels, train=False)
     assert found.kl == pytest.approx(float(terms.guidance.mean()), rel=1e-4)
     assert list(found.figures()) == ["loss", "accuracy", "top5_accuracy", "kl", "correlation"]
-    views = Views.of(reader, "ten", (), ())
-    assert "kl" not in Evaluator(net, CONFIG, reader, layout, CLASSES, views)(layout.put(weights)).figures()
-    plain = Evaluator(net.clone(attention=None), CONFIG, reader, layout, CLASSES)
-    without = {name: value for name, value in weights["params"].items() if name != "attention"}
-    assert "kl" not in plain(layout.put({**weights, "params": without})).figures()
+    multicrop = Multicrop.of(reader, "ten", (), ())
+    assert "kl" not in evaluate(weights, multicrop, devices=1, net=net).figures()
+    plain = net.clone(attention=None)
+    assert isinstance(CLASSIFICATION.objective(run_of(CONFIG), plain).evaluation_loss, CrossEntropy)

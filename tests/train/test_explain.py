@@ -13,8 +13,8 @@ from PIL import Image
 
 from train import explain
 from train.data import open_dataset
-from train.evaluate import Evaluation
 from train.runs.record import load_run, read_run
+from train.tasks.classification import Evaluation
 
 Trained = tuple[Path, Evaluation]
 Fails = Callable[..., str]

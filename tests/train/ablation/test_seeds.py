@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import chex
 import jax
 import numpy as np
 import pytest
@@ -17,23 +18,33 @@ from flax import linen as nn
 from attnjax.attention import CBAM
 from attnjax.layers import BatchNorm
 from attnjax.models import BasicBlock, ResNet
+from attnjax.training import Layout, TrainState
 from tests.train.support import figures, outcome, replace, small
-from tests.train.test_parallel import CONFIG, MIXED, STEPS
-from train.ablation.seeds import TogetherStep, is_done, seeded, train_cohort, trains_together
+from tests.training.nets import float_type
+from train.ablation.seeds import Group, is_done, train_seeds, trains_together
 from train.config import Config, ModelConfig
 from train.config.errors import NotFiniteError, UserError
-from train.layout import Layout
-from train.metrics import Metrics
-from train.parallel import Step, training_step
 from train.runs.checkpoint import checkpoint_steps
-from train.runs.loop import train
-from train.runs.record import Run, load_run, read_run
+from train.runs.loop import Trainer, train
+from train.runs.record import load_run, read_run
 from train.runs.report import Report
-from train.state import TrainState
+from train.runs.setup import Program, Setup
+from train.tasks.classification import Classification
+from train.tasks.run import Run
 
 SEEDS = (0, 3, 2**31 + 5, 7)
 DROPPED: dict[str, Any] = {"dropout_rate": 0.1}
 TINY = {"widths": (8,), "stage_sizes": (1,), "stem_width": 8, **DROPPED}
+CONFIG: Config = small(
+    {
+        "data.batch_size": 32,
+        "optimizer.learning_rate": 1e-4,
+        "schedule.warmup": 0.0,
+        "total_steps": 20,
+        "ema_decay": 0.5,
+    },
+)
+MIXED = {"data.mixup": 0.2, "data.cutmix": 1.0, "label_smoothing": 0.1}
 CUT: Config = small({"model": ModelConfig("resnet20_cifar", options=TINY)})
 
 
@@ -48,42 +59,65 @@ def batch(seed: int, step: int) -> dict[str, np.ndarray]:
     return {"image": rng.integers(0, 256, (32, 8, 8, 1), np.uint8), "label": rng.integers(0, 10, 32, np.int32)}
 
 
-class SmallRun(Run):
+class SmallTask(Classification):
     """Trains a net of one block, in float64 where that is the test's type."""
 
-    def model(self, **norm: Any) -> nn.Module:
-        kind: Any = np.float64 if jax.config.jax_enable_x64 else np.float32
-        types: dict[str, Any] = {"dtype": kind, "param_dtype": kind, "norm": functools.partial(BatchNorm, **norm)}
-        attention = functools.partial(CBAM, reduction=4)
+    def model(self, run: Run, norm: Mapping[str, Any] | None = None) -> nn.Module:
+        kind = float_type()
+        types: dict[str, Any] = {"dtype": kind, "param_dtype": kind, "norm": partial(BatchNorm, **(norm or {}))}
+        attention = partial(CBAM, reduction=4)
         return ResNet((1,), BasicBlock, 10, attention, widths=(8,), stem="cifar", stem_width=8, **DROPPED, **types)
 
 
-def run_with(seed: int, changes: Mapping[str, Any]) -> Run:
-    return SmallRun(replace(CONFIG, {"seed": seed, **changes}), tuple("0123456789"), (8, 8, 1), 320)
+@dataclasses.dataclass(frozen=True)
+class Beginning:
+    """A session of a run at its first step, in no folder."""
+
+    setup: Any
+
+    @property
+    def run(self) -> Run:
+        return self.setup.program.run
+
+    @property
+    def restored(self) -> Any:
+        return SimpleNamespace(state=self.setup.program.fresh_state())
+
+    def sums(self) -> Any:
+        return self.setup.program.zero_sums
 
 
-def steps_of(step: Step, runs: Sequence[Run], layout: Layout, count: int) -> list[tuple[float, TrainState]]:
-    """Loss and state of each run after some steps, each with images of its own."""
-    state = step.enter([layout.put_state(run.fresh_state()) for run in runs])
-    metrics = step.enter([layout.put(Metrics.zero()) for _ in runs])
+def beginnings(seeds: Sequence[int], devices: int, changes: Mapping[str, Any]) -> list[Beginning]:
+    layout, sessions = Layout.create(jax.devices()[:devices]), []
+    for seed in seeds:
+        run = Run(replace(CONFIG, {"seed": seed, **changes}), tuple("0123456789"), (8, 8, 1), 320)
+        setup: Any = SimpleNamespace(program=Program.create(SmallTask(), run, layout), run=run)
+        sessions.append(Beginning(setup))
+    return sessions
+
+
+def alone(session: Beginning, step: Any, count: int) -> tuple[float, TrainState]:
+    """Loss and state of a run after some steps of its own."""
+    trainer = Trainer(step, session.setup, session.restored.state, session.sums())
     for number in range(count):
-        state, metrics = step(state, metrics, [batch(run.config.seed, number) for run in runs])
-    losses = [jax.device_get(sums).figures()["loss"] for sums in step.leave(metrics)]
-    return list(zip(losses, jax.device_get(step.leave(state)), strict=True))
+        trainer.take(batch(session.run.config.seed, number))
+    return float(trainer.sums()["loss"]), jax.device_get(trainer.state())
 
 
-def check_together(seeds: Sequence[int], devices: int, used: int, count: int, changes: Any, near: float) -> None:
+def check_group(seeds: Sequence[int], devices: int, used: int, count: int, changes: Any, near: float) -> None:
     """Compares steps together with those of each alone, relative to the largest value of each array, at least 0.001."""
-    runs = [run_with(seed, changes) for seed in seeds]
-    layout = Layout.of(runs[0].config, jax.devices()[:devices])
-    step = TogetherStep.of(runs[0], layout, seeds)
-    assert step.stacked.mesh.size == used
-    step_of = seeded(runs[0], layout)
-    for run, (loss, state) in zip(runs, steps_of(step, runs, layout, count), strict=True):
-        ((expected, alone),) = steps_of(step_of([run.config.seed]), [run], layout, count)
-        assert loss == pytest.approx(expected, rel=near)
-        assert int(state.step) == count
-        leaves = [jax.tree_util.tree_leaves_with_path(each) for each in (state, alone)]
+    sessions = beginnings(seeds, devices, changes)
+    group = Group.create(sessions[0].setup, sessions)
+    assert group.stacked.mesh.size == used
+    for number in range(count):
+        group.take([batch(seed, number) for seed in seeds])
+    step = sessions[0].setup.program.compiled()
+    for session, (_, seat) in zip(sessions, group.seats, strict=True):
+        loss, state = alone(session, step, count)
+        assert float(seat.sums()["loss"]) == pytest.approx(loss, rel=near)
+        together = jax.device_get(seat.state())
+        assert int(together.step) == count
+        leaves = [jax.tree_util.tree_leaves_with_path(each) for each in (together, state)]
         for (path, one), (_, other) in zip(*leaves, strict=True):
             difference, size = np.abs(one - other).max(), np.abs(other).max()
             assert difference <= near * max(size, 1e-3), (path, difference, size)
@@ -91,24 +125,22 @@ def check_together(seeds: Sequence[int], devices: int, used: int, count: int, ch
 
 @pytest.mark.parametrize("changes", [MIXED, {"parallel.batch_norm": 4, "parallel.accumulate": 2}])
 def test_one_step_together_is_that_of_each_alone_in_float32(changes: dict[str, Any]):
-    check_together(SEEDS, 2, 2, 1, changes, 1e-5)
+    check_group(SEEDS, 2, 2, 1, changes, 1e-5)
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("seeds", "devices", "used"), [(SEEDS, 8, 4), (SEEDS[:3], 2, 1)])
 def test_twenty_steps_together_are_those_of_each_alone_in_float64(seeds: tuple[int, ...], devices: int, used: int):
-    check_together(seeds, devices, used, STEPS, {}, 1e-9)
+    check_group(seeds, devices, used, 20, {}, 1e-9)
 
 
-def test_one_program_serves_all_seeds_and_takes_their_steps():
-    layout = Layout.of(run_with(0, {}).config, jax.devices()[:2])
-    step_of = seeded(run_with(0, {}), layout)
-    for seed in SEEDS[1:3]:
-        run = run_with(seed, {})
-        given, expected = (steps_of(step, [run], layout, 1) for step in (step_of([seed]), training_step(run, layout)))
-        assert given[0][0] == expected[0][0]
-        chex.assert_trees_all_equal(given[0][1], expected[0][1])
-    assert step_of([0]).program._cache_size() == 1
+def test_sums_of_one_run_of_a_group_begin_anew_alone():
+    sessions = beginnings(SEEDS[:2], 2, {})
+    group = Group.create(sessions[0].setup, sessions)
+    group.take([batch(seed, 0) for seed in SEEDS[:2]])
+    (_, one), (_, two) = group.seats
+    one.reset()
+    assert (int(one.sums()["count"]), int(two.sums()["count"])) == (0, 32)
 
 
 @pytest.fixture(scope="module")
@@ -120,11 +152,13 @@ def lone_runs(tmp_path_factory: pytest.TempPathFactory, _compile_once: None) -> 
     return folders
 
 
-def cohort(folder: Path, asked: bool, config: Config = CUT, reached: Callable[[], bool] = lambda: False) -> list[int]:
+def train_both(
+    folder: Path, asked: bool, config: Config = CUT, reached: Callable[[], bool] = lambda: False
+) -> list[int]:
     """Trains seeds 0 and 1; returns those that have come to their end."""
     workdirs = {seed: str(folder / f"seed_{seed}") for seed in (0, 1)}
     labels = {seed: f"seed {seed}" for seed in workdirs}
-    return list(train_cohort(config, workdirs, asked, reached, labels))
+    return list(train_seeds(config, workdirs, asked, reached, labels))
 
 
 def interrupted(monkeypatch: pytest.MonkeyPatch, folder: Path, asked: bool, seed: int, step: int) -> None:
@@ -139,13 +173,13 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, folder: Path, asked: bool, seed
     with monkeypatch.context() as patched:
         patched.setattr(Report, "training", training)
         with pytest.raises(KeyboardInterrupt):
-            cohort(folder, asked)
+            train_both(folder, asked)
 
 
 def test_seeds_in_turn_end_as_the_ordinary_runs_to_the_last_bit(
     lone_runs: dict[int, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    assert cohort(tmp_path, False) == [0, 1]
+    assert train_both(tmp_path, False) == [0, 1]
     for seed, folder in lone_runs.items():
         workdir = tmp_path / f"seed_{seed}"
         assert outcome(workdir) == outcome(folder)
@@ -161,10 +195,10 @@ def test_seeds_in_turn_end_as_the_ordinary_runs_to_the_last_bit(
 def test_seeds_that_were_killed_go_on_and_end_as_the_unbroken_ones(
     asked: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lone_runs: dict[int, Path]
 ):
-    unbroken = cohort(tmp_path / "unbroken", asked)
+    unbroken = train_both(tmp_path / "unbroken", asked)
     interrupted(monkeypatch, tmp_path / "broken", asked, seed=1, step=4)
     assert checkpoint_steps(str(tmp_path / "broken" / "seed_1" / "checkpoints")) == [2]
-    assert cohort(tmp_path / "broken", asked) == unbroken == [0, 1]
+    assert train_both(tmp_path / "broken", asked) == unbroken == [0, 1]
     for seed in (0, 1):
         broken, whole = (outcome(tmp_path / name / f"seed_{seed}") for name in ("broken", "unbroken"))
         assert broken == whole
@@ -178,7 +212,7 @@ def test_seeds_together_go_on_each_from_its_newest_whole_step(
     interrupted(monkeypatch, tmp_path, True, seed=1, step=6)
     shutil.rmtree(tmp_path / "seed_0" / "checkpoints" / "4")
     capsys.readouterr()
-    assert cohort(tmp_path, True) == [0, 1]
+    assert train_both(tmp_path, True) == [0, 1]
     resumed = [line for line in capsys.readouterr().out.splitlines() if "resumes" in line]
     assert [line.partition(" resumes ")[2] for line in resumed] == ["at step 2 of 6", "at step 4 of 6"]
     assert all(is_done(read_run(str(tmp_path / f"seed_{seed}")), str(tmp_path / f"seed_{seed}")) for seed in (0, 1))
@@ -187,7 +221,7 @@ def test_seeds_together_go_on_each_from_its_newest_whole_step(
 @pytest.mark.parametrize(("asked", "saved"), [(False, {0: [3]}), (True, {0: [3], 1: [3]})])
 def test_sigterm_saves_and_ends(asked: bool, saved: dict[int, list[int]], tmp_path: Path):
     calls = iter(range(100))
-    assert cohort(tmp_path, asked, replace(CUT, {"evaluate_every_steps": 9}), lambda: next(calls) >= 3) == []
+    assert train_both(tmp_path, asked, replace(CUT, {"evaluate_every_steps": 9}), lambda: next(calls) >= 3) == []
     folders = {seed: str(tmp_path / f"seed_{seed}" / "checkpoints") for seed in (0, 1)}
     assert {seed: steps[-1:] for seed, at in folders.items() if (steps := checkpoint_steps(at))} == saved
 
@@ -204,15 +238,20 @@ def test_seeds_that_diverge_do_not_stop_the_others(
 ):
     asked = []
 
-    def lose_two(shared: Any, step: Any, workdirs: Mapping[int, str], *rest: Any) -> list[None]:
+    def train_group(setup: Any, workdirs: Mapping[int, str], *rest: Any) -> bool:
         asked.append(list(workdirs))
         for seed in (1, 0):
             if seed in workdirs:
                 raise NotFiniteError(f"seed {seed}: not finite", seed)
-        return [None]
+        return True
 
-    monkeypatch.setattr("train.ablation.seeds.train_seeds", lose_two)
-    seeds = train_cohort(CUT, {seed: str(tmp_path / str(seed)) for seed in range(4)}, together, lambda: False, {})
+    def train_run(setup: Setup, step: Any, workdir: str, *rest: Any) -> bool:
+        return train_group(setup, {setup.run.config.seed: workdir})
+
+    monkeypatch.setattr("train.ablation.seeds.train_group", train_group)
+    monkeypatch.setattr("train.ablation.seeds.train_run", train_run)
+    workdirs = {seed: str(tmp_path / str(seed)) for seed in range(4)}
+    seeds = train_seeds(CUT, workdirs, together, lambda: False, dict.fromkeys(range(4), ""))
     assert [next(seeds), next(seeds)] == [2, 3]
     assert sorted(capsys.readouterr().err.splitlines()) == ["seed 0: not finite", "seed 1: not finite"]
     with pytest.raises(NotFiniteError, match=r"seed [01]: not finite; seed [01]: not finite"):
@@ -234,7 +273,7 @@ def test_a_run_of_another_duration_is_refused(lone_runs: dict[int, Path], tmp_pa
 )
 def test_what_several_seeds_cannot_have_is_named(changes: dict[str, Any], tmp_path: Path):
     with pytest.raises(UserError, match=f"several seeds need .*{next(iter(changes.values()))}"):
-        cohort(tmp_path, True, replace(CUT, changes))
+        train_both(tmp_path, True, replace(CUT, changes))
 
 
 def test_seeds_train_in_turn_on_a_cpu(monkeypatch: pytest.MonkeyPatch):

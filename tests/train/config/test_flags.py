@@ -23,10 +23,10 @@ from train.__main__ import Arguments, main
 from train.config import Config, from_dict
 from train.config.errors import UserError
 from train.config.flags import find_config, parse, program, read_config_file, with_duration_of
-from train.evaluate import Evaluation
 from train.runs import loop
 from train.runs.checkpoint import Checkpoints
 from train.runs.record import load_run
+from train.tasks.classification import Evaluation
 
 Fails = Callable[..., str]
 

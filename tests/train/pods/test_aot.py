@@ -20,7 +20,6 @@ from typing import Any
 
 import jax
 import pytest
-from train.parallel import norm_options
 
 from tests.train import compilers
 from tests.train.support import ROOT, replace
@@ -35,6 +34,8 @@ from train.pods.chips import CHIPS, Chip, chip_of
 from train.pods.compile import COMPILER, GIB, Compiled, NotEnoughMemoryError, Pod, explain
 from train.pods.program import Traffic
 from train.runs.provenance import installed
+from train.runs.setup import abstract_state, norm_options
+from train.tasks.classification import CLASSIFICATION
 from train.tasks.run import Run
 
 _CHIP = Chip(memory=16.0, flops=1e12, memory_bandwidth=1e11, network_bandwidth=1e10, dimensions=2)
@@ -237,10 +238,10 @@ def test_a_report_counts_once_its_total_is_whole(tmp_path: Path, report: str, ex
 def test_the_real_step_is_compiled_for_the_devices_of_a_pod(pod: Pod) -> None:
     step = pod.compile(_CONFIG)
     run = Run(_CONFIG, tuple("0123456789"), (8, 8, 3), 32)
-    state = run.abstract_state()
-    images, labels, metrics = 4 * 8 * 8 * 3, 4 * 4, 6 * 4
+    state = abstract_state(CLASSIFICATION, run)
+    images, labels, metrics, seed = 4 * 8 * 8 * 3, 4 * 4, 4 * 4, 4
     assert step.images == 4
-    assert step.memory["arguments"] == _bytes(state) + images + labels + metrics
+    assert step.memory["arguments"] == _bytes(state) + images + labels + metrics + seed
     assert step.memory["reused"] == _bytes(state) + metrics
     reduced = sum(leaf.size for leaf in jax.tree.leaves(state.variables))
     assert step.traffic["all-reduce"].count <= 3

@@ -15,7 +15,7 @@ import pytest
 from tests.train.support import state_at
 from train.config.errors import UserError
 from train.runs.checkpoint import Checkpoints
-from train.state import digest
+from train.runs.provenance import digest
 
 SUMS = {"loss": 1.5, "count": 8}
 
@@ -24,8 +24,8 @@ SUMS = {"loss": 1.5, "count": 8}
 def kept(tmp_path: Path) -> Iterator[Checkpoints]:
     """Six steps, of which the third is the best: the last two and the best one are kept."""
     checkpoints = Checkpoints(str(tmp_path), keep_last=2, keep_best=1)
-    for step, accuracy in enumerate([0.5, 0.6, 0.9, None, 0.7, None], start=1):
-        checkpoints.save(step, state_at(step), SUMS, accuracy)
+    for step, score in enumerate([0.5, 0.6, 0.9, None, 0.7, None], start=1):
+        checkpoints.save(step, state_at(step), SUMS, score)
     checkpoints.close()
     reopened = Checkpoints(str(tmp_path), read_only=True)
     yield reopened
@@ -42,8 +42,8 @@ def test_the_last_ones_and_the_best_are_kept(kept: Checkpoints):
 )
 def test_as_many_are_kept_as_the_settings_say(tmp_path: Path, keep_last: int, keep_best: int, steps: list[int]):
     checkpoints = Checkpoints(str(tmp_path), keep_last, keep_best)
-    for step, accuracy in enumerate([0.5, 0.6, 0.9, None, 0.7, None], start=1):
-        checkpoints.save(step, state_at(step), SUMS, accuracy)
+    for step, score in enumerate([0.5, 0.6, 0.9, None, 0.7, None], start=1):
+        checkpoints.save(step, state_at(step), SUMS, score)
     checkpoints.close()
     reopened = Checkpoints(str(tmp_path), read_only=True)
     assert reopened.steps() == steps
@@ -62,7 +62,7 @@ def test_what_is_not_kept_names_what_is(kept: Checkpoints, which: str):
         kept.find(which)
 
 
-def test_without_an_accuracy_the_last_is_the_best(tmp_path: Path):
+def test_without_a_score_the_last_is_the_best(tmp_path: Path):
     checkpoints = Checkpoints(str(tmp_path), keep_last=2)
     for step in (1, 2):
         checkpoints.save(step, state_at(step), SUMS, None)
@@ -73,8 +73,8 @@ def test_without_an_accuracy_the_last_is_the_best(tmp_path: Path):
 
 def test_state_and_sums_come_back_bit_for_bit(kept: Checkpoints):
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state_at(0))
-    state, sums, accuracy, _ = kept.restore(5, like)
-    assert (sums, accuracy) == (SUMS, 0.7)
+    state, sums, score, _ = kept.restore(5, like)
+    assert (sums, score) == (SUMS, 0.7)
     assert jax.tree.structure(state) == jax.tree.structure(state_at(5))
     for one, two in zip(jax.tree.leaves(state), jax.tree.leaves(state_at(5)), strict=True):
         assert one.dtype == two.dtype
@@ -92,20 +92,20 @@ def test_a_step_saved_before_is_not_saved_again(tmp_path: Path):
     reopened.close()
 
 
-def test_an_accuracy_can_come_after_the_checkpoint(tmp_path: Path):
+def test_a_score_can_come_after_the_checkpoint(tmp_path: Path):
     checkpoints = Checkpoints(str(tmp_path), keep_last=3)
     for step in (1, 2, 3):
         checkpoints.save(step, state_at(step), SUMS, 0.5 if step == 1 else None)
     checkpoints.save(3, state_at(3), SUMS, 0.8)
     assert checkpoints.find("best") == 3
-    assert checkpoints.restore(3, state_at(0)).accuracy == 0.8
+    assert checkpoints.restore(3, state_at(0)).score == 0.8
     checkpoints.close()
 
 
-def test_the_best_one_before_gives_way_to_an_accuracy_that_comes_later(tmp_path: Path):
+def test_the_best_one_before_gives_way_to_a_score_that_comes_later(tmp_path: Path):
     checkpoints = Checkpoints(str(tmp_path))
-    for step, accuracy in ((1, 0.5), (2, None)):
-        checkpoints.save(step, state_at(step), SUMS, accuracy)
+    for step, score in ((1, 0.5), (2, None)):
+        checkpoints.save(step, state_at(step), SUMS, score)
     checkpoints.save(2, state_at(2), SUMS, 0.8)
     assert checkpoints.steps() == [2]
     checkpoints.close()

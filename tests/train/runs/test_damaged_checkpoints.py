@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from attnjax.training import TrainState
 from tests.train.support import state_at
 from train.config.errors import UserError
 from train.runs import checksums
 from train.runs.checkpoint import Checkpoints
-from train.state import TrainState
 
 SUMS = {"loss": 1.5, "count": 8}
 
@@ -86,8 +86,8 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(three: Path, how: str)
     found = checkpoints.restore_newest(state_at(0))
     assert found is not None
     assert same(found.state, state_at(2))
-    assert (found.sums, found.accuracy) == (SUMS, 0.2)
-    (line,) = found.told
+    assert (found.sums, found.score) == (SUMS, 0.2)
+    (line,) = found.messages
     assert re.fullmatch(r"checkpoint 3 is damaged \(.+\) and set aside: step 2 is used", line)
     assert {path.name for path in three.iterdir()} == {"1", "2", "3.damaged1"}
 
@@ -107,7 +107,7 @@ def test_several_damaged_checkpoints_are_all_told_of_and_set_aside(three: Path):
     found = checkpoints.restore_newest(state_at(0))
     assert found is not None
     assert same(found.state, state_at(1))
-    assert [line.split()[1] for line in found.told] == ["3", "2"]
+    assert [line.split()[1] for line in found.messages] == ["3", "2"]
     assert {path.name for path in three.iterdir()} == {"1", "2.damaged1", "3.damaged1", "3.damaged2"}
     checkpoints.close()
 

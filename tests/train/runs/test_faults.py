@@ -23,10 +23,10 @@ from train import evaluate
 from train.__main__ import main
 from train.config.errors import UserError
 from train.data import sources
-from train.evaluate import Evaluation
 from train.runs import checksums
 from train.runs import setup as shared
 from train.runs.loop import train
+from train.tasks.classification import Evaluation
 
 Trained = tuple[Path, Evaluation]
 EVERY = ("--total_steps", 16, "--checkpoint_every_steps", 4, "--evaluate_every_steps", 8, "--log_every_steps", 1)

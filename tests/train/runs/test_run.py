@@ -18,22 +18,22 @@ import pytest
 from PIL import Image
 
 import train
+from attnjax.training import Normalize
 from tests.train.support import ROOT, figures, reader_of_split, small
 from train import evaluate, predict
 from train.config import Config
 from train.config.errors import UserError
 from train.data import evaluation_batches, open_dataset
-from train.evaluate import Evaluation
-from train.runs import consistency as agreement
+from train.runs import consistency, report, session
 from train.runs import provenance as versions
-from train.runs import report
-from train.runs import session as member
 from train.runs.checkpoint import Checkpoints
 from train.runs.loop import train as train_run
-from train.runs.record import Run, load_run
-from train.runs.setup import describe
-from train.state import digest
-from train.step import normalize
+from train.runs.provenance import digest
+from train.runs.record import load_run
+from train.runs.setup import Setup
+from train.tasks import plots
+from train.tasks.classification import Evaluation
+from train.tasks.run import Run
 
 Trained = tuple[Path, Evaluation]
 
@@ -196,7 +196,7 @@ def test_load_run_gives_what_reaches_the_same_accuracy(trained: Trained):
     assert class_names == tuple("0123456789")
     assert set(variables) == {"params", "batch_stats"}
     config = small().data
-    apply = jax.jit(lambda images: model.apply(variables, normalize(config, images), train=False))
+    apply = jax.jit(lambda images: model.apply(variables, Normalize(config.mean, config.std)(images), train=False))
     right = 0
     for batch in evaluation_batches(reader_of_split(open_dataset(config).test, config)):
         answers = np.asarray(apply(jnp.asarray(batch["image"]))).argmax(-1)
@@ -212,7 +212,9 @@ def test_predict_prints_path_class_and_probability(
     model, variables, class_names = load_run(str(trained[0]))
     test = open_dataset(small().data).test
     images = np.stack([test[index][0] for index in range(5)])
-    logits: Any = model.apply(variables, normalize(small().data, jnp.asarray(images)), train=False)
+    logits: Any = model.apply(
+        variables, Normalize(small().data.mean, small().data.std)(jnp.asarray(images)), train=False
+    )
     shares = np.asarray(jax.nn.softmax(logits))
     assert [line[0] for line in lines] == [str(path) for path in digit_files]
     assert [line[1] for line in lines] == [class_names[row.argmax()] for row in shares]
@@ -340,7 +342,7 @@ def test_a_run_that_was_killed_while_it_drew_is_not_finished(copied: Path, monke
     (copied / "summary.json").unlink()
     (copied / "confusion.png").unlink()
     with monkeypatch.context() as patched:
-        patched.setattr(report, "draw_confusion", lambda *_: sys.exit("killed"))
+        patched.setattr(plots, "draw_confusion", lambda *_: sys.exit("killed"))
         with pytest.raises(SystemExit):
             train_run(small(), str(copied))
     assert not report.is_finished(str(copied), 6)
@@ -419,25 +421,22 @@ def test_config_json_remembers_the_start_and_every_resume(tmp_path: Path):
 
 @pytest.mark.parametrize(("name", "value"), [("seed", 1), ("training images", 3), ("jax", "0.0")])
 def test_processes_that_differ_do_not_train(monkeypatch: pytest.MonkeyPatch, name: str, value: object):
-    config = small()
-    dataset = open_dataset(config.data)
-    run = describe(config, dataset)
-    monkeypatch.setattr(agreement, "gather", lambda about, mine: [mine, mine, mine | {name: value}])
+    monkeypatch.setattr(consistency, "gather", lambda about, mine: [mine, mine, mine | {name: value}])
     with pytest.raises(UserError, match=rf"all processes need the same: {name} is .* and {value!r} in process 2"):
-        agreement.check_agreement(run, dataset)
+        Setup.create(small())
 
 
 def test_a_work_directory_that_is_not_shared_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr(agreement, "gather", lambda about, mine: [mine, ["/b", False], mine, ["/c", False]])
+    monkeypatch.setattr(consistency, "gather", lambda about, mine: [mine, ["/b", False], mine, ["/c", False]])
     message = f"directory {tmp_path} of process 0 is not /b of process 1, nor /c of process 3: all processes need to"
     with pytest.raises(UserError, match=message):
-        agreement.check_shared(str(tmp_path), "")
+        consistency.check_same_folder(str(tmp_path), "")
 
 
 def test_the_images_of_a_device_are_recorded_as_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def claim(run: Run, *_: str) -> None:
         raise UserError(f"batch norm over {run.config.parallel.batch_norm} images")
 
-    monkeypatch.setattr(member, "claim", claim)
+    monkeypatch.setattr(session, "claim", claim)
     with pytest.raises(UserError, match="batch norm over 4 images"):
         train_run(small({"parallel.batch_norm": "device", "data.batch_size": 32}), str(tmp_path))

@@ -13,18 +13,22 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 import attnjax
 from attnjax.convert import save_weights
+from attnjax.training import Layout, TrainState
 from tests.train.support import replace, small
+from train.config import Config
 from train.config.errors import UserError
 from train.runs.loop import train
-from train.runs.record import Run, load_run
+from train.runs.record import load_run
+from train.runs.setup import Program
 from train.runs.weights import start_from
-from train.state import TrainState
+from train.tasks.classification import CLASSIFICATION
+from train.tasks.run import Run
 
 CLASSES = tuple("0123456789")
 
 
 def fresh(seed: int = 0, classes: int = 10) -> dict[str, Any]:
-    net = Run(small(), tuple(map(str, range(classes))), (8, 8, 1), 1437).model()
+    net = CLASSIFICATION.model(Run(small(), tuple(map(str, range(classes))), (8, 8, 1), 1437))
     return attnjax.init(net, jax.random.key(seed), (1, 8, 8, 1))
 
 
@@ -33,8 +37,14 @@ def written(path: Path, variables: Any) -> str:
     return str(path)
 
 
+def start(config: Config, classes: tuple[str, ...] = CLASSES) -> TrainState:
+    """The state of a run before its first step."""
+    run = Run(config, classes, (8, 8, 1), 1437)
+    return Program.create(CLASSIFICATION, run, Layout.create(jax.devices()[:1])).fresh_state()
+
+
 def state_from(path: str, classes: tuple[str, ...] = CLASSES) -> TrainState:
-    return Run(small({"model.weights": path}), classes, (8, 8, 1), 1437).fresh_state()
+    return start(small({"model.weights": path}), classes)
 
 
 def equal(one: Any, two: Any) -> bool:
@@ -55,7 +65,7 @@ def test_a_run_starts_with_exactly_the_weights_of_the_file(tmp_path: Path, name:
 
 def test_the_average_starts_with_the_weights_too(tmp_path: Path):
     path = written(tmp_path / "weights.safetensors", fresh(seed=7))
-    state = Run(small({"model.weights": path, "ema_decay": 0.9}), CLASSES, (8, 8, 1), 1437).fresh_state()
+    state = start(small({"model.weights": path, "ema_decay": 0.9}))
     assert equal(state.ema, fresh(seed=7))
 
 
@@ -92,7 +102,7 @@ def test_a_plain_net_does_not_pass_for_one_with_attention(tmp_path: Path):
     path = written(tmp_path / "weights.safetensors", fresh())
     config = small({"model.weights": path, "model.name": "se_resnet20_cifar"})
     with pytest.raises(UserError, match="params/stage1_block0/attention/mlp/fc1/kernel is missing"):
-        Run(config, CLASSES, (8, 8, 1), 1437).fresh_state()
+        start(config)
 
 
 @pytest.mark.parametrize("path", ["none.safetensors", "none"])

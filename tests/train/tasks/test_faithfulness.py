@@ -18,9 +18,9 @@ from train import explain
 from train.config import Config, DataConfig
 from train.data import open_dataset
 from train.data.canvas import canvas_boxes
-from train.evaluate import Evaluation
 from train.runs.record import LoadedRun, Run
 from train.tasks import faithfulness
+from train.tasks.classification import Evaluation
 
 Trained = tuple[Path, Evaluation]
 Fails = Callable[..., str]
