@@ -152,45 +152,53 @@ def programs(root: Path) -> Iterator[tuple[str, str]]:
 
 
 _RECORD = """
-import os, runpy, sys, threading
+import json, runpy, sys, threading
 sys.path.insert(0, "")
 _, root, out, *flags = sys.argv
 steps = {("train/step.py", "train_step"), ("attnjax/training/_step.py", "TrainStep.__call__")}
-files = {}
+before, after = {}, {}
+files = before
 
 def record(frame, event, _):
+    global files
     code = frame.f_code
     if not code.co_filename.startswith(root):
         return
-    file = code.co_filename[len(root) + 1:]
-    of_import = not code.co_flags & 1 or code.co_qualname in ("<genexpr>", "<dictcomp>", "<listcomp>", "<setcomp>")
-    if event == "call" and not of_import:  # of a module, the body of a class, or a comprehension on top of a module
-        files.setdefault(file, set()).add(code.co_qualname)
-    elif event == "return" and (file, code.co_qualname) in steps:
-        with open(out, "w") as lines:
-            for file, functions in sorted(files.items()):
-                print(file, *sorted(functions), sep="\t", file=lines)
-        os._exit(0)
+    file, name = code.co_filename[len(root) + 1:], code.co_qualname
+    # Modules and bodies of classes have no such flag; comprehensions on top of a module are part of its import, too.
+    if event == "call" and code.co_flags & 1 and name not in ("<genexpr>", "<dictcomp>", "<listcomp>", "<setcomp>"):
+        files.setdefault(file, []).append(name)
+    elif event == "return" and (file, name) in steps:
+        files = after
 
 threading.setprofile(record)
 sys.setprofile(record)
 sys.argv = ["train", *flags]
-runpy.run_module("train", run_name="__main__", alter_sys=True)
+try:
+    runpy.run_module("train", run_name="__main__", alter_sys=True)
+finally:
+    sys.setprofile(None)
+    with open(out, "w") as lines:
+        json.dump([{file: sorted(set(names)) for file, names in each.items()} for each in (before, after)], lines)
 """
 
+Functions = dict[str, list[str]]
 
-def frames(root: Path) -> dict[str, list[str]]:
-    """By file: its functions that have run when `python -m train` has traced the first training step of the digits."""
+
+def frames(root: Path) -> tuple[Functions, Functions]:
+    """By file: its functions that run when `python -m train` takes one step on the digits.
+
+    Returns:
+      Those before the step is traced, its tracing included, and those after that.
+    """
     config = next(root.glob("configs/**/digits_cbam.py"))
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "frames"
+        out = Path(folder) / "frames.json"
         flags = [str(config), "--total_steps", "1", "--workdir", f"{folder}/run"]
         command = [sys.executable, "-c", _RECORD, str(root), str(out), *flags]
-        done = subprocess.run(command, cwd=root, capture_output=True, text=True)
-        if not out.exists():
-            raise RuntimeError(f"no training step was traced: {done.stderr}")
-        rows = [line.split("\t") for line in out.read_text().splitlines()]
-    return {name: functions for name, *functions in rows}
+        subprocess.run(command, cwd=root, capture_output=True, check=True)
+        before, after = json.loads(out.read_text())
+    return before, after
 
 
 def _report_files(root: Path) -> None:
@@ -202,7 +210,7 @@ def _report_files(root: Path) -> None:
     train = modules(root, "train")
     graph = arrows(train, root)
     chain = floors(graph)
-    top = [name for name in train if name.count(".") < 2 and train[name].parent.name == "train"]
+    top = [name for name, path in train.items() if path.parent.name == "train"]
     print(f"train/: {len(train)} files, {len(top)} of them on top, {sum(map(len, graph.values()))} arrows, ", end="")
     print(f"{len(chain)} floors")
     print(f"  {' > '.join(chain)}")
@@ -213,13 +221,17 @@ def _report_files(root: Path) -> None:
 
 
 def _report_frames(root: Path) -> None:
-    found = frames(root)
+    before, after = frames(root)
     for package in ("train", "attnjax"):
         files = [str(path.relative_to(root)) for path in modules(root, package).values() if path.stem != "__init__"]
-        ran = [file for file in files if file in found]
-        print(f"{package}/: {len(ran)} of {len(files)} files have a frame before the first training step")
+        ran = [file for file in files if file in before]
+        later = [file for file in files if file in after and file not in before]
+        print(f"{package}/: {len(ran)} of {len(files)} files have a frame before the first training step, ", end="")
+        print(f"{len(ran) + len(later)} in a run of one step")
         for file in ran:
-            print(f"  {file}: {', '.join(found[file])}")
+            print(f"  {file}: {', '.join(before[file])}")
+        for file in later:
+            print(f"  {file}, after the step: {', '.join(after[file])}")
 
 
 def main() -> None:
