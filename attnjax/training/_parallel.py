@@ -137,7 +137,7 @@ def pmap_step(step: TrainStep, layout: Layout) -> PmapStep:
     """Compiles a training step by `jax.pmap`, over the devices of a layout without shards.
 
     It takes the same steps as `jit_step`, but for dropout's random numbers. A batch norm sees the images of its device,
-    or with `axis_name=PMAP_AXIS` those of all.
+    or with the `axis_name` `PMAP_AXIS` those of all.
 
     Args:
       step: see `make_train_step`; its `axis_name` is replaced.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import flax.linen as nn
@@ -10,7 +10,6 @@ import jax
 import numpy as np
 
 from attnjax.training import Loss
-from attnjax.training._step import Preprocess
 from train.config import Config
 from train.data import Batch, Dataset
 from train.tasks.run import Run
@@ -28,8 +27,8 @@ class Objective(NamedTuple):
 
     loss: Loss
     evaluation_loss: Loss
-    preprocess: Preprocess | None = None
-    mix: Any = None
+    preprocess: Callable[[jax.Array], jax.Array] | None = None
+    mix: Callable[[jax.Array, Any], Any] | None = None
 
 
 class Images(Protocol):
