@@ -76,7 +76,9 @@ class GGAMNet(nn.Module):
 
     def __post_init__(self) -> None:
         check_constructors(self)
-        check_keywords("backbone", self.backbone, ("num_classes", "dropout_rate"), "its classifier is not used")
+        given = getattr(self.backbone, "keywords", {})
+        unused = [name for name in ("num_classes", "dropout_rate") if given.get(name)]
+        check_keywords("backbone", self.backbone, unused, "its classifier is not used")
         if self.num_classes < 0 or self.hidden < 1:
             raise ValueError(f"num_classes={self.num_classes} must be at least 0 and hidden={self.hidden} at least 1")
         super().__post_init__()

@@ -26,7 +26,8 @@ from attnjax.explain import attention_maps, gate_statistics, grad_cam
 from attnjax.models import BasicBlock, Bottleneck, GGAMNet, ResidualAttentionNet, ResNet
 
 IMAGES = jnp.asarray(np.random.default_rng(0).standard_normal((2, 16, 12, 3)))
-RESNET = partial(ResNet, (1, 1), num_classes=3, widths=(8, 16), stem="cifar", stem_width=8)
+BACKBONE = partial(ResNet, (1, 1), widths=(8, 16), stem="cifar", stem_width=8)
+RESNET = partial(BACKBONE, num_classes=3)
 SCALES = partial(PyramidSqueezeAttention, kernels=(3, 5), groups=(1, 1))
 MODULE = partial(ResidualAttention, p=0, t=1, post=0, bottom=1, pools=1)
 NETS: dict[str, tuple[nn.Module, dict[str, tuple[int, ...]]]] = {
@@ -58,7 +59,7 @@ NETS: dict[str, tuple[nn.Module, dict[str, tuple[int, ...]]]] = {
         {"stage1_attention0/gate": (2, 16, 12, 8)},
     ),
     "ggam": (
-        GGAMNet(partial(RESNET, BasicBlock), partial(ChannelSpatialAttention, 4), 3),
+        GGAMNet(partial(BACKBONE, block=BasicBlock), partial(ChannelSpatialAttention, 4), 3),
         {"attention/channel_weights": (2, 16), "attention/gate": (2, 8, 6, 1)},
     ),
     "plain": (RESNET(BasicBlock), {}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -236,17 +237,17 @@ def test_an_image_may_be_as_small_as_a_pixel(net: nn.Module) -> None:
 @pytest.mark.parametrize(
     ("net", "shape", "message"),
     [
-        (MobileNet(width_multiplier=0.02), SHAPE, "width_multiplier=0.02 leaves no channel: use at least 1/32"),
-        (MobileNet(-1), SHAPE, "num_classes=-1 must not be negative"),
-        (MobileNet(), SHAPE[1:], r"expected floating images of shape \(b, h, w, c\)"),
-        (VGG(), (1, 32, 31, 3), "images must have at least 32x32 pixels, got 32x31"),
-        (VGG((1, 1), widths=(8,)), SHAPE, r"stage_sizes=\(1, 1\) and widths=\(8,\) differ in length"),
-        (VGG((1, 0), widths=(8, 8)), SHAPE, "must leave at least one convolution and channel everywhere"),
-        (GGAMNet(VGG), (1, 16, 16, 3), "images must have at least 32x32 pixels, got 16x16"),
-        (GGAMNet(VGG, hidden=0), SHAPE, "hidden=0 at least 1"),
-        (GGAMNet(VGG, num_classes=-3), SHAPE, "num_classes=-3 must be at least 0"),
+        (lambda: MobileNet(width_multiplier=0.02), SHAPE, "width_multiplier=0.02 leaves no channel: use at least 1/32"),
+        (lambda: MobileNet(-1), SHAPE, "num_classes=-1 must not be negative"),
+        (lambda: MobileNet(), SHAPE[1:], r"expected floating images of shape \(b, h, w, c\)"),
+        (lambda: VGG(), (1, 32, 31, 3), "images must have at least 32x32 pixels, got 32x31"),
+        (lambda: VGG((1, 1), widths=(8,)), SHAPE, r"stage_sizes=\(1, 1\) and widths=\(8,\) differ in length"),
+        (lambda: VGG((1, 0), widths=(8, 8)), SHAPE, "must leave at least one convolution and channel everywhere"),
+        (lambda: GGAMNet(VGG), (1, 16, 16, 3), "images must have at least 32x32 pixels, got 16x16"),
+        (lambda: GGAMNet(VGG, hidden=0), SHAPE, "hidden=0 at least 1"),
+        (lambda: GGAMNet(VGG, num_classes=-3), SHAPE, "num_classes=-3 must be at least 0"),
     ],
 )
-def test_wrong_arguments_are_named(net: nn.Module, shape: tuple[int, ...], message: str) -> None:
+def test_wrong_arguments_are_named(net: Callable[[], nn.Module], shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        jax.eval_shape(lambda x: net.init(jax.random.key(0), x, train=False), jnp.zeros(shape))
+        jax.eval_shape(lambda x: net().init(jax.random.key(0), x, train=False), jnp.zeros(shape))

@@ -1,10 +1,9 @@
-"""The printed table of nets, and the README's copy of it."""
+"""The printed table of nets."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -15,10 +14,6 @@ from attnjax import __main__ as program
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["attnjax", *arguments])
     return program.main()
-
-
-def test_readme_holds_the_generated_table(root: Path) -> None:
-    assert program.markdown() in (root / "README.md").read_text(), "python -m attnjax --markdown prints the new table"
 
 
 def test_a_row_has_the_size_and_the_published_results(
@@ -49,10 +44,6 @@ def test_a_reader_that_stops_early_is_no_error() -> None:
     command = f"{sys.executable} -m attnjax | head -1"
     result = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert (result.stderr, result.stdout.split()[:1]) == ("", ["name"])
-
-
-def test_readme_says_how_many_nets_there_are(root: Path) -> None:
-    assert f"{len(attnjax.list_models())} named ones" in (root / "README.md").read_text()
 
 
 def test_it_runs_as_a_module() -> None:
