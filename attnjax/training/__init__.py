@@ -8,7 +8,7 @@ from attnjax.training._layout import Layout
 from attnjax.training._loss import Aux, Loss
 from attnjax.training._mix import Mixup
 from attnjax.training._optimizers import adamw, lamb, sgd
-from attnjax.training._parallel import PMAP_AXIS, JitStep, ParallelStep, PmapStep, jit_step, pmap_step, seeded
+from attnjax.training._parallel import PMAP_AXIS, ParallelStep, jit_step, pmap_step, seeded
 from attnjax.training._schedules import constant_schedule, cosine_schedule, step_schedule
 from attnjax.training._state import Sums, TrainState
 from attnjax.training._step import EvalStep, Normalize, TrainStep, make_eval_step, make_train_step
@@ -17,13 +17,11 @@ __all__ = [
     "PMAP_AXIS",
     "Aux",
     "EvalStep",
-    "JitStep",
     "Layout",
     "Loss",
     "Mixup",
     "Normalize",
     "ParallelStep",
-    "PmapStep",
     "Sums",
     "TrainState",
     "TrainStep",

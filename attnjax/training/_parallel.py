@@ -22,11 +22,20 @@ PMAP_AXIS = "device"
 class ParallelStep(Protocol):
     """A compiled training step, and the way into and out of the form in which it keeps trees.
 
+    Attributes:
+      program: what `jit` or `pmap` has made of it, of the packed state and sums, the batch on the devices, and the seed.
+
     Example:
-      >>> import attnjax.training
-      >>> attnjax.training.JitStep.unpack.__name__
-      'unpack'
+      >>> from attnjax.training import ParallelStep
+      >>> def train(step: ParallelStep, state, sums, batches, seed):
+      ...     state, sums = step.pack(state), step.pack(sums)
+      ...     for batch in batches:
+      ...         state, sums = step(state, sums, batch, seed)
+      ...     return step.unpack(state), step.unpack(sums)
     """
+
+    @property
+    def program(self) -> Any: ...
 
     def pack(self, tree: Any) -> Any:
         """From arrays that lie as the layout says, which are used up, to the form of the step."""
@@ -42,7 +51,7 @@ class ParallelStep(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class JitStep:
+class _JitStep:
     """One program over the mesh, to which a batch is whole. See `jit_step`."""
 
     program: Callable[..., Any]
@@ -58,7 +67,7 @@ class JitStep:
         return tree
 
 
-def jit_step(step: TrainStep, layout: Layout, state: TrainState) -> JitStep:
+def jit_step(step: TrainStep, layout: Layout, state: TrainState) -> ParallelStep:
     """Compiles a training step by `jax.jit`, over the devices of a layout.
 
     Where the layout has shards, parameters and the optimizer's state stay divided among them, and are gathered where
@@ -92,11 +101,11 @@ def jit_step(step: TrainStep, layout: Layout, state: TrainState) -> JitStep:
         out_shardings=(shardings, replicated),
         donate_argnums=(0, 1),
     )
-    return JitStep(program, layout)
+    return _JitStep(program, layout)
 
 
 @dataclasses.dataclass(frozen=True)
-class PmapStep:
+class _PmapStep:
     """The same program on each device, with its own copy of the state and its rows of the batch. See `pmap_step`."""
 
     program: Callable[..., Any]
@@ -133,7 +142,7 @@ class PmapStep:
         return jax.tree.map(unstack, tree)
 
 
-def pmap_step(step: TrainStep, layout: Layout) -> PmapStep:
+def pmap_step(step: TrainStep, layout: Layout) -> ParallelStep:
     """Compiles a training step by `jax.pmap`, over the devices of a layout without shards.
 
     It takes the same steps as `jit_step`, but for dropout's random numbers. A batch norm sees the images of its device,
@@ -157,7 +166,7 @@ def pmap_step(step: TrainStep, layout: Layout) -> PmapStep:
         in_axes=(0, 0, 0, None),
         donate_argnums=(0, 1),
     )
-    return PmapStep(program, layout, stacked)
+    return _PmapStep(program, layout, stacked)
 
 
 def seeded(step: TrainStep) -> Callable[..., Any]:
