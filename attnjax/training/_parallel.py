@@ -23,7 +23,7 @@ class ParallelStep(Protocol):
     """A compiled training step, and the way into and out of the form in which it keeps trees.
 
     Attributes:
-      program: what `jit` or `pmap` has made of it, of the packed state and sums, the batch on the devices, and the seed.
+      program: the compiled function of packed state, packed sums, batch on the devices and seed.
 
     Example:
       >>> from attnjax.training import ParallelStep
