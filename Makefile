@@ -7,13 +7,14 @@ RUN ?= runs/digits_cbam
 WORKERS ?= 2
 POD ?= imagenet_resnet50 imagenet_cbam_resnet50 imagenet_attention56
 
-.PHONY: help train test test-slow test-notebooks faults pod pod-all lint clean
+.PHONY: help train test test-slow test-notebooks docs faults pod pod-all lint clean
 
 help:
 	@echo "make train           train CBAM-ResNet-20 on the embedded digits (RUN=$(RUN)): a minute or two on two CPU cores"
 	@echo "make test            the tests, but for the long ones, WORKERS=$(WORKERS) at a time"
 	@echo "make test-slow       the long tests: whole runs, kills"
 	@echo "make test-notebooks  run the notebooks: some minutes"
+	@echo "make docs            build the documentation into docs/_build/html, warnings as errors"
 	@echo "make faults          kill training runs at 60 random moments, saves included: each must end as the unbroken one"
 	@echo "make pod             compile three training steps for 256 TPU chips, without one: minutes each (POD=...)"
 	@echo "make pod-all         the same for all ImageNet configs, and the largest batches that fit: hours; goes on where it stopped"
@@ -31,6 +32,9 @@ test-slow: $(VENV)/dev.done
 
 test-notebooks: $(VENV)/dev.done
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest --nbmake --nbmake-timeout=600 --numprocesses $(WORKERS) notebooks
+
+docs: $(VENV)/docs.done
+	JAX_PLATFORMS=cpu $(BIN)/python -m sphinx -q --fail-on-warning --keep-going -b html docs docs/_build/html
 
 faults: $(VENV)/dev.done
 	$(BIN)/python -m tests.train.faults

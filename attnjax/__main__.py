@@ -38,7 +38,7 @@ def main() -> int:
     """Prints the table; returns the exit code, 2 if no net matches."""
     parser = argparse.ArgumentParser(prog="python -m attnjax", description="Lists the named nets.")
     parser.add_argument("pattern", nargs="?", default="*", help="shell-style pattern of names, such as 'cbam_*'")
-    parser.add_argument("--markdown", action="store_true", help="print the table of the README")
+    parser.add_argument("--markdown", action="store_true", help="print the table in Markdown")
     arguments = parser.parse_args()
     if arguments.markdown:
         print(markdown(arguments.pattern), end="")
