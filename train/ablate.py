@@ -17,7 +17,7 @@ from train.config.errors import NotFiniteError, UserError, nearest
 from train.config.flags import config_name, parse, program, read_from_file, with_duration_of
 from train.data import Dataset
 from train.runs.lock import locked
-from train.runs.preemption import Reached, preemption
+from train.runs.preemption import Preempted, preemption
 from train.runs.record import read_run
 from train.runs.setup import abstract_state
 from train.tasks.classification import CLASSIFICATION
@@ -67,8 +67,8 @@ def main(arguments: Sequence[str]) -> None:
     for label, settings in ablation.variants.items():
         for setting in sorted(changed & set(settings)):
             raise UserError(f"--{setting}: variant {label!r} sets it: change it in {path}")
-    with preemption() as reached, locked(parsed.workdir):
-        _Study(name, dataclasses.replace(ablation, base=parsed.config), parsed).train(reached)
+    with preemption() as preempted, locked(parsed.workdir):
+        _Study(name, dataclasses.replace(ablation, base=parsed.config), parsed).train(preempted)
 
 
 class _Study:
@@ -92,7 +92,7 @@ class _Study:
         config = dataclasses.replace(self._ablation.config(label), seed=seed)
         return is_done(dataclasses.replace(read_run(folder), config=config), folder)
 
-    def train(self, reached: Reached) -> None:
+    def train(self, preempted: Preempted) -> None:
         """Trains what is still to do, and writes the table after every seed."""
         together, why = trains_together(self._arguments.together)
         chosen = self._arguments.only or tuple(self._ablation.variants)
@@ -111,12 +111,12 @@ class _Study:
             labels = {seed: f"[{numbers[label, seed]}/{len(runs)}] {label}, seed {seed}" for seed in left}
             try:
                 config = self._ablation.config(label)
-                for seed in train_seeds(config, folders, together, reached, labels) if left else ():
+                for seed in train_seeds(config, folders, together, preempted, labels) if left else ():
                     self._done[label].add(seed)
                     self._write()
             except NotFiniteError as error:
                 lost.append(str(error))
-            if reached():
+            if preempted():
                 return
         if any(self._done.values()):
             print(*self._write(), "", f"table and plot lie in {self._arguments.workdir}", sep="\n")

@@ -23,9 +23,9 @@ def _agree() -> None:
     print("gathered", gather("numbers", [jax.process_index()]), gather("numbers", "again"))
     print("first", on_first("count", lambda: {"process": jax.process_index()}))
     print("all of", sum(len(letters) for letters in gather("letters", "x" * 5_000_000)), "letters")
-    with preemption() as reached:
+    with preemption() as preempted:
         for step in itertools.count():
-            if reached():
+            if preempted():
                 break
             process_allgather(step)
             if step == 3:

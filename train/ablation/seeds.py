@@ -15,9 +15,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from attnjax.training import Sums, TrainState, seeded
 from train.config import Config
 from train.config.errors import NotFiniteError, UserError
-from train.runs.checkpoint import checkpoint_steps, newest_whole
+from train.runs.checkpoint import checkpoint_steps, newest_intact
 from train.runs.loop import Loop, Speed, train_run
-from train.runs.preemption import Reached
+from train.runs.preemption import Preempted
 from train.runs.record import check_claim, checkpoint_folder, read_run
 from train.runs.report import is_finished
 from train.runs.session import Session, open_session
@@ -40,7 +40,7 @@ def trains_together(asked: Together) -> tuple[bool, str]:
 
 
 def train_seeds(
-    config: Config, workdirs: Mapping[int, str], together: bool, reached: Reached, labels: Mapping[int, str]
+    config: Config, workdirs: Mapping[int, str], together: bool, preempted: Preempted, labels: Mapping[int, str]
 ) -> Iterator[int]:
     """Trains, or resumes, a run for each seed to its end.
 
@@ -53,11 +53,11 @@ def train_seeds(
       together: whether those that are at the same step go on together. They take as many devices as divide their
         number, and each device some seeds. Otherwise they share one program, which divides a batch among the devices
         as usual.
-      reached: says whether to end now.
+      preempted: says whether to end now.
       labels: what the lines of each seed begin with.
 
     Yields:
-      The seeds as they come to their end. Where `reached` says so, not all come.
+      The seeds as they come to their end. Where `preempted` says so, not all come.
 
     Raises:
       UserError: the settings do not allow it, or a folder belongs to another run.
@@ -76,10 +76,10 @@ def train_seeds(
         folders = _at_one_step(left) if together else dict([next(iter(left.items()))])
         try:
             if len(folders) > 1:
-                done = train_group(setup, folders, reached, labels)
+                done = train_group(setup, folders, preempted, labels)
             else:
                 ((seed, workdir),) = folders.items()
-                done = train_run(setup.with_seed(seed), step, workdir, reached, labels[seed]) is not None
+                done = train_run(setup.with_seed(seed), step, workdir, preempted, labels[seed]) is not None
         except NotFiniteError as error:
             print(error, file=sys.stderr, flush=True)
             diverged.append(error)
@@ -96,18 +96,18 @@ def train_seeds(
 
 def _at_one_step(workdirs: Mapping[int, str]) -> dict[int, str]:
     """Those whose newest whole checkpoint is of the same step as that of the first."""
-    steps = {seed: newest_whole(checkpoint_folder(workdir))[0] for seed, workdir in workdirs.items()}
+    steps = {seed: newest_intact(checkpoint_folder(workdir))[0] for seed, workdir in workdirs.items()}
     first = next(iter(steps.values()))
     return {seed: workdir for seed, workdir in workdirs.items() if steps[seed] == first}
 
 
-def train_group(setup: Setup, workdirs: Mapping[int, str], reached: Reached, labels: Mapping[int, str]) -> bool:
+def train_group(setup: Setup, workdirs: Mapping[int, str], preempted: Preempted, labels: Mapping[int, str]) -> bool:
     """Trains runs that differ in their seed alone in one vmapped step; all are at the same step.
 
     Args:
       setup: of all.
       workdirs: the folder of the run with each seed.
-      reached: says whether to end now.
+      preempted: says whether to end now.
       labels: what the lines of each seed begin with.
 
     Returns:
@@ -124,7 +124,7 @@ def train_group(setup: Setup, workdirs: Mapping[int, str], reached: Reached, lab
         if all(session.finished and session.start == session.run.total_steps for session in sessions):
             return True
         group = Group.create(setup, sessions)
-        loops = [Loop(session, seat, reached, bar=not number) for number, (session, seat) in enumerate(group.seats)]
+        loops = [Loop(session, seat, preempted, bar=not number) for number, (session, seat) in enumerate(group.seats)]
         start, total = sessions[0].start, sessions[0].run.total_steps
         batches = [session.batches() for session in sessions]
         speed = Speed(len(loops) * setup.run.config.data.batch_size, start)

@@ -1,4 +1,4 @@
-"""Checkpoints: Orbax writes and reads them; which of them are whole, found and kept is decided here."""
+"""Checkpoints: Orbax reads and writes them; this module verifies, selects and removes them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _REMOVED = ".removed"
 
 
 def checkpoint_steps(folder: str) -> list[int]:
-    """Steps that have a checkpoint in a folder, in order; damaged ones are among them."""
+    """Steps of the checkpoints in a folder, in ascending order, damaged ones included."""
     if not os.path.isdir(folder):
         return []
     return sorted(int(name) for name in os.listdir(folder) if re.fullmatch(r"0|[1-9][0-9]*", name))
 
 
-def newest_whole(folder: str) -> tuple[int | None, list[tuple[int, str]]]:
-    """The newest whole step, and what is wrong with those after it."""
+def newest_intact(folder: str) -> tuple[int | None, list[tuple[int, str]]]:
+    """The newest step with an intact checkpoint, and the damage of each newer one."""
     damaged: list[tuple[int, str]] = []
     for step in reversed(checkpoint_steps(folder)):
         damage = checksums.damage(os.path.join(folder, str(step)))
@@ -41,13 +41,13 @@ def newest_whole(folder: str) -> tuple[int | None, list[tuple[int, str]]]:
 
 
 class Restored(NamedTuple):
-    """What a checkpoint gives back.
+    """Contents of a checkpoint.
 
     Attributes:
-      state: parameters, statistics, the optimiser's state and the step, which is the position of the images too.
-      sums: of the metrics since the last log line, by name.
-      score: on the test images; None where it was not measured.
-      messages: a line for each damaged checkpoint that was set aside.
+      state: the training state; its step is also the position in the training data.
+      sums: sums of the metrics since the last log line, by name.
+      score: score on the test images; None if it was not evaluated.
+      messages: one line for each damaged checkpoint that was set aside.
     """
 
     state: TrainState
@@ -57,16 +57,16 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of a run: written in the background, whole or not at all.
+    """The checkpoints of a run, written asynchronously and atomically.
 
-    A checkpoint is a folder named by its step. It holds the SHA-256 of its files, written before the folder gets that
-    name, so that what is damaged later is not taken for whole.
+    Each checkpoint is a folder named after its step. The SHA-256 of its files is written before the folder gets its
+    final name, so that later damage is detected.
 
     Args:
-      folder: where they are.
-      keep_last: how many of the newest to keep.
-      keep_best: how many of those with the highest score to keep besides.
-      read_only: leave the folder as it is, also what another process is writing there.
+      folder: folder of the checkpoints.
+      keep_last: number of newest checkpoints to keep.
+      keep_best: number of checkpoints with the highest score to keep in addition.
+      read_only: change nothing in the folder, such as unfinished checkpoints of another process.
     """
 
     def __init__(self, folder: str, keep_last: int = 1, keep_best: int = 1, *, read_only: bool = False) -> None:
@@ -83,14 +83,14 @@ class Checkpoints:
                     shutil.rmtree(os.path.join(self._folder, name))
 
     def steps(self) -> list[int]:
-        """Steps that have a checkpoint, in order; damaged ones are among them."""
+        """Steps of the checkpoints, in ascending order, damaged ones included."""
         return checkpoint_steps(self._folder)
 
     def save(self, step: int, state: TrainState, sums: dict[str, Any], score: float | None) -> None:
-        """Begins to save the state of a step, see `Restored`. Where that is saved already, only the score is new.
+        """Starts saving the state of a step; if that step is already saved, only updates its score.
 
         Raises:
-          UserError: this save cannot begin, or the one before could not be written.
+          UserError: this save cannot start, or the previous one failed.
         """
         self.wait()
         if step > self._newest:
@@ -99,20 +99,20 @@ class Checkpoints:
             with self._errors_of(step):
                 self._orbax.save(self._path(step), args=items)
         elif score is not None and is_first():
-            checksums.add_facts(self._path(step), {"score": score})
+            checksums.add_metadata(self._path(step), {"score": score})
             self._remove_old()
 
     def check(self) -> None:
-        """Raises UserError where what was begun has failed by now."""
+        """Raises UserError if the save in progress has failed."""
         if self._begun is not None:
             with self._errors_of(self._begun[0]):
                 self._orbax.check_for_errors()
 
     def wait(self) -> None:
-        """Waits until what was begun is written, and removes what is no longer kept.
+        """Waits for the save in progress, then removes checkpoints that are no longer kept.
 
         Raises:
-          UserError: it could not be written.
+          UserError: the save failed.
         """
         if self._begun is None:
             return
@@ -123,14 +123,14 @@ class Checkpoints:
             self._remove_old()
 
     def close(self) -> None:
-        """Waits, and lets go of the folder."""
+        """Waits for the save in progress and closes Orbax."""
         try:
             self.wait()
         finally:
             self._orbax.close()
 
     def find(self, which: str) -> int:
-        """Returns the step of `last`, `best` or a step given in digits, of one or more that there are.
+        """Returns the step of `last`, `best` or a step in digits; there must be at least one checkpoint.
 
         Raises:
           UserError: there is no such checkpoint.
@@ -141,20 +141,20 @@ class Checkpoints:
         if which == "best":
             return next(iter(self._best_first(steps)), steps[-1])
         if not which.isdecimal() or int(which) not in steps:
-            raise UserError(f"checkpoint={which!r} is not best, last or one of the kept steps {steps}")
+            raise UserError(f"checkpoint={which!r} must be best, last or one of the kept steps {steps}")
         return int(which)
 
     def restore(self, step: int, like: TrainState) -> Restored:
-        """Reads a checkpoint; `like` gives shapes, types and shardings.
+        """Reads a checkpoint into the shapes, dtypes and shardings of `like`.
 
         Raises:
-          UserError: the checkpoint is damaged, or was written by a program that is too different.
+          UserError: the checkpoint is damaged or incompatible.
         """
 
         def check() -> float | None:
             if damage := checksums.damage(self._path(step)):
-                whole, _ = newest_whole(self._folder)
-                other = "none is whole" if whole is None else f"step {whole} is the newest whole one"
+                intact, _ = newest_intact(self._folder)
+                other = "none is intact" if intact is None else f"step {intact} is the newest intact one"
                 raise UserError(f"checkpoint {self._path(step)} is damaged ({damage}): {other}")
             return self._score(step)
 
@@ -162,23 +162,23 @@ class Checkpoints:
         return Restored(*self._read(step, like), score, [])
 
     def restore_newest(self, like: TrainState) -> Restored | None:
-        """Reads the newest whole checkpoint, which process 0 finds; damaged newer ones get another name.
+        """Reads the newest intact checkpoint, which process 0 finds, and renames damaged newer ones.
 
         Returns:
-          What it holds; None where there is no checkpoint.
+          Its contents; None if there is no checkpoint.
 
         Raises:
-          UserError: there are checkpoints, but none is whole, or it was written by a program that is too different.
+          UserError: all checkpoints are damaged, or the newest intact one is incompatible.
         """
 
         def find() -> tuple[int | None, float | None, list[tuple[int, str]]]:
-            step, damaged = newest_whole(self._folder)
+            step, damaged = newest_intact(self._folder)
             if step is None and damaged:
                 each = ", ".join(f"{bad} ({damage})" for bad, damage in damaged)
-                raise UserError(f"all checkpoints in {self._folder} are damaged: {each}; remove them to begin anew")
+                raise UserError(f"all checkpoints in {self._folder} are damaged: {each}; remove them to start over")
             return step, None if step is None else self._score(step), damaged
 
-        step, score, damaged = on_first("find the newest whole checkpoint", find)
+        step, score, damaged = on_first("find the newest intact checkpoint", find)
         if step is None:
             return None
         state, sums = self._read(step, like)
@@ -187,7 +187,7 @@ class Checkpoints:
                 os.rename(self._path(bad), self._free_name(bad))
         self._newest = step
         messages = [
-            f"checkpoint {bad} is damaged ({damage}) and set aside: step {step} is used" for bad, damage in damaged
+            f"checkpoint {bad} is damaged ({damage}) and was set aside: step {step} is used" for bad, damage in damaged
         ]
         return Restored(state, sums, score, messages)
 
@@ -197,7 +197,7 @@ class Checkpoints:
             restored = self._orbax.restore(self._path(step), args=items)
             return restored["state"], restored["metrics"]
         except Exception as error:  # Orbax raises many kinds
-            raise UserError(f"checkpoint {self._path(step)} cannot be read here: {error}") from error
+            raise UserError(f"checkpoint {self._path(step)} cannot be read: {error}") from error
 
     def _path(self, step: int) -> str:
         return os.path.join(self._folder, str(step))
@@ -208,25 +208,29 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _errors_of(self, step: int) -> Iterator[None]:
-        """Turns what goes wrong in a save into one line."""
+        """Turns any error of a save into a UserError."""
         try:
             yield
         except Exception as error:  # Orbax raises many kinds
             self._begun = None
             warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)  # Orbax leaves them
-            whole, _ = newest_whole(self._folder)
-            kept = "there is no whole checkpoint yet" if whole is None else f"the last whole checkpoint is step {whole}"
+            intact, _ = newest_intact(self._folder)
+            kept = (
+                "there is no intact checkpoint yet"
+                if intact is None
+                else f"the last intact checkpoint is step {intact}"
+            )
             what = f"cannot save the checkpoint of step {step} in {self._folder}"
             raise UserError(f"{what}: {reason(error)}; {kept}") from error
 
     def _seal(self) -> None:
-        """Writes the checksums of a checkpoint that is complete but for its name; Orbax calls it in its thread."""
+        """Writes the checksums of a checkpoint before its final rename; called in Orbax's thread."""
         assert self._begun is not None
         step, score = self._begun
         checksums.seal(self._path(step) + _UNFINISHED, ("state", "metrics"), {"score": score})
 
     def _score(self, step: int) -> float | None:
-        return checksums.facts(self._path(step)).get("score")
+        return checksums.metadata(self._path(step)).get("score")
 
     def _best_first(self, steps: list[int]) -> list[int]:
         measured = [(score, step) for step in steps if (score := self._score(step)) is not None]
@@ -238,6 +242,6 @@ class Checkpoints:
             self._remove(step)
 
     def _remove(self, step: int) -> None:
-        """A folder loses its name before its files, so that a kill leaves no checkpoint in parts."""
+        """Renames the folder before deleting it, so that a kill leaves no partial checkpoint."""
         os.rename(self._path(step), self._path(step) + _REMOVED)
         shutil.rmtree(self._path(step) + _REMOVED)

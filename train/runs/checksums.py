@@ -1,4 +1,4 @@
-"""Checksums of a folder, kept in the folder: what is damaged later is not taken for whole."""
+"""Checksums of a folder, stored in the folder, to detect later damage."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from train.config.files import replacing
 _NAME = "checksums.json"
 
 
-def seal(folder: str, subfolders: tuple[str, ...], facts: dict[str, Any]) -> None:
-    """Writes the SHA-256 of every file in the subfolders, and facts about the whole, to checksums.json."""
+def seal(folder: str, subfolders: tuple[str, ...], metadata: dict[str, Any]) -> None:
+    """Writes metadata and the SHA-256 of every file in the subfolders to checksums.json."""
     names = [
         os.path.relpath(os.path.join(inside, name), folder)
         for subfolder in subfolders
@@ -22,11 +22,11 @@ def seal(folder: str, subfolders: tuple[str, ...], facts: dict[str, Any]) -> Non
     ]
     sums = {name: _sha256(os.path.join(folder, name)) for name in sorted(names)}
     with open(os.path.join(folder, _NAME), "w") as file:
-        json.dump({**facts, "sha256": sums}, file, indent=1)
+        json.dump({**metadata, "sha256": sums}, file, indent=1)
 
 
-def add_facts(folder: str, new: dict[str, Any]) -> None:
-    """Adds facts to those of a sealed folder."""
+def add_metadata(folder: str, new: dict[str, Any]) -> None:
+    """Adds to the metadata of a sealed folder."""
     path = os.path.join(folder, _NAME)
     with open(path) as file:
         old = json.load(file)
@@ -34,8 +34,8 @@ def add_facts(folder: str, new: dict[str, Any]) -> None:
         json.dump(old | new, file, indent=1)
 
 
-def facts(folder: str) -> dict[str, Any]:
-    """What `seal` wrote; nothing where that is damaged itself."""
+def metadata(folder: str) -> dict[str, Any]:
+    """The contents of checksums.json; empty if it is missing or unreadable."""
     try:
         with open(os.path.join(folder, _NAME)) as file:
             return dict(json.load(file))
@@ -44,14 +44,14 @@ def facts(folder: str) -> dict[str, Any]:
 
 
 def damage(folder: str) -> str | None:
-    """Says what is wrong with the files; None where they are as they were sealed."""
-    sums = facts(folder).get("sha256")
+    """Describes the first damaged file; None if all files match their checksums."""
+    sums = metadata(folder).get("sha256")
     if not isinstance(sums, dict):
         return f"{_NAME} is missing or unreadable"
     for name, expected in sums.items():
         try:
             if _sha256(os.path.join(folder, name)) != expected:
-                return f"{name} is not as it was saved"
+                return f"{name} does not match its checksum"
         except OSError as error:
             return f"{name}: {error.strerror}"
     return None

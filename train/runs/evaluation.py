@@ -19,12 +19,12 @@ class Evaluator:
     """Evaluates variables on the test images; compiles once.
 
     Args:
-      task: makes figures of what is counted.
-      run: what is evaluated.
-      step: counts a batch.
-      batches: gives the rows of this process of all batches, each with a `mask`; their number is divisible among the
-        devices.
-      layout: where batches and variables lie.
+      task: turns sums and outputs into metrics.
+      run: the run to evaluate.
+      step: evaluation step of one batch.
+      batches: returns an iterator over this process's rows of every batch, each with a `mask`; the number of rows is
+        divisible by the number of devices.
+      layout: sharding of batches and variables.
     """
 
     def __init__(
@@ -41,11 +41,11 @@ class Evaluator:
         self._zeros: dict[str, jax.Array] | None = None
 
     def __call__(self, variables: Mapping[str, Any], before_batch: Callable[[], object] = lambda: None) -> Any:
-        """The task's evaluation: every image counts once, on any number of devices.
+        """Returns the task's evaluation; every image counts once on any number of devices.
 
         Args:
           variables: parameters and batch statistics.
-          before_batch: is called before each batch, and ends the evaluation by an exception.
+          before_batch: called before each batch; may raise to stop the evaluation.
         """
         sums, outputs = None, []
         for rows in self._batches():
@@ -54,7 +54,8 @@ class Evaluator:
             sums = self._layout.put(self._zero_sums(variables, batch)) if sums is None else sums
             sums, given = self._step(variables, sums, batch)
             if self._task.outputs:
-                outputs.append(_unmasked(*_on_host(given, rows)))
+                answers = {name: array for name, array in rows.items() if name != "image"}
+                outputs.append(_unmasked(*_on_host(given, answers)))
         return self._task.evaluation(self._run, jax.device_get(sums), outputs)
 
     def _zero_sums(self, variables: Mapping[str, Any], batch: Any) -> dict[str, jax.Array]:
@@ -64,7 +65,7 @@ class Evaluator:
 
 
 def _on_host(outputs: Any, rows: Batch) -> tuple[Any, Any]:
-    """The outputs and the batch of all processes, on each of them."""
+    """Outputs and batch, gathered from all processes."""
     if jax.process_count() == 1:
         return jax.device_get(outputs), rows
     return multihost_utils.process_allgather(outputs, tiled=True), multihost_utils.process_allgather(rows, tiled=True)

@@ -15,13 +15,13 @@ from train.config.errors import UserError
 
 @contextlib.contextmanager
 def locked(workdir: str) -> Iterator[None]:
-    """Holds WORKDIR/lock, which the kernel lets go when the process ends, however it ends.
+    """Holds a lock on WORKDIR/lock; the kernel releases it when the process ends, however it ends.
 
     Args:
-      workdir: the run's folder; it is made where there is none.
+      workdir: the run's folder, created if missing.
 
     Raises:
-      UserError: another process holds it, or the folder cannot be written to.
+      UserError: another process holds the lock, or the folder is not writable.
     """
     try:
         os.makedirs(workdir, exist_ok=True)
@@ -33,18 +33,23 @@ def locked(workdir: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = lock_holder(workdir) or "another process"
-            raise UserError(f"{workdir} is in use by {holder}: wait for its end, or choose another --workdir") from None
+            raise UserError(
+                f"{workdir} is in use by {holder}: wait until it ends, or choose another --workdir"
+            ) from None
         except OSError as error:  # a file system without locks
-            print(f"note: {workdir} cannot be locked ({error.strerror}): let no other run use it", file=sys.stderr)
+            print(
+                f"note: {workdir} cannot be locked ({error.strerror}): make sure that no other run uses it",
+                file=sys.stderr,
+            )
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        with contextlib.suppress(OSError):  # on a full disk the lock holds, but has no name
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without a name
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n".encode())
         yield
 
 
 def lock_holder(workdir: str) -> str:
-    """Who holds, or last held, a work directory; nothing where nobody has."""
+    """The process that holds or last held a work directory; empty if none has."""
     with contextlib.suppress(OSError), open(os.path.join(workdir, "lock")) as file:
         return file.read().strip()
     return ""

@@ -1,4 +1,4 @@
-"""A notice that the machine will be taken away."""
+"""Preemption: SIGTERM asks a run to save and stop."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-Reached = Callable[[], bool]
+Preempted = Callable[[], bool]
 
 
 @contextlib.contextmanager
-def preemption() -> Iterator[Reached]:
-    """Notices SIGTERM instead of dying of it, so that a run can save and end. A second one kills a lone process.
+def preemption() -> Iterator[Preempted]:
+    """Catches SIGTERM, so that a run can save and stop. In a single process, a second SIGTERM kills it.
 
-    Ctrl-C still ends the run at once, and tells that the same command goes on.
+    Ctrl-C still stops the run at once, with a hint that the same command resumes it.
 
     Example:
-      >>> with preemption() as reached:
+      >>> with preemption() as preempted:
       ...     for step in range(3):
-      ...         if reached():
-      ...             break  # save before this step, and end
+      ...         if preempted():
+      ...             break  # save before this step, and stop
 
     Yields:
-      A function to call again and again; it says whether to save and end now. Several processes call it at the same
-      places, and it says so to all at the same call, whichever of them has the notice; JAX takes the signals then.
+      A function to poll; it returns whether to save and stop now. With several processes, where JAX handles the signal,
+      all must call it equally often, and all get True at the same call, whichever of them received SIGTERM.
     """
     try:
-        with _noticed() as reached:
-            yield reached
+        with _caught() as preempted:
+            yield preempted
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("the same command goes on from the last checkpoint") from None
+        raise KeyboardInterrupt("the same command resumes from the last checkpoint") from None
 
 
 @contextlib.contextmanager
-def _noticed() -> Iterator[Reached]:
+def _caught() -> Iterator[Preempted]:
     import jax
 
     in_main_thread = threading.current_thread() is threading.main_thread()
@@ -47,7 +47,7 @@ def _noticed() -> Iterator[Reached]:
 
         yield lambda: reached_preemption_sync_point(next(calls))
     elif not in_main_thread:
-        yield lambda: False  # Python gives signals to the main thread alone
+        yield lambda: False  # Python delivers signals to the main thread only
     else:
         noticed = threading.Event()
 

@@ -1,4 +1,4 @@
-"""What code and machine a figure was made with."""
+"""Code version, packages and machine that produced a result."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from flax.traverse_util import flatten_dict
 
 
 def versions() -> dict[str, str]:
-    """Of Python and the packages that figures depend on."""
+    """Versions of Python and of the packages that results depend on."""
     packages = ("attnjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
     return {"python": platform.python_version()} | installed(packages)
 
 
 def installed(packages: Iterable[str]) -> dict[str, str]:
-    """Versions of those packages that are installed."""
+    """Versions of the given packages, without those that are not installed."""
     versions = {}
     for package in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -32,7 +32,7 @@ def installed(packages: Iterable[str]) -> dict[str, str]:
 
 
 def processor() -> str:
-    """Cores and name of this machine's processor."""
+    """Core count and model of this machine's processor."""
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
         name = next((line.split(": ")[1].strip() for line in file if line.startswith("model name")), name)
@@ -40,7 +40,7 @@ def processor() -> str:
 
 
 def git_commit() -> str | None:
-    """Commit of the checkout that this file is in, marked where files differ from it; None outside of one."""
+    """Commit of the checkout that holds this file, with `-dirty` if files differ; None outside a checkout."""
     here = os.path.dirname(os.path.abspath(__file__))
     command = ["git", "-C", here, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     with contextlib.suppress(OSError):
@@ -50,7 +50,7 @@ def git_commit() -> str | None:
 
 
 def digest(variables: Mapping[str, Any]) -> str:
-    """SHA-256 over parameters and batch statistics: path, type, shape and bytes of each, by sorted path."""
+    """SHA-256 over the path, dtype, shape and bytes of every variable, in the order of their paths."""
     sha = hashlib.sha256()
     flat: dict[str, Any] = flatten_dict(dict(variables), sep="/")
     for path in sorted(flat):

@@ -1,4 +1,4 @@
-"""A run's folder: its settings, and what it has learnt."""
+"""The folder of a run: config.json, and loading the trained net."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class LoadedRun:
 
     Attributes:
       model: the net; call `model.apply(variables, preprocess(images), train=False)`.
-      variables: its parameters and batch statistics (the averaged ones, where the run averages).
+      variables: its parameters and batch statistics; their moving average if the run keeps one.
       class_names: names of the classes, by label.
-      preprocess: turns uint8 images (b, h, w, c) of the size that the net sees into what it takes.
+      preprocess: turns uint8 images (b, h, w, c) of the run's size into the net's input.
     """
 
     model: nn.Module
@@ -47,18 +47,18 @@ class LoadedRun:
 
 
 def load_run(workdir: str, checkpoint: str = "last", task: Task = CLASSIFICATION) -> LoadedRun:
-    """Loads the net that a run has trained.
+    """Loads the trained net of a run.
 
     Args:
       workdir: the run's folder.
       checkpoint: `last`, `best` (the highest test accuracy) or a step.
-      task: what was trained.
+      task: the task of the run.
 
     Returns:
       Model, variables, class names and preprocessing.
 
     Raises:
-      UserError: the folder is no run, or has no such checkpoint.
+      UserError: the folder does not hold a run, or has no such checkpoint.
     """
     run = read_run(workdir)
     model = task.model(run)
@@ -68,7 +68,7 @@ def load_run(workdir: str, checkpoint: str = "last", task: Task = CLASSIFICATION
 
 
 def load_state(task: Task, run: Run, workdir: str, checkpoint: str, layout: Layout) -> TrainState:
-    """Loads a run's state from the checkpoint `last`, `best` or a step."""
+    """Loads the state of a run from the checkpoint `last`, `best` or a step."""
     with contextlib.closing(Checkpoints(checkpoint_folder(workdir), read_only=True)) as checkpoints:
 
         def find() -> int:
@@ -85,7 +85,7 @@ def read_run(workdir: str) -> Run:
     """Reads config.json.
 
     Raises:
-      UserError: it is not there or was not written by this program.
+      UserError: the file is missing or invalid.
     """
     stored = _read_record(workdir)
     path = os.path.join(workdir, "config.json")
@@ -100,7 +100,7 @@ def read_run(workdir: str) -> Run:
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is not the config.json of a run: {error!r}") from error
+        raise UserError(f"{path} is not a valid config.json of a run: {error!r}") from error
 
 
 def _read_record(workdir: str) -> dict[str, Any]:
@@ -109,16 +109,16 @@ def _read_record(workdir: str) -> dict[str, Any]:
         with open(path) as file:
             return json.load(file)
     except FileNotFoundError:
-        raise UserError(f"{workdir} is no run: it has no config.json") from None
+        raise UserError(f"{workdir} is not the folder of a run: it has no config.json") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not the config.json of a run: {error}") from error
+        raise UserError(f"{path} is not a valid config.json of a run: {error}") from error
 
 
 def origins(workdir: str) -> list[str]:
-    """Machine, versions and date of the start of a run and of each time it resumed.
+    """Machine, versions and date of the start of a run and of each resumption.
 
     Raises:
-      UserError: the folder has no run.
+      UserError: the folder does not hold a run.
     """
     stored = _read_record(workdir)
     lines = []
@@ -130,24 +130,24 @@ def origins(workdir: str) -> list[str]:
 
 
 def check_claim(run: Run, workdir: str) -> None:
-    """Checks that a folder is free for the run, or the run's own. One without a checkpoint is free.
+    """Checks that a folder is unused or belongs to the same run. A folder without checkpoints is unused.
 
     Raises:
-      UserError: the folder belongs to another run, or to something else that has a config.json.
+      UserError: the folder belongs to another run, or its config.json is invalid.
     """
     if os.path.exists(os.path.join(workdir, "config.json")):
         stored, steps = read_run(workdir), checkpoint_steps(checkpoint_folder(workdir))
         if steps:
             _check_same(stored, run, workdir)
             if steps[-1] > run.total_steps:
-                raise UserError(f"{workdir} is at step {steps[-1]} already, beyond the end at step {run.total_steps}")
+                raise UserError(f"{workdir} is already at step {steps[-1]}, beyond the end at step {run.total_steps}")
 
 
 def claim(run: Run, workdir: str, data: str) -> None:
-    """Writes config.json: the settings, and versions, commit, devices and data of the start and of every resumption.
+    """Writes config.json: the settings, and versions, commit, devices and data of the start and of each resumption.
 
     Raises:
-      UserError: the folder belongs to another run, or cannot be written to.
+      UserError: the folder belongs to another run, or is not writable.
     """
     check_claim(run, workdir)
     now = {
@@ -179,10 +179,10 @@ def _check_same(stored: Run, run: Run, workdir: str) -> None:
             changes.append(f"{name} of the data: {getattr(stored, name)} there, {getattr(run, name)} here")
     if changes:
         raise UserError(
-            f"{workdir} belongs to another run ({'; '.join(changes)}): take its settings, or another --workdir"
+            f"{workdir} belongs to another run ({'; '.join(changes)}): use its settings, or choose another --workdir"
         )
 
 
 def checkpoint_folder(workdir: str) -> str:
-    """Where a run keeps its checkpoints."""
+    """Folder of a run's checkpoints."""
     return os.path.join(workdir, "checkpoints")

@@ -1,4 +1,4 @@
-"""What is seen of a run: progress, metrics.jsonl, TensorBoard events, and pictures at the end."""
+"""Output of a run: progress, metrics.jsonl, TensorBoard events, and plots at the end."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from train.tasks.task import Evaluation, Task
 
 
 class Report:
-    """Tells of a run on standard output and in its folder.
+    """Reports a run on standard output and in its folder.
 
     Args:
       workdir: the run's folder.
-      task: says which figures are printed.
-      step: the step that the run starts or resumes at; what the files tell of later steps is taken back.
-      total_steps: the step it ends at.
-      evaluated: whether what they tell of the test images at this very step stands.
-      label: begins every line of a run that is one of many; of these, little more than evaluations is told.
+      task: names the metrics to print.
+      step: the step at which the run starts or resumes; records of later steps are removed from metrics.jsonl.
+      total_steps: the last step.
+      evaluated: whether to keep the test record of `step` itself.
+      label: prefix of the run's log lines, if it is one of several; such a run prints little more than evaluations.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Report:
             file.writelines(json.dumps(record) + "\n" for record in records)
 
     def start(self, run: Run, bar: bool = True) -> None:
-        """Says what is trained, and where the run goes on; on a terminal the progress bar begins, if there is one."""
+        """Prints what is trained and the step at which it resumes; starts the progress bar on a terminal."""
         step, total = self._first_step, self._total
         if step:
             self.say(f"{self._workdir} resumes at step {step} of {total}")
@@ -72,13 +72,13 @@ class Report:
             f"{height}x{width}x{channels}, {len(run.class_names)} classes, {total} steps of {config.data.batch_size}"
         )
         if config.data.batch_size > run.num_examples:
-            self._detail("a batch is larger than the data set: it has images several times")
+            self._detail("a batch is larger than the data set: it repeats images")
         if bar and _is_terminal():
             self._bar = tqdm(total=total, initial=step, unit="step", file=sys.stdout)
             self._bar.set_postfix_str("compiling")
 
     def say(self, text: str) -> None:
-        """Prints a line, above the progress bar where there is one."""
+        """Prints a line, above the progress bar if there is one."""
         with tqdm.external_write_mode(file=sys.stdout):
             print(text if self._label is None else f"{self._label}: {text}", flush=True)
 
@@ -87,19 +87,19 @@ class Report:
             self.say(text)
 
     def compiled(self) -> None:
-        """Says how long it took up to the end of the first step; time is counted from here on."""
+        """Prints the time up to the end of the first step, and restarts the clock."""
         self._detail(f"first step after {time.perf_counter() - self._started:.0f} s, most of it compilation")
         self._started, self._first_step = time.perf_counter(), self._first_step + 1
         if self._bar is not None:
             self._bar.set_postfix_str("")
 
     def tick(self) -> None:
-        """Moves the progress bar on by a step."""
+        """Advances the progress bar by one step."""
         if self._bar is not None:
             self._bar.update()
 
     def training(self, step: int, figures: dict[str, float]) -> None:
-        """Tells the figures since the last call; images_per_second is among them."""
+        """Logs the training metrics since the last call, which include images_per_second."""
         self._record(step, "train", figures)
         text = f"{self._headlines(figures)}, {figures['images_per_second']:.0f} images/s"
         if self._bar is None:
@@ -108,7 +108,7 @@ class Report:
             self._bar.set_postfix_str(text)
 
     def evaluation(self, step: int, evaluation: Evaluation) -> None:
-        """Tells the figures on the test images."""
+        """Logs the metrics on the test images."""
         self._record(step, "test", evaluation.figures())
         self.say(f"step {step}/{self._total}: {self._headlines(evaluation.figures(), 'test ')}")
 
@@ -129,7 +129,7 @@ class Report:
         return f", {tqdm.format_interval(seconds)} left"
 
     def finish(self, run: Run, evaluation: Evaluation, unreadable: list[str]) -> None:
-        """Ends the progress bar, writes what the task leaves, curves.png and summary.json, and says where."""
+        """Closes the progress bar and writes the task's files, curves.png and summary.json."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -150,7 +150,7 @@ class Report:
             json.dump(summary, file, indent=2)
         if unreadable:
             self.say(f"{len(unreadable)} unreadable images skipped, see summary.json")
-        self._detail(f"steps {self._resumed_at} to {self._total} took {seconds:.0f} s, the run lies in {self._workdir}")
+        self._detail(f"steps {self._resumed_at} to {self._total} took {seconds:.0f} s; results are in {self._workdir}")
 
     def close(self) -> None:
         """Closes files and progress bar."""
@@ -160,15 +160,15 @@ class Report:
             self._bar.close()
 
 
-class Silence:
-    """The report of a process that is not the first: it says and writes nothing."""
+class NullReport:
+    """The report of processes other than the first: prints and writes nothing."""
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *arguments, **options: None
 
 
 def read_metrics(workdir: str) -> list[dict[str, Any]]:
-    """Reads metrics.jsonl; what is no record, such as a line cut short by a kill, is passed over."""
+    """Reads metrics.jsonl and skips invalid lines, such as one cut short by a kill."""
     path = os.path.join(workdir, "metrics.jsonl")
     if not os.path.exists(path):
         return []
@@ -184,7 +184,7 @@ def _parse(line: str) -> Any:
 
 
 def is_finished(workdir: str, total_steps: int) -> bool:
-    """Whether a run of that duration has come to its end, pictures and all."""
+    """Whether a run of `total_steps` has finished and written its results."""
     path = os.path.join(workdir, "summary.json")
     if not os.path.exists(path) or total_steps not in checkpoint_steps(checkpoint_folder(workdir)):
         return False

@@ -1,4 +1,4 @@
-"""A run in its folder between the steps of the loop: where it begins, what it saves and reports."""
+"""An open run: its folder, checkpoints and report, and the state it starts from."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from train.runs.checkpoint import Checkpoints, Restored
 from train.runs.consistency import check_same_folder
 from train.runs.lock import lock_holder, locked
 from train.runs.record import check_claim, checkpoint_folder, claim
-from train.runs.report import Report, Silence, is_finished
+from train.runs.report import NullReport, Report, is_finished
 from train.runs.setup import Setup
 from train.tasks.run import Run
 
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-    """A run whose folder this process holds, from where it begins to where it stops.
+    """A run whose folder this process has locked.
 
     Attributes:
-      setup: what the run is made of.
-      workdir: its folder.
-      checkpoints: what it has saved.
-      restored: what it begins with; the loop uses its state up.
-      start: the step that it begins at.
-      finished: whether it had come to its end before.
-      report: what it tells.
-      label: what its lines begin with, where it is one of many.
+      setup: the run's data, program and evaluator.
+      workdir: the run's folder.
+      checkpoints: the run's checkpoints.
+      restored: the restored or initial state; the loop donates its buffers.
+      start: the step at which the run starts or resumes.
+      finished: whether the run had already finished.
+      report: writes progress and metrics.
+      label: prefix of the run's log lines, if it is one of several.
     """
 
     setup: Setup
@@ -44,17 +44,17 @@ class Session:
     restored: Restored
     start: int
     finished: bool
-    report: Report | Silence
+    report: Report | NullReport
     label: str | None
 
     @property
     def run(self) -> Run:
-        """What defines the run."""
+        """The run's settings and data description."""
         return self.setup.run
 
     @property
     def evaluated(self) -> bool:
-        """Whether the state that it begins with has its figures on the test images."""
+        """Whether the restored state has already been evaluated on the test images."""
         return self.restored.score is not None and self.start < self.run.total_steps
 
     @functools.cached_property
@@ -63,20 +63,20 @@ class Session:
         return self.setup.program.task.training_images(self.run, self.setup.dataset)
 
     def batches(self) -> Any:
-        """Batches from the first step on, an iterator: the rows of this process."""
+        """An iterator over this process's rows of the batches, from the start step on."""
         process = (jax.process_index(), jax.process_count())
         batches = self.setup.program.task.training_batches(self.run, self.images, process)
         batches.set_state({"next_index": self.start})
         return batches
 
     def sums(self) -> Sums:
-        """The sums that it begins with."""
+        """The restored sums; zeros for a new run."""
         zero, stored = self.setup.program.zero_sums, self.restored.sums
         totals = {name: np.asarray(stored.get(name, 0), total.dtype) for name, total in zero.totals.items()}
         return zero.replace(totals=totals)
 
     def save(self, step: int, state: TrainState, sums: Sums, evaluation: Any) -> None:
-        """Tells the figures on the test images, if there are some, and begins to save the state."""
+        """Reports the evaluation, if any, and starts saving the state."""
         score = None
         if evaluation is not None:
             self.report.evaluation(step, evaluation)
@@ -85,13 +85,13 @@ class Session:
         self.checkpoints.save(step, state, totals, score)
 
     def stop(self, step: int) -> None:
-        """Ends before the end, for SIGTERM."""
+        """Stops early because of SIGTERM."""
         self.checkpoints.wait()
         kept = f"saved at step {step} of {self.run.total_steps}" if step else "nothing to save yet"
-        self.report.say(f"SIGTERM: {kept}; the same command goes on from there")
+        self.report.say(f"SIGTERM: {kept}; the same command resumes from there")
 
     def check(self, sums: Sums) -> None:
-        """Raises NotFiniteError where a loss, gradient or result was not finite."""
+        """Raises NotFiniteError if a loss, gradient or parameter was not finite."""
         if sums.first_nonfinite < 0:
             return
         self.checkpoints.wait()
@@ -105,7 +105,7 @@ class Session:
         )
 
     def finish(self, evaluation: Any) -> None:
-        """Waits for the last checkpoint and writes what a finished run leaves."""
+        """Waits for the last checkpoint and writes the results of the finished run."""
         self.checkpoints.wait()
         unreadable = gather("unreadable images", sorted(self.images.unreadable | self.setup.test_images.unreadable))
         self.report.finish(self.run, evaluation, sorted(set().union(*unreadable)))
@@ -113,28 +113,28 @@ class Session:
 
 @contextlib.contextmanager
 def open_session(setup: Setup, workdir: str, label: str | None = None) -> Iterator[Session]:
-    """Claims the folder of a run, which processes share, and reads where the run stands.
+    """Claims the folder of a run, which all processes share, and restores the newest checkpoint.
 
     Args:
-      setup: what the run is made of.
-      workdir: its folder.
-      label: what its lines begin with, where it is one of many.
+      setup: the run's data, program and evaluator.
+      workdir: the run's folder.
+      label: prefix of the run's log lines, if it is one of several.
 
     Raises:
-      UserError: the folder belongs to another run, is in use, or cannot be written to.
+      UserError: the folder belongs to another run, is in use, or is not writable.
     """
     run = setup.run
     with contextlib.ExitStack() as stack:
 
-        def take() -> tuple[bool, str]:
-            check_claim(run, workdir)  # before anything is written there
+        def claim_folder() -> tuple[bool, str]:
+            check_claim(run, workdir)  # before writing to the folder
             stack.enter_context(locked(workdir))
             finished = is_finished(workdir, run.total_steps)
             if not finished:
                 claim(run, workdir, setup.dataset.origin)
             return finished, lock_holder(workdir)
 
-        finished, holder = on_first("claim the work directory", take)
+        finished, holder = on_first("claim the work directory", claim_folder)
         check_same_folder(workdir, holder)
         kept = (run.config.keep_last_checkpoints, run.config.keep_best_checkpoints)
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(checkpoint_folder(workdir), *kept)))
@@ -142,7 +142,7 @@ def open_session(setup: Setup, workdir: str, label: str | None = None) -> Iterat
         restored = checkpoints.restore_newest(setup.program.state)
         restored = restored or Restored(setup.program.fresh_state(), {}, None, [])
         start = int(restored.state.step)
-        session = Session(setup, workdir, checkpoints, restored, start, finished, Silence(), label)
+        session = Session(setup, workdir, checkpoints, restored, start, finished, NullReport(), label)
         if is_first() and not (finished and session.start == run.total_steps):
             report = Report(workdir, setup.program.task, session.start, run.total_steps, session.evaluated, label)
             session = dataclasses.replace(session, report=stack.enter_context(contextlib.closing(report)))

@@ -1,4 +1,4 @@
-"""Everything that a run is made of before its folder is opened: data, net, steps, and whether they fit each other."""
+"""Builds what a run needs before its folder is opened: data, net, steps and evaluator, and validates them together."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ from train.tasks.task import Task
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """The net of a run and its training step, which need no images.
+    """The net of a run and its training step; building them needs no images.
 
     Attributes:
-      task: what is trained.
-      run: what defines it.
-      layout: where arrays lie.
+      task: the task to train.
+      run: the run's settings and data description.
+      layout: sharding of arrays on devices.
       model: the net.
       step: the pure training step.
-      state: shapes, types and shardings of the state.
+      state: shapes, dtypes and shardings of the state.
     """
 
     task: Task
@@ -61,7 +61,7 @@ class Program:
         """Builds the net, the optimizer and the step.
 
         Raises:
-          UserError: the net refuses its options or images of this shape, or the optimizer the net.
+          UserError: the net does not accept its options or image shape, or the optimizer does not fit the net.
         """
         config = run.config
         model = task.model(run, norm_options(config, layout.num_devices))
@@ -80,18 +80,18 @@ class Program:
         return cls(task, run, layout, model, step, layout.abstract(abstract_state(task, run, model)))
 
     def compiled(self) -> ParallelStep:
-        """The training step on all devices, by the engine that the settings name."""
+        """The training step compiled for all devices by `parallel.engine`."""
         if self.run.config.parallel.engine == "pmap":
             return pmap_step(self.step, self.layout)
         return jit_step(self.step, self.layout, self.state)
 
     @functools.cached_property
     def zero_sums(self) -> Sums:
-        """Sums of no steps."""
+        """Zero sums."""
         return self.step.init(self.state, self.task.abstract_batch(self.run), jax.random.key(0))
 
     def fresh_state(self) -> TrainState:
-        """The state before the first step; the seed of the run decides it, or a file of weights."""
+        """The initial state, from the run's seed and, if given, a file of weights."""
         config = self.run.config
         variables = attnjax.init(self.model, jax.random.key(config.seed), (1, *self.run.image_shape))
         if config.model.weights is not None:
@@ -102,13 +102,13 @@ class Program:
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What a run is made of before its folder is opened. Runs that differ in their seed alone have it in common.
+    """Data, program and evaluator of a run. Runs that differ only in their seed can share them.
 
     Attributes:
       program: net and training step.
-      dataset: the images.
-      test_images: those of the test.
-      evaluator: evaluates variables on them.
+      dataset: the images of both splits.
+      test_images: the test images as the task reads them.
+      evaluator: evaluates variables on the test images.
     """
 
     program: Program
@@ -118,13 +118,13 @@ class Setup:
 
     @classmethod
     def create(cls, config: Config, task: Task = CLASSIFICATION) -> Setup:
-        """Opens the images and checks that settings, images and devices fit each other, in all processes.
+        """Opens the data and checks settings, data and devices against each other, in all processes.
 
         Raises:
-          UserError: they do not.
+          UserError: they do not fit.
         """
         layout = make_layout(config)
-        if config.parallel.batch_norm == "device":  # on other devices it would be another run
+        if config.parallel.batch_norm == "device":  # resolved now: another number of devices would change the run
             parallel = dataclasses.replace(config.parallel, batch_norm=norm_images(config, layout.num_devices))
             config = dataclasses.replace(config, parallel=parallel)
         dataset = task.open(config)
@@ -139,17 +139,17 @@ class Setup:
 
     @property
     def run(self) -> Run:
-        """What defines the run."""
+        """The run's settings and data description."""
         return self.program.run
 
     def with_seed(self, seed: int) -> Setup:
-        """The same with another seed."""
+        """The same setup with another seed."""
         run = dataclasses.replace(self.run, config=dataclasses.replace(self.run.config, seed=seed))
         return dataclasses.replace(self, program=dataclasses.replace(self.program, run=run))
 
 
 def make_layout(config: Config, devices: Sequence[jax.Device] | None = None) -> Layout:
-    """Where the arrays of a run lie, on the devices of all processes or on those given.
+    """The sharding of a run's arrays, on the given devices or those of all processes.
 
     Raises:
       UserError: the batch or the parameters cannot be divided among the devices.
@@ -159,17 +159,19 @@ def make_layout(config: Config, devices: Sequence[jax.Device] | None = None) -> 
     if size % (n * parts):
         among = f"{n} devices" + (f" in {parts} parts" if parts > 1 else "")
         near = max(1, size // (n * parts)) * n * parts
-        raise UserError(f"data.batch_size={size} cannot be divided among {among}: take {near}")
+        raise UserError(f"data.batch_size={size} cannot be divided evenly among {among}: use {near}")
     if n % shards:
         raise UserError(f"parallel.shard_parameters={shards} does not divide the {n} devices")
     images = size // (n * parts)
     if (config.data.mixup or config.data.cutmix) and images % 2:
-        raise UserError(f"data.mixup and data.cutmix mix neighbours: {images} images on each device must be even")
+        raise UserError(
+            f"data.mixup and data.cutmix mix neighbouring images: the number on each device, {images}, must be even"
+        )
     return Layout.create(devices, shards)
 
 
 def norm_images(config: Config, num_devices: int) -> int:
-    """Images that a batch norm takes its statistics over, as `parallel.batch_norm` says."""
+    """Number of images per batch-norm statistic, from `parallel.batch_norm`."""
     images, asked = config.data.batch_size // config.parallel.accumulate, config.parallel.batch_norm
     if asked == "global":
         return images
@@ -177,10 +179,10 @@ def norm_images(config: Config, num_devices: int) -> int:
 
 
 def norm_options(config: Config, num_devices: int) -> dict[str, Any]:
-    """The arguments of batch norm that `parallel.batch_norm` asks for.
+    """Arguments of BatchNorm for `parallel.batch_norm`.
 
     Raises:
-      UserError: the images cannot be divided so.
+      UserError: the images are not divisible into such groups.
     """
     parallel = config.parallel
     images = config.data.batch_size // parallel.accumulate
@@ -193,16 +195,16 @@ def norm_options(config: Config, num_devices: int) -> dict[str, Any]:
         where += " part" if parallel.accumulate > 1 else ""
         instead = "or parallel.engine='jit'" if parallel.engine == "pmap" else "or 'global'"
         raise UserError(
-            f"parallel.batch_norm={together} does not divide the {whole} images {where}: take a divisor, {instead}"
+            f"parallel.batch_norm={together} does not divide the {whole} images {where}: use a divisor, {instead}"
         )
     return {"groups": whole // together}
 
 
 def abstract_state(task: Task, run: Run, model: nn.Module | None = None) -> TrainState:
-    """Shapes and types of the state of a run, computed from its settings alone.
+    """Shapes and dtypes of a run's state, computed from its settings without allocating it.
 
     Raises:
-      UserError: the net refuses its options or images of this shape, or the optimizer the net.
+      UserError: the net does not accept its options or image shape, or the optimizer does not fit the net.
     """
     model = task.model(run) if model is None else model
     image, config = jax.ShapeDtypeStruct((1, *run.image_shape), jnp.float32), run.config
@@ -210,8 +212,9 @@ def abstract_state(task: Task, run: Run, model: nn.Module | None = None) -> Trai
         variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)
     except (TypeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
-        see = "see data.image_size and model.options"
-        raise UserError(f"{config.model.name} does not work like this, {see}: {reason}") from error
+        raise UserError(
+            f"{config.model.name} does not accept these data.image_size and model.options: {reason}"
+        ) from error
     try:
         create = partial(TrainState.create, optimizer=run.optimizer(), ema=config.ema_decay is not None)
         return jax.eval_shape(create, variables)
@@ -221,11 +224,11 @@ def abstract_state(task: Task, run: Run, model: nn.Module | None = None) -> Trai
 
 
 def _identity(run: Run, dataset: Dataset) -> dict[str, Any]:
-    """What all processes must have alike."""
-    alike = flatten(run.config) | {
+    """The values that must be the same in all processes."""
+    values = flatten(run.config) | {
         "training images": len(dataset.train),
         "test images": len(dataset.test),
         "devices of a process": jax.local_device_count(),
         "jax": jax.__version__,
     }
-    return alike | {f"class {label}": name for label, name in enumerate(run.class_names)}
+    return values | {f"class {label}": name for label, name in enumerate(run.class_names)}

@@ -1,4 +1,4 @@
-"""Start weights: a file of attnjax.convert, put into a net that is to be trained."""
+"""Initial weights: loads a file of attnjax.convert into a net before training."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from train.hosts.processes import is_first
 
 
 def start_from(path: str, variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Puts the weights of a file, or of a folder, in the place of a net's fresh variables.
+    """Replaces freshly initialised variables by the weights of a file or folder.
 
-    Every weight of the file must have its place in the net, and every variable of the net must be in the file, but
-    for two cases, which are said on standard error: a classifier `fc` of another number of classes stays fresh; and
-    where the net is built around a `backbone`, the file may hold a net like that alone, whose classifier is left out.
+    File and net must have the same variables, with two exceptions, each printed as a note on standard error: a
+    classifier `fc` with another number of classes keeps its initialisation; and if the net is built around a
+    `backbone`, the file may hold the backbone as a net of its own, whose classifier is ignored.
 
     Args:
-      path: what `attnjax.convert` has written.
-      variables: the net's fresh variables.
+      path: a file or folder written by `attnjax.convert`.
+      variables: the net's freshly initialised variables.
 
     Returns:
-      Variables with the same structure, shapes and types.
+      Variables with the same structure, shapes and dtypes.
 
     Raises:
-      UserError: the file cannot be read or does not fit the net; everything that does not fit is listed.
+      UserError: the file cannot be read or does not fit the net; the message lists every mismatch.
     """
     try:
         given = flatten_dict(load_variables(path), sep="/")
@@ -43,7 +43,7 @@ def start_from(path: str, variables: Mapping[str, Any]) -> dict[str, Any]:
     if _in_backbone(fresh) and not _in_backbone(given):
         wanted = {name: leaf for name, leaf in fresh.items() if name in _in_backbone(fresh)}
         given = {_to_backbone(name): leaf for name, leaf in given.items() if _module(name) != "fc"}
-        notes.append("all but the backbone")
+        notes.append("everything but the backbone")
     head = [name for name in wanted if _module(name) == "fc"]
     if all(name in given for name in head) and any(
         np.shape(given[name])[-1:] != wanted[name].shape[-1:] for name in head
@@ -54,7 +54,7 @@ def start_from(path: str, variables: Mapping[str, Any]) -> dict[str, Any]:
     if problems := _problems(given, wanted):
         raise UserError(f"model.weights={path!r} does not fit the net: {'; '.join(problems)}")
     for note in notes if is_first() else ():
-        print(f"note: {note} starts fresh, it is not in {path}", file=sys.stderr)
+        print(f"note: {note} is not in {path} and keeps its initial values", file=sys.stderr)
     return unflatten_dict(
         fresh | {name: jnp.asarray(given[name], leaf.dtype) for name, leaf in wanted.items()}, sep="/"
     )
@@ -79,7 +79,7 @@ def _problems(given: Mapping[str, Any], wanted: Mapping[str, jax.Array]) -> list
     for name in sorted(wanted.keys() - given.keys()):
         near = difflib.get_close_matches(name, given.keys() - wanted.keys(), n=1)
         problems.append(f"{name} is missing" + (f" (nearest: {near[0]})" if near else ""))
-    problems += [f"{name} has no place in the net" for name in sorted(given.keys() - wanted.keys())]
+    problems += [f"{name} is not in the net" for name in sorted(given.keys() - wanted.keys())]
     for name, leaf in sorted(wanted.items()):
         if name in given and np.shape(given[name]) != leaf.shape:
             problems.append(f"{name} is {np.shape(given[name])}, not {leaf.shape}")

@@ -153,12 +153,12 @@ def lone_runs(tmp_path_factory: pytest.TempPathFactory, _compile_once: None) -> 
 
 
 def train_both(
-    folder: Path, asked: bool, config: Config = CUT, reached: Callable[[], bool] = lambda: False
+    folder: Path, asked: bool, config: Config = CUT, preempted: Callable[[], bool] = lambda: False
 ) -> list[int]:
     """Trains seeds 0 and 1; returns those that have come to their end."""
     workdirs = {seed: str(folder / f"seed_{seed}") for seed in (0, 1)}
     labels = {seed: f"seed {seed}" for seed in workdirs}
-    return list(train_seeds(config, workdirs, asked, reached, labels))
+    return list(train_seeds(config, workdirs, asked, preempted, labels))
 
 
 def interrupted(monkeypatch: pytest.MonkeyPatch, folder: Path, asked: bool, seed: int, step: int) -> None:

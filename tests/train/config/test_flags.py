@@ -211,7 +211,7 @@ def test_a_number_beyond_all_bounds_is_refused(fails: Fails, tmp_path: Path, fla
 
 def test_a_batch_that_the_devices_cannot_share_is_refused(fails: Fails, tmp_path: Path):
     line = fails(main, DIGITS, "--data.batch_size", 20, "--workdir", tmp_path / "run")
-    assert line == "error: data.batch_size=20 cannot be divided among 8 devices: take 16"
+    assert line == "error: data.batch_size=20 cannot be divided evenly among 8 devices: use 16"
 
 
 def test_a_number_of_classes_that_the_data_have_not_is_refused(fails: Fails, tmp_path: Path):
@@ -299,7 +299,7 @@ def test_an_unknown_tfds_set_names_the_nearest(fails: Fails, tmp_path: Path):
 def test_a_folder_that_is_no_run_is_refused(fails: Fails, tmp_path: Path, main_of: Callable[..., None]):
     images = ("0.png",) if main_of is predict.main else ()
     line = fails(main_of, *images, "--workdir", tmp_path)
-    assert line == f"error: {tmp_path} is no run: it has no config.json"
+    assert line == f"error: {tmp_path} is not the folder of a run: it has no config.json"
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"config": {}}', "null"])
@@ -316,7 +316,7 @@ def test_a_run_without_checkpoint_says_so(fails: Fails, tmp_path: Path, trained:
 @pytest.mark.parametrize("which", ["1", "99", "newest", "-2"])
 def test_a_checkpoint_that_is_not_kept_names_those_that_are(fails: Fails, trained: tuple[Path, Evaluation], which: str):
     line = fails(evaluate.main, "--workdir", trained[0], f"--checkpoint={which}")
-    assert line.startswith(f"error: checkpoint='{which}' is not best, last or one of the kept steps [")
+    assert line.startswith(f"error: checkpoint='{which}' must be best, last or one of the kept steps [")
     assert line.endswith("4, 6]")
 
 
@@ -363,14 +363,14 @@ def test_options_that_the_net_refuses_are_said_in_one_line(
 ):
     path = config_file('config = Config(ModelConfig(options={"attention": {"kernel_size": 4}}), total_steps=1)')
     line = fails(main, path, "--workdir", tmp_path / "run")
-    see = "see data.image_size and model.options: kernel_size=4 must be odd"
-    assert line == f"error: cbam_resnet20_cifar does not work like this, {see}"
+    reason = "kernel_size=4 must be odd"
+    assert line == f"error: cbam_resnet20_cifar does not accept these data.image_size and model.options: {reason}"
 
 
 @pytest.mark.parametrize(
     ("called", "main_of", "arguments", "said"),
     [
-        ((loop, "train_seeds"), main, (DIGITS,), "interrupted; the same command goes on from the last checkpoint"),
+        ((loop, "train_seeds"), main, (DIGITS,), "interrupted; the same command resumes from the last checkpoint"),
         ((evaluate, "read_run"), evaluate.main, (), "interrupted"),
         ((predict, "predict"), predict.main, ("0.png",), "interrupted"),
     ],

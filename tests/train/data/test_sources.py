@@ -303,7 +303,7 @@ def test_a_config_trains_on_a_folder(folder: Path, tmp_path: Path, capsys: pytes
     main([SMALL, *flags])
     said = capsys.readouterr().out.splitlines()
     assert f"resnet20_cifar on folder:{folder}: 5 training images of 8x8x3, 2 classes, 3 steps of 16" in said
-    assert "a batch is larger than the data set: it has images several times" in said
+    assert "a batch is larger than the data set: it repeats images" in said
     assert said[-1] in {f"test_accuracy={right / 5:.4f}" for right in range(6)}
 
 

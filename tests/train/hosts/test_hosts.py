@@ -135,13 +135,13 @@ def refuse() -> None:
 
 def test_sigterm_is_noticed_once():
     usual = signal.getsignal(signal.SIGTERM)
-    with preemption() as reached:
-        assert not reached()
+    with preemption() as preempted:
+        assert not preempted()
         os.kill(os.getpid(), signal.SIGTERM)
-        assert reached()
+        assert preempted()
         assert signal.getsignal(signal.SIGTERM) == usual
-    with preemption() as reached:
-        assert not reached()
+    with preemption() as preempted:
+        assert not preempted()
         assert signal.getsignal(signal.SIGTERM) != usual
     assert signal.getsignal(signal.SIGTERM) == usual
 
@@ -150,8 +150,8 @@ def test_no_signal_comes_to_another_thread():
     seen = []
 
     def work() -> None:
-        with preemption() as reached:
-            seen.append(reached())
+        with preemption() as preempted:
+            seen.append(preempted())
 
     thread = threading.Thread(target=work)
     thread.start()

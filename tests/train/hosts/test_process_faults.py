@@ -52,7 +52,7 @@ def test_a_run_that_is_preempted_then_killed_then_damaged_ends_as_the_unbroken_o
         both[1].signal(signal.SIGTERM)
         assert ended(both) == [(0, [])] * 2
     line = both[0].wait_for("SIGTERM: ")
-    saved = re.fullmatch(r"SIGTERM: saved at step (\d+) of 20; the same command goes on from there", line)
+    saved = re.fullmatch(r"SIGTERM: saved at step (\d+) of 20; the same command resumes from there", line)
     assert saved
     assert 6 <= int(saved[1]) < 15
 
@@ -70,7 +70,7 @@ def test_a_run_that_is_preempted_then_killed_then_damaged_ends_as_the_unbroken_o
         assert ended(both) == [(0, [])] * 2
     assert f"{workdir} resumes at step {older} of 20" in both[0].out
     told = both[0].wait_for(f"checkpoint {newest} is damaged (")
-    assert told.endswith(f" and set aside: step {older} is used")
+    assert told.endswith(f" and was set aside: step {older} is used")
     assert outcome(workdir) == outcome(tmp_path / "unbroken")
 
 
@@ -88,7 +88,7 @@ def test_an_image_that_one_of_them_cannot_read_ends_both(start: Start, tmp_path:
 
 def test_settings_that_differ_end_both(start: Start, tmp_path: Path):
     with start({"workdir": tmp_path}, {"seed": 1}) as both:
-        line = "error: all processes need the same: seed is 0 in process 0 and 1 in process 1"
+        line = "error: all processes must have the same settings: seed is 0 in process 0 and 1 in process 1"
         assert ended(both) == [(2, [line])] * 2
     assert not any(tmp_path.iterdir())
 
@@ -96,5 +96,5 @@ def test_settings_that_differ_end_both(start: Start, tmp_path: Path):
 def test_work_directories_that_are_not_shared_end_both(start: Start, tmp_path: Path):
     with start({"workdir": tmp_path / "one"}, {"workdir": tmp_path / "two"}) as both:
         one, two = (f"{tmp_path / name} of process {number}" for number, name in enumerate(("one", "two")))
-        line = f"error: work directory {one} is not {two}: all processes need to share it"
+        line = f"error: work directory {one} is not {two}: all processes must share it"
         assert ended(both) == [(2, [line])] * 2

@@ -282,7 +282,7 @@ def test_a_record_holds_all_figures(pod: Pod) -> None:
         ({"data.image_size": None}, "set data.image_size: the data set is not opened here"),
         ({"model.num_classes": None}, "set model.num_classes: "),
         ({"parallel.engine": "pmap"}, "parallel.engine='pmap' needs its devices: take 'jit'"),
-        ({"data.batch_size": 20}, "data.batch_size=20 cannot be divided among 8 devices"),
+        ({"data.batch_size": 20}, "data.batch_size=20 cannot be divided evenly among 8 devices"),
     ],
 )
 def test_a_config_that_cannot_be_compiled_says_why(pod: Pod, changes: dict[str, Any], message: str) -> None:

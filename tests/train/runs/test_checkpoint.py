@@ -57,7 +57,7 @@ def test_last_best_and_a_step_are_found(kept: Checkpoints, which: str, step: int
 
 @pytest.mark.parametrize("which", ["4", "7", "first", "", "-1", "5.0", "²"])
 def test_what_is_not_kept_names_what_is(kept: Checkpoints, which: str):
-    message = f"checkpoint={which!r} is not best, last or one of the kept steps [3, 5, 6]"
+    message = f"checkpoint={which!r} must be best, last or one of the kept steps [3, 5, 6]"
     with pytest.raises(UserError, match=re.escape(message)):
         kept.find(which)
 

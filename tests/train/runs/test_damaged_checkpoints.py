@@ -88,7 +88,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(three: Path, how: str)
     assert same(found.state, state_at(2))
     assert (found.sums, found.score) == (SUMS, 0.2)
     (line,) = found.messages
-    assert re.fullmatch(r"checkpoint 3 is damaged \(.+\) and set aside: step 2 is used", line)
+    assert re.fullmatch(r"checkpoint 3 is damaged \(.+\) and was set aside: step 2 is used", line)
     assert {path.name for path in three.iterdir()} == {"1", "2", "3.damaged1"}
 
     checkpoints.save(3, state_at(3), SUMS, None)
@@ -116,7 +116,7 @@ def test_where_all_are_damaged_the_run_does_not_begin_anew(three: Path):
     for step in (1, 2, 3):
         cut(three / str(step))
     checkpoints = Checkpoints(str(three), keep_last=3)
-    message = r"all checkpoints in .* are damaged: 3 \(.*\), 2 \(.*\), 1 \(.*\); remove them to begin anew"
+    message = r"all checkpoints in .* are damaged: 3 \(.*\), 2 \(.*\), 1 \(.*\); remove them to start over"
     with pytest.raises(UserError, match=message):
         checkpoints.restore_newest(state_at(0))
     assert {path.name for path in three.iterdir()} == {"1", "2", "3"}
@@ -141,7 +141,7 @@ def test_whole_checkpoints_are_restored_without_a_word(three: Path):
 def test_a_damaged_checkpoint_that_is_asked_for_is_an_error_and_stays(three: Path):
     flip(three / "3")
     checkpoints = Checkpoints(str(three), read_only=True)
-    message = r"checkpoint .*/3 is damaged \(.* is not as it was saved\): step 2 is the newest whole one"
+    message = r"checkpoint .*/3 is damaged \(.* does not match its checksum\): step 2 is the newest intact one"
     with pytest.raises(UserError, match=message):
         checkpoints.restore(checkpoints.find("last"), state_at(0))
     assert checkpoints.steps() == [1, 2, 3]
@@ -151,7 +151,7 @@ def test_a_damaged_checkpoint_that_is_asked_for_is_an_error_and_stays(three: Pat
 def test_a_whole_checkpoint_of_another_net_is_no_damage(three: Path):
     other = state_at(0).replace(variables={"params": {"head": {"kernel": jnp.zeros((2, 3))}}})
     checkpoints = Checkpoints(str(three), keep_last=3)
-    with pytest.raises(UserError, match=r"checkpoint .*/3 cannot be read here: "):
+    with pytest.raises(UserError, match=r"checkpoint .*/3 cannot be read: "):
         checkpoints.restore_newest(other)
     assert checkpoints.steps() == [1, 2, 3]
     checkpoints.close()
@@ -162,7 +162,7 @@ def test_a_save_that_fails_names_its_step_and_the_last_whole_one(three: Path, mo
         raise OSError(errno.ENOSPC, "No space left on device")
 
     checkpoints = Checkpoints(str(three), keep_last=3)
-    message = f"cannot save the checkpoint of step 4 in {three}: No space left on device; the last whole .* is step 3$"
+    message = f"cannot save the checkpoint of step 4 in {three}: No space left on device; the last intact .* is step 3$"
     with monkeypatch.context() as patched:
         patched.setattr(checksums, "seal", full)
         checkpoints.save(4, state_at(4), SUMS, None)

@@ -56,7 +56,7 @@ def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(
     result = train(small(), str(copied))
     said = capsys.readouterr().out
     assert f"{copied} resumes at step 4 of 6" in said
-    told = re.findall(r"^checkpoint 6 is damaged \(.*\) and set aside: step 4 is used$", said, re.MULTILINE)
+    told = re.findall(r"^checkpoint 6 is damaged \(.*\) and was set aside: step 4 is used$", said, re.MULTILINE)
     assert len(told) == (how != "missing")
     assert result is not None
     assert (result.loss, result.accuracy) == (trained[1].loss, trained[1].accuracy)
@@ -67,7 +67,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_an_error_and_left_as_it_is(c
     for checkpoint in (copied / "checkpoints").iterdir():
         flip(checkpoint)
     before = {path: path.stat().st_mtime_ns for path in copied.rglob("*") if path.is_file() and path.name != "lock"}
-    with pytest.raises(UserError, match=r"all checkpoints in .* are damaged: 6 \(.*\); remove them to begin anew"):
+    with pytest.raises(UserError, match=r"all checkpoints in .* are damaged: 6 \(.*\); remove them to start over"):
         train(small(), str(copied))
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
@@ -75,7 +75,9 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_an_error_and_left_as_it_is(c
 def test_the_programs_that_only_read_name_a_damaged_checkpoint(copied: Path, fails: Callable[..., str]):
     flip(copied / "checkpoints" / "6")
     said = fails(evaluate.main, "--workdir", copied)
-    assert re.search(r"checkpoints/6 is damaged \(.* is not as it was saved\): step 4 is the newest whole one$", said)
+    assert re.search(
+        r"checkpoints/6 is damaged \(.* does not match its checksum\): step 4 is the newest intact one$", said
+    )
     evaluate.main(["--workdir", str(copied), "--checkpoint", "4"])
 
 
@@ -88,7 +90,7 @@ def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on_later(tmp_pat
         errors = process.communicate()[1]
     assert process.returncode == 2
     folder = tmp_path / "checkpoints"
-    reason = r"File too large; the last whole checkpoint is step \d+"
+    reason = r"File too large; the last intact checkpoint is step \d+"
     assert re.fullmatch(rf"error: cannot save the checkpoint of step \d+ in {folder}: {reason}\n", errors)
     said = lines(run("train", *CUT, "--workdir", tmp_path, cache=cache))
     assert any(re.search(r"resumes at step \d+ of 16", line) for line in said)
@@ -159,7 +161,7 @@ def test_sigterm_saves_and_ends_well_and_the_same_command_goes_on(tmp_path: Path
         process.send_signal(signal.SIGTERM)
         said = process.communicate()[0]
     assert process.returncode == 0
-    saved = re.search(r"^SIGTERM: saved at step (\d+) of 16; the same command goes on from there$", said, re.MULTILINE)
+    saved = re.search(r"^SIGTERM: saved at step (\d+) of 16; the same command resumes from there$", said, re.MULTILINE)
     assert saved
     resumed = lines(run("train", *CUT, "--workdir", tmp_path, cache=cache))
     assert f"{tmp_path} resumes at step {saved[1]} of 16" in resumed
@@ -195,7 +197,7 @@ def test_sigterm_in_an_evaluation_saves_at_once_and_the_evaluation_is_done_later
         assert train(config, str(tmp_path)) is None
     assert asked[-1] == 3
     said = capsys.readouterr().out
-    assert said.endswith(f"SIGTERM: saved at step {step} of 6; the same command goes on from there\n")
+    assert said.endswith(f"SIGTERM: saved at step {step} of 6; the same command resumes from there\n")
     assert [line["step"] for line in figures(tmp_path) if line["split"] == "test"] == list(range(2, step, 2))
     train(config, str(tmp_path))
     assert f"{tmp_path} resumes at step {step} of 6" in capsys.readouterr().out
@@ -214,7 +216,7 @@ def test_sigterm_before_the_first_step_ends_well(
     original = shared.open_dataset
     monkeypatch.setattr(shared, "open_dataset", open_dataset)
     assert train(small(), str(tmp_path)) is None
-    assert capsys.readouterr().out.endswith("SIGTERM: nothing to save yet; the same command goes on from there\n")
+    assert capsys.readouterr().out.endswith("SIGTERM: nothing to save yet; the same command resumes from there\n")
     assert not any((tmp_path / "checkpoints").iterdir())
 
 

@@ -405,7 +405,7 @@ def test_a_foreign_config_json_is_left_alone(tmp_path: Path):
 def test_a_damaged_checkpoint_is_named(trained: Trained, tmp_path: Path):
     shutil.copytree(trained[0], tmp_path / "run")
     (tmp_path / "run" / "checkpoints" / "6" / "state" / "_METADATA").write_text("{")
-    with pytest.raises(UserError, match=r"checkpoints/6 is damaged \(.*\): step 4 is the newest whole one"):
+    with pytest.raises(UserError, match=r"checkpoints/6 is damaged \(.*\): step 4 is the newest intact one"):
         load_run(str(tmp_path / "run"))
 
 
@@ -422,7 +422,9 @@ def test_config_json_remembers_the_start_and_every_resume(tmp_path: Path):
 @pytest.mark.parametrize(("name", "value"), [("seed", 1), ("training images", 3), ("jax", "0.0")])
 def test_processes_that_differ_do_not_train(monkeypatch: pytest.MonkeyPatch, name: str, value: object):
     monkeypatch.setattr(consistency, "gather", lambda about, mine: [mine, mine, mine | {name: value}])
-    with pytest.raises(UserError, match=rf"all processes need the same: {name} is .* and {value!r} in process 2"):
+    with pytest.raises(
+        UserError, match=rf"all processes must have the same settings: {name} is .* and {value!r} in process 2"
+    ):
         Setup.create(small())
 
 

@@ -22,12 +22,15 @@ PARTS = {"parallel.accumulate": 2}
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data.batch_size": 12}, "data.batch_size=12 cannot be divided among 8 devices: take 8"),
-        (PARTS | {"data.batch_size": 8}, "data.batch_size=8 cannot be divided among 8 devices in 2 parts: take 16"),
+        ({"data.batch_size": 12}, "data.batch_size=12 cannot be divided evenly among 8 devices: use 8"),
+        (
+            PARTS | {"data.batch_size": 8},
+            "data.batch_size=8 cannot be divided evenly among 8 devices in 2 parts: use 16",
+        ),
         ({"parallel.shard_parameters": 3}, "parallel.shard_parameters=3 does not divide the 8 devices"),
         (
             {"data.mixup": 0.1, "data.batch_size": 24},
-            "data.mixup and data.cutmix mix neighbours: 3 images on each device must be even",
+            "data.mixup and data.cutmix mix neighbouring images: the number on each device, 3, must be even",
         ),
     ],
 )
