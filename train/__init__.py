@@ -29,7 +29,7 @@ _MODULES = {"load_run": "train.runs.record", "train": "train.runs.loop"}
 
 if _missing := [name for name in _EXTRA if importlib.util.find_spec(name) is None]:
     _message = f"{', '.join(_missing)} not installed: pip install -e '.[train]'"
-    if sys.argv[:1] == ["-m"]:  # as long as the interpreter looks for the program of `python -m train`
+    if sys.argv[:1] == ["-m"]:  # true while the interpreter locates the program of `python -m train`
         print(f"error: {_message}", file=sys.stderr)
         sys.exit(2)
     raise ImportError(_message)

@@ -20,13 +20,13 @@ _DEFAULT_CONFIG = "digits_cbam"
 class Arguments:
     """Trains a net: python -m train CONFIG [--workdir DIR] [--SETTING VALUE ...]
 
-    CONFIG is a Python file that defines `config`, by its path or, for a file below configs/, by its name alone; the
-    default is digits_cbam. The file is executed: use only files you trust. The same command again resumes the run.
+    CONFIG is a Python file that defines `config`, given by its path or, below configs/, by its name alone; the default
+    is digits_cbam. The file is executed: use only files you trust. Repeat the command to resume the run.
     """
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     workdir: str
-    """Folder of the run; it is made where there is none. Processes share it."""
+    """Folder of the run, created if missing and shared by all processes."""
     hosts: Annotated[Hosts, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Hosts)
 
 

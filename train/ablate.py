@@ -36,14 +36,14 @@ class Arguments:
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     workdir: str
-    """Folder of the table and the runs; it is made where there is none."""
+    """Folder of the table and the runs; created if missing."""
     seeds: int = 5
-    """How many seeds, from the config's on."""
+    """Number of seeds, starting at the config's."""
     together: Together = "auto"
     """Whether the seeds of a variant train in one vmapped step (yes) or one after the other (no); auto is yes on
     accelerators."""
     only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="VARIANT ...")] = ()
-    """Variants to train; none is all. The table has what is there of the others too."""
+    """Variants to train; default all. The table includes earlier results of the others."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> None:
     if {"-h", "--help"} & set(arguments[:1]):
         parse(Arguments, arguments, default=Arguments(Config(total_epochs=1), "runs/FILE"), prog=_PROGRAM)
     if not arguments or arguments[0].startswith("-"):
-        raise UserError("give the ablation first, such as cbam_arrangement")
+        raise UserError("the first argument must be an ablation, such as cbam_arrangement")
     path, *flags = arguments
     ablation = read_from_file(path, "ablation", Ablation)
     name = config_name(path)
@@ -66,13 +66,13 @@ def main(arguments: Sequence[str]) -> None:
     changed = {setting for setting in after if after[setting] != before[setting]}
     for label, settings in ablation.variants.items():
         for setting in sorted(changed & set(settings)):
-            raise UserError(f"--{setting}: variant {label!r} sets it: change it in {path}")
+            raise UserError(f"--{setting} is set by variant {label!r}: change it in {path}")
     with preemption() as preempted, locked(parsed.workdir):
         _Study(name, dataclasses.replace(ablation, base=parsed.config), parsed).train(preempted)
 
 
 class _Study:
-    """The runs of an ablation and what has come of them."""
+    """The runs of an ablation, and which of them have finished."""
 
     def __init__(self, name: str, ablation: Ablation, arguments: Arguments) -> None:
         self._name, self._ablation, self._arguments = name, ablation, arguments
@@ -93,38 +93,39 @@ class _Study:
         return is_done(dataclasses.replace(read_run(folder), config=config), folder)
 
     def train(self, preempted: Preempted) -> None:
-        """Trains what is still to do, and writes the table after every seed."""
+        """Trains the remaining runs, and writes the table after every seed."""
         together, why = trains_together(self._arguments.together)
         chosen = self._arguments.only or tuple(self._ablation.variants)
         runs = [(label, seed) for label in chosen for seed in self._seeds if seed not in self._done[label]]
-        there = sum(map(len, self._done.values()))
+        finished = sum(map(len, self._done.values()))
         print(
-            f"{len(runs)} runs to train, {there} are done; seeds train {'together' if together else 'in turn'}: {why}",
+            f"{len(runs)} runs to train, {finished} finished; "
+            f"seeds train {'together' if together else 'sequentially'}: {why}",
             flush=True,
         )
         self._check(dict.fromkeys(label for label, _ in runs))
         numbers = {run: number for number, run in enumerate(runs, 1)}
-        lost = []
+        diverged = []
         for label in chosen:
-            left = [seed for variant, seed in runs if variant == label]
-            folders = {seed: self._folder(label, seed) for seed in left}
-            labels = {seed: f"[{numbers[label, seed]}/{len(runs)}] {label}, seed {seed}" for seed in left}
+            remaining = [seed for variant, seed in runs if variant == label]
+            folders = {seed: self._folder(label, seed) for seed in remaining}
+            labels = {seed: f"[{numbers[label, seed]}/{len(runs)}] {label}, seed {seed}" for seed in remaining}
             try:
                 config = self._ablation.config(label)
-                for seed in train_seeds(config, folders, together, preempted, labels) if left else ():
+                for seed in train_seeds(config, folders, together, preempted, labels) if remaining else ():
                     self._done[label].add(seed)
                     self._write()
             except NotFiniteError as error:
-                lost.append(str(error))
+                diverged.append(str(error))
             if preempted():
                 return
         if any(self._done.values()):
-            print(*self._write(), "", f"table and plot lie in {self._arguments.workdir}", sep="\n")
-        if lost:
-            raise UserError("; ".join(lost))
+            print(*self._write(), "", f"table and plot are in {self._arguments.workdir}", sep="\n")
+        if diverged:
+            raise UserError("; ".join(diverged))
 
     def _check(self, labels: Iterable[str]) -> None:
-        """Checks that the data and the nets of variants fit each other, before the first of them trains."""
+        """Checks the data and the net of every variant before training the first."""
         opened: dict[DataConfig, Dataset] = {}
         for label in labels:
             config = self._ablation.config(label)

@@ -23,25 +23,25 @@ _DEFAULT_CONFIG = "imagenet_cbam_resnet50"
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Compiles the training step for a TPU pod, on any machine, and says what it needs and how fast it can be.
+    """Compiles the training step for a TPU pod on any machine, and reports its memory and an upper bound of its speed.
 
-    CONFIG is a Python file that defines `config`, by its path or, for a file below configs/, by its name alone. The
+    CONFIG is a Python file that defines `config`, given by its path or, below configs/, by its name alone. The
     file is executed: use only files you trust.
     """
 
     config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
     topology: str = "v5e:16x16"
-    """Chip and torus: v5e:4x4, v5e:16x16, v6e:16x16, v4:4x4x8, v5p:4x4x8 and their like."""
+    """Chip and torus, such as v5e:4x4, v5e:16x16, v6e:16x16, v4:4x4x8 or v5p:4x4x8."""
     batch_per_chip: int | None = None
-    """Images of a step on each chip; None divides data.batch_size among the chips."""
+    """Images per chip and step; None divides data.batch_size among the chips."""
     find_batch: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Also find the most images that fit on a chip, as the compiler plans its memory."""
+    """Also find the largest batch per chip, from the compiler's memory plan."""
     json: str | None = None
-    """File to write all figures to. Where it has those of the very same step, they are not computed again."""
+    """File for all results as JSON; results of exactly the same step in it are reused."""
 
 
 def describe(pod: Pod, config: Config, step: Compiled) -> list[str]:
-    """The report on one compiled step."""
+    """The lines of the report on a compiled step."""
     chips, chip, images = len(pod.devices), pod.chip, step.images
     used = {name: size / GIB for name, size in step.memory.items()}
     over = {"global": "the whole batch", "device": "each device"}
@@ -54,7 +54,7 @@ def describe(pod: Pod, config: Config, step: Compiled) -> list[str]:
         f"batch        {images * chips} images, {images} a chip; compiled in {step.seconds:.0f} s",
         f"memory       {step.needed / GIB:.2f} of {chip.memory:.2f} GiB a chip, "
         f"{'fits' if step.needed <= chip.memory_bytes else 'does not fit'}: arguments {used['arguments']:.2f}, "
-        f"outputs {used['outputs']:.2f} ({used['reused']:.2f} in place of arguments), "
+        f"outputs {used['outputs']:.2f} ({used['reused']:.2f} reusing arguments), "
         f"temporaries {used['temporaries']:.2f}, program {used['program']:.2f}",
         *(
             f"collectives  {kind}: {traffic.count} a step, of {traffic.bytes / 1e6:.1f} MB in all"
@@ -74,7 +74,7 @@ def describe(pod: Pod, config: Config, step: Compiled) -> list[str]:
 
 
 def read_record(path: str, key: str) -> dict[str, Any] | None:
-    """What `record` gave of the step with this key; None where the file has no such figures."""
+    """The record of the step with this key; None if the file has none."""
     with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
         stored = json.load(file)
         return stored if stored.get("key") == key else None
@@ -82,7 +82,7 @@ def read_record(path: str, key: str) -> dict[str, Any] | None:
 
 
 def record(pod: Pod, config: Config, key: str, step: Compiled | None, most: int | None) -> dict[str, Any]:
-    """All figures, for JSON: of the step, where it fits, and the most images that fit, where they were looked for."""
+    """All results for JSON: of the step, if it fits, and the largest batch per chip, if searched for."""
     figures = None
     if step is not None:
         times = step.times(pod.chip)
@@ -120,7 +120,7 @@ def main(arguments: Sequence[str]) -> None:
         if stored := read_record(parsed.json, key):
             step, most = stored["step"] and Compiled.of_record(stored["step"]), stored.get("most_images")
 
-    def keep() -> None:
+    def save() -> None:
         if parsed.json is not None:
             with replacing(parsed.json) as written, open(written, "w", encoding="utf-8") as file:
                 json.dump(record(pod, config, key, step, most), file, indent=2)
@@ -128,18 +128,18 @@ def main(arguments: Sequence[str]) -> None:
     if step is None and not (parsed.find_batch and most):
         try:
             step = pod.compile(config)
-            keep()
+            save()
         except NotEnoughMemoryError as error:
             if not parsed.find_batch:
                 raise
             print(f"memory       {error}", flush=True)
             most = most_images(pod, config, error.needed, None)
-            keep()
+            save()
     if step is not None:
         print(*describe(pod, config, step), sep="\n", flush=True)
         if parsed.find_batch and most is None:
             most = most_images(pod, config, pod.planned_bytes(config), step.needed)
-            keep()
+            save()
     if parsed.find_batch:
         at_most = " a chip, the most that a step may have" if most == MOST_IMAGES // len(pod.devices) else " a chip"
         print(f"largest      {most} images{at_most}")

@@ -44,29 +44,29 @@ _COLUMNS = (
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Compiles configs for a TPU pod, one after the other, and puts their figures into a table.
+    """Compiles configs for a TPU pod, one after the other, and writes a table of the results.
 
-    The table is what is done: a config is compiled again only when the topology, the compiler or its traced step, which
-    takes seconds, has changed. Rows of other configs stay, and of those that fail.
+    A config in the table is compiled again only if the topology, the compiler or its traced step (traced within
+    seconds) has changed. Rows of other configs and of configs that fail are kept.
     """
 
     configs: tyro.conf.Positional[tuple[str, ...]]
-    """Config files, by their paths or, below configs/, their names alone."""
+    """Config files, given by path or, below configs/, by name alone."""
     topology: str = "v5e:16x16"
     """Chip and torus, see python -m train.aot."""
     batch_per_chip: int = 64
-    """Images of a step on each chip; a config fails where they do not fit."""
+    """Images per chip and step; a config fails if they do not fit."""
     find_batch: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Also find the most images that fit on a chip, see python -m train.aot."""
+    """Also find the largest batch per chip, see python -m train.aot."""
     out: str = "runs/pod.md"
     """Markdown file of the table."""
 
 
 def _compile(path: str, topology: str, images: int) -> dict[str, Any]:
-    """What `python -m train.aot` records; in a process of its own, which takes its memory along.
+    """Runs `python -m train.aot` in a subprocess, which frees its memory, and returns its record.
 
     Raises:
-      subprocess.CalledProcessError: it failed.
+      subprocess.CalledProcessError: the program failed.
     """
     command = [sys.executable, "-m", "train.aot", path, "--topology", topology, "--batch_per_chip", str(images)]
     with tempfile.TemporaryDirectory() as folder:
@@ -77,7 +77,7 @@ def _compile(path: str, topology: str, images: int) -> dict[str, Any]:
 
 
 def row_of(path: str, record: Mapping[str, Any]) -> dict[str, str]:
-    """The row of a recorded step: cells by column."""
+    """The table row of a recorded step: cells by column."""
     step = record["step"]
     traffic, times = step["traffic"], step["times"]
     cells = (
@@ -102,7 +102,7 @@ def row_of(path: str, record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def table(rows: Mapping[str, Mapping[str, str]], topology: str) -> str:
-    """Markdown of rows, by config."""
+    """The table in Markdown, one row for each config."""
     chip = chip_of(topology)
     lines = [
         _title(topology),
@@ -126,7 +126,7 @@ def table(rows: Mapping[str, Mapping[str, str]], topology: str) -> str:
 
 
 def read_table(path: str, topology: str) -> dict[str, dict[str, str]]:
-    """The rows of a table, by config; none where there is no such file.
+    """Reads the rows of a table, by config; empty if there is no such file.
 
     Raises:
       UserError: the file holds something else.
@@ -138,7 +138,7 @@ def read_table(path: str, topology: str) -> dict[str, dict[str, str]]:
         widths, names = {len(row) for row in cells}, {row[0] for row in cells}
         ours = heading and text.startswith(f"{_title(topology)}\n")
         if not ours or not widths <= {len(_COLUMNS)} or len(names) < len(cells):
-            raise UserError(f"out={path!r} holds something else than a table for {topology}: name another file")
+            raise UserError(f"out={path!r} does not hold a table for {topology}: choose another file")
         return {row[0]: dict(zip(_COLUMNS, row, strict=True)) for row in cells}
     return {}
 
@@ -156,19 +156,19 @@ def _short(key: str) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Reads the flags, compiles what is not done yet, and writes the table."""
+    """Reads the flags, compiles configs that are missing or out of date, and writes the table."""
     parsed = parse(Arguments, arguments, prog="python -m train.aot_table", switches=True)
     if not parsed.configs:
-        raise UserError("name configs, such as imagenet_resnet50")
+        raise UserError("give at least one config, such as imagenet_resnet50")
     names = [config_name(path) for path in parsed.configs]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
-        raise UserError(f"two configs are called {min(twice)}: a table has one row for each name")
+        raise UserError(f"two configs are named {min(twice)}: the table has one row for each name")
     pod, failed = Pod.of(parsed.topology), []
     os.makedirs(os.path.dirname(os.path.abspath(parsed.out)), exist_ok=True)
     read_table(parsed.out, pod.topology)
 
-    def keep(row: dict[str, str]) -> None:
+    def save(row: dict[str, str]) -> None:
         rows = read_table(parsed.out, pod.topology) | {row["config"]: row}
         with replacing(parsed.out) as new, open(new, "w", encoding="utf-8") as file:
             file.write(table(rows, pod.topology))
@@ -179,24 +179,24 @@ def main(arguments: Sequence[str]) -> None:
             config = pod.with_images(read_config_file(path), parsed.batch_per_chip)
             row = read_table(parsed.out, pod.topology).get(config_name(path), {})
             if row.get(_KEY) == _short(pod.key(config)):
-                print("done before", flush=True)
+                print("up to date", flush=True)
             else:
                 print("compiling", flush=True)
                 row = row_of(path, _compile(path, pod.topology, parsed.batch_per_chip))
-                keep(row)
+                save(row)
             if parsed.find_batch and not row[_MOST]:
-                needed = int((float(row["GiB a chip"]) + 0.005) * GIB)  # it is rounded
-                keep(row | {_MOST: str(most_images(pod, config, pod.planned_bytes(config), needed))})
+                needed = int((float(row["GiB a chip"]) + 0.005) * GIB)  # upper end of the rounded value
+                save(row | {_MOST: str(most_images(pod, config, pod.planned_bytes(config), needed))})
         except (UserError, OSError) as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
             failed.append(path)
         except subprocess.CalledProcessError as error:
-            print(f"error: it ended with code {error.returncode}", file=sys.stderr, flush=True)
+            print(f"error: the compilation ended with code {error.returncode}", file=sys.stderr, flush=True)
             failed.append(path)
     if rows := read_table(parsed.out, pod.topology):
         print(table(rows, pod.topology), end="")
     if failed:
-        raise UserError(f"failed: {', '.join(failed)}; the same command tries them again")
+        raise UserError(f"failed: {', '.join(failed)}; repeat the command to retry")
 
 
 if __name__ == "__main__":

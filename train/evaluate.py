@@ -32,19 +32,19 @@ class Arguments:
     checkpoint: str = "last"
     """`last`, `best` (the highest test accuracy) or a step."""
     crops: Crops = "center"
-    """What is cut out of each image: its centre; or its corners and centre and the mirror images of these, over which
-    the probabilities are averaged."""
+    """Crops of each image: the centre, or the corners, the centre and their mirror images (ten), over which the
+    probabilities are averaged."""
     sizes: Annotated[tuple[int, ...], tyro.conf.arg(metavar="PIXELS ...")] = ()
-    """Sides of the crops; with several, the probabilities are averaged over all of them. None is the run's."""
+    """Sides of the crops, over which the probabilities are averaged; default the run's."""
     resize: Annotated[tuple[int, ...], tyro.conf.arg(metavar="PIXELS ...")] = ()
-    """Shorter side of the image before the crop, one for each size or one for all. None keeps the run's proportion."""
+    """Shorter side of the image before the crop, one for each size or one for all; default keeps the run's ratio."""
     digest: tyro.conf.FlagCreatePairsOff[bool] = False
     """Also print a SHA-256 over parameters and batch statistics."""
     hosts: Annotated[Hosts, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Hosts)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Reads the flags and prints the figures."""
+    """Reads the flags and prints the metrics."""
     parsed = parse(Arguments, arguments, prog="python -m train.evaluate", switches=True)
     with connected(parsed.hosts):
         _evaluate(parsed)

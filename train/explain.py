@@ -28,34 +28,33 @@ from train.tasks.run import Run
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Draws where the nets of runs look: images, and beside them the class activation maps of each run; or scores the
-    maps of every method."""
+    """Draws images beside the class activation maps of one or more runs, or scores the maps of every method."""
 
     images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE ...")]
-    """Image files: JPEG, PNG or WebP. None takes test images of the run, evenly spaced."""
+    """Image files: JPEG, PNG or WebP; default evenly spaced test images of the run."""
     workdir: str
     """Folder of the run."""
     compare: Annotated[tuple[str, ...], tyro.conf.arg(metavar="RUN ...")] = ()
-    """Folders of other runs on the same classes and images of the same size."""
+    """Folders of further runs with the same classes and image size."""
     checkpoint: str = "last"
-    """`last`, `best` (the highest test accuracy) or a step, of every run."""
+    """`last`, `best` (the highest test accuracy) or a step, for every run."""
     count: int | None = None
-    """Test images to take; None is 8 to draw and 256 to score."""
+    """Number of test images; default 8 to draw and 256 to score."""
     layer: str | None = None
-    """Whose map it is, see `attnjax.explain.grad_cam`; None takes the last one of the net's `features`."""
-    method: Annotated[str, tyro.conf.arg(help=f"How the map is made: {', '.join(METHODS)}.")] = "grad_cam"
+    """Layer to explain, see `attnjax.explain.grad_cam`; default the last one of the net's `features`."""
+    method: Annotated[str, tyro.conf.arg(help=f"Class activation method: {', '.join(METHODS)}.")] = "grad_cam"
     target: Literal["label", "prediction"] = "label"
-    """The class that is explained: that of the image, or the net's own answer; files have the latter alone."""
+    """Class to explain: the label or the net's prediction; image files always use the prediction."""
     scores: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Instead of drawing, print how faithful the maps of all methods are, and write explain_scores.json into each run's
-    folder: the pointing game where boxes are known, insertion, deletion and ROAD."""
+    """Instead of drawing, score the faithfulness of all methods by insertion, deletion, ROAD and, if boxes are known,
+    the pointing game; print the scores and write them to explain_scores.json in each run's folder."""
     out: str | None = None
-    """PNG file to write; None is explain.png in the run's folder."""
+    """PNG file to write; default explain.png in the run's folder."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
-    """Images as the nets see them, uint8 (b, h, w, c), with labels and boxes of the objects where they are known."""
+    """Preprocessed images, uint8 (b, h, w, c), with labels and object boxes where known."""
 
     images: np.ndarray
     labels: np.ndarray | None
@@ -64,29 +63,29 @@ class Pictures:
 
 
 def held_out(run: Run, count: int) -> Pictures:
-    """So many test images of a run, evenly spaced."""
+    """Returns `count` evenly spaced test images of a run."""
     dataset = open_dataset(run.config.data)
     reader = Reader(dataset.test, run.config.data, run.image_shape)
-    places = np.unique(np.linspace(0, len(reader) - 1, count).round().astype(int))
-    examples = [reader[int(place)] for place in places]
+    indices = np.unique(np.linspace(0, len(reader) - 1, count).round().astype(int))
+    examples = [reader[int(index)] for index in indices]
     images = [evaluation_transform(run.config.data, example["image"]) for example in examples]
     labels = np.array([example["label"] for example in examples])
     boxes = canvas_boxes(dataset.test) if run.config.data.image_size is None else None
-    boxes = None if boxes is None else boxes[places]
+    boxes = None if boxes is None else boxes[indices]
     return Pictures(np.stack(images), labels, boxes, [run.class_names[label] for label in labels])
 
 
 def files(run: Run, paths: Sequence[str]) -> Pictures:
-    """Image files, as `train.predict` reads them."""
+    """Reads image files as `train.predict` does."""
     images = np.stack([read_input(path, run.config.data, run.image_shape) for path in paths])
     return Pictures(images, None, None, [os.path.basename(path) for path in paths])
 
 
 def column(title: str, loaded: LoadedRun, pictures: Pictures, arguments: Arguments) -> Column:
-    """Maps of a run, with the class that they are of and its probability.
+    """Computes the maps of a run, labelled with the explained class and its probability.
 
     Raises:
-      UserError: the net has no such layer, or there is no such method.
+      UserError: the layer or the method is unknown.
     """
     model, images = loaded.model, loaded.preprocess(jnp.asarray(pictures.images))
     layer = arguments.layer or _last(loaded, images)
@@ -99,14 +98,14 @@ def column(title: str, loaded: LoadedRun, pictures: Pictures, arguments: Argumen
     except ValueError as error:
         raise UserError(str(error)) from error
     shares = np.asarray(jax.nn.softmax(logits))
-    told = [
+    captions = [
         f"{loaded.class_names[label]} {row[label]:.2f}" for label, row in zip(classes.tolist(), shares, strict=True)
     ]
-    return Column(f"{title}\n{arguments.method}, {layer}", maps, told)
+    return Column(f"{title}\n{arguments.method}, {layer}", maps, captions)
 
 
 def scores(loaded: LoadedRun, pictures: Pictures, arguments: Arguments) -> dict[str, Any]:
-    """How faithful the maps of all methods are to a net, and what they were made of.
+    """Scores the maps of all methods for faithfulness, and returns the scores with their settings.
 
     Raises:
       UserError: the net has no such layer.
@@ -121,22 +120,22 @@ def scores(loaded: LoadedRun, pictures: Pictures, arguments: Arguments) -> dict[
     except ValueError as error:
         raise UserError(str(error)) from error
     target = "prediction" if pictures.labels is None else arguments.target
-    made_of = {"layer": layer, "target": target, "images": len(classes), "checkpoint": arguments.checkpoint}
+    settings = {"layer": layer, "target": target, "images": len(classes), "checkpoint": arguments.checkpoint}
     if boxes is not None:
         sizes = boxes[:, 2:] - boxes[:, :2]
-        made_of["box_share"] = float(np.mean(sizes.prod(-1)) / np.prod(pictures.images.shape[1:3]))
-    return {**made_of, "scores": table}
+        settings["box_share"] = float(np.mean(sizes.prod(-1)) / np.prod(pictures.images.shape[1:3]))
+    return {**settings, "scores": table}
 
 
 def titles(workdirs: Sequence[str]) -> list[str]:
-    """The ends of the folders' paths, as long as it takes to tell them apart."""
+    """The shortest distinct path suffixes of the folders."""
     parts = [os.path.abspath(workdir).split(os.sep) for workdir in workdirs]
     ends = [["/".join(path[-depth:]) for path in parts] for depth in range(1, max(map(len, parts)) + 1)]
     return next((names for names in ends if len(set(names)) == len(names)), ends[0])
 
 
 def _logits(loaded: LoadedRun, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
-    """Of all images, (b, n)."""
+    """Logits of all images, (b, n)."""
     predict = jax.jit(partial(loaded.model.apply, train=False))
     batches = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
     logits = [predict(loaded.variables, loaded.preprocess(jnp.asarray(batch))) for batch in batches]
@@ -144,18 +143,18 @@ def _logits(loaded: LoadedRun, images: np.ndarray, batch_size: int = 64) -> np.n
 
 
 def _labels(pictures: Pictures, arguments: Arguments) -> np.ndarray | None:
-    """The labels, where it is they that are explained."""
+    """The labels if they are to be explained, or None."""
     return pictures.labels if arguments.target == "label" else None
 
 
 def _last(loaded: LoadedRun, images: jax.Array) -> str:
-    """The last key of the net's features."""
+    """The last key of the net's `features`."""
     features = partial(loaded.model.apply, train=False, method="features")
     return list(jax.eval_shape(features, loaded.variables, images))[-1]
 
 
-def tell(workdir: str, found: dict[str, Any]) -> None:
-    """Prints scores as a table and writes them into the run's folder."""
+def print_scores(workdir: str, found: dict[str, Any]) -> None:
+    """Prints scores as a table and writes them to explain_scores.json in the run's folder."""
     names = list(next(iter(found["scores"].values())))
     share = f", boxes cover {found['box_share']:.1%}" if "box_share" in found else ""
     print(f"{workdir}: {found['images']} images, {found['layer']}, class by {found['target']}{share}")
@@ -179,13 +178,13 @@ def _writing(out: str) -> Iterator[str]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Reads the flags and writes the picture, or the scores."""
+    """Reads the flags and writes the picture or the scores."""
     parsed = parse(Arguments, arguments, prog="python -m train.explain", switches=True)
     count = parsed.count if parsed.count is not None else 256 if parsed.scores else 8
     if count < 1:
         raise UserError(f"--count={count} must be at least 1")
     if parsed.scores and (parsed.out is not None or parsed.method != Arguments.method):
-        raise UserError("--scores takes all methods and writes explain_scores.json: leave out --method and --out")
+        raise UserError("--scores uses all methods and writes explain_scores.json: omit --method and --out")
     run = read_run(parsed.workdir)
     pictures = files(run, parsed.images) if parsed.images else held_out(run, count)
     workdirs = (parsed.workdir, *parsed.compare)
@@ -196,7 +195,7 @@ def main(arguments: Sequence[str]) -> None:
                 raise UserError(f"{workdir} has other {what} than {parsed.workdir}: {getattr(other, what)}")
     if parsed.scores:
         for workdir in workdirs:
-            tell(workdir, scores(load_run(workdir, parsed.checkpoint), pictures, parsed))
+            print_scores(workdir, scores(load_run(workdir, parsed.checkpoint), pictures, parsed))
         return
     columns = [
         column(title, load_run(workdir, parsed.checkpoint), pictures, parsed)

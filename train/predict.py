@@ -32,15 +32,15 @@ def predict(workdir: str, paths: Sequence[str], checkpoint: str = "last") -> Ite
 
     Args:
       workdir: the run's folder.
-      paths: image files. They go through what the run's test images went through; where those kept their own size,
-        the files are resized to cover it and cropped to its centre.
+      paths: image files. They are preprocessed like the run's test images; if those kept their own size, the files are
+        resized to cover it and centre-cropped.
       checkpoint: `last`, `best` or a step.
 
     Yields:
       A prediction for each file that can be read, in order.
 
     Raises:
-      UserError: the folder is no run; or, after all others, files are no images.
+      UserError: the folder does not hold a run; or, after all other predictions, files could not be read.
     """
     run = read_run(workdir)
     loaded = load_run(workdir, checkpoint)
@@ -70,7 +70,7 @@ def _probabilities(loaded: LoadedRun, variables: Any, images: jax.Array) -> jax.
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Classifies image files with the net of a run: prints PATH, CLASS and PROBABILITY, separated by tabs."""
+    """Classifies image files with the net of a run, and prints PATH, CLASS and PROBABILITY separated by tabs."""
 
     images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE ...")]
     """Image files: JPEG, PNG or WebP, at least one."""
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str]) -> None:
     """Reads the flags and prints a line for each image."""
     parsed = parse(Arguments, arguments, prog="python -m train.predict")
     if not parsed.images:
-        raise UserError("name at least one image file")
+        raise UserError("give at least one image file")
     for path, class_name, probability in predict(parsed.workdir, parsed.images, parsed.checkpoint):
         print(f"{path}\t{class_name}\t{probability:.4f}", flush=True)
 

@@ -1,6 +1,6 @@
 """python -m train.prepare [NAME] [--from DIR] [--data_dir DIR]
 
-ImageNet needs none of this: unpack it into train and val with a folder for each class, and use `folder:DIR`.
+ImageNet needs no preparation: unpack it into train and val with a folder for each class, and use `folder:DIR`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from train.data.prepared import tfds_folder
 
 
 class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """Writes the contents of any archive as a TFDS set. It needs no TensorFlow, because images come encoded."""
+    """Writes the contents of an archive as a TFDS data set. Images are encoded already, so TensorFlow is not needed."""
 
-    __module__ = "train.prepare"  # which TFDS writes down as the maker; the program's own is __main__
+    __module__ = "train.prepare"  # TFDS records it; the module of the program is __main__
     VERSION = tfds.core.Version("1.0.0")
 
     def __init__(self, name: str, archive: Archive, contents: Contents, folder: str) -> None:
@@ -46,23 +46,23 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type
 
 
 def prepare(name: str, source: str, data_dir: str | None = None) -> str:
-    """Prepares a data set for `tfds:NAME` from its makers' files; one that is prepared already stays as it is.
+    """Prepares a data set for `tfds:NAME` from its original files; does nothing if it is prepared already.
 
     Args:
       name: one of `train.data.archives.ARCHIVES`.
-      source: folder in which the files lie, unpacked.
+      source: folder of the unpacked files.
       data_dir: folder of the prepared sets; None is $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Returns:
-      A line that says what is there now.
+      A line that describes the prepared data set.
 
     Raises:
-      UserError: there is no such set, or files are missing or damaged.
+      UserError: the name is unknown, or files are missing or damaged.
     """
     archive, folder = _archive(name), tfds_folder(data_dir)
     builder = _Builder(name, archive, archive.open(source), folder)
     if builder.is_prepared():
-        return f"tfds:{name} is prepared already in {builder.data_path}: delete it to prepare anew"
+        return f"tfds:{name} is prepared already in {builder.data_path}: delete it to prepare it again"
     print(f"writing to {folder}", flush=True)
     tfds.disable_progress_bar()
     try:
@@ -74,19 +74,19 @@ def prepare(name: str, source: str, data_dir: str | None = None) -> str:
     return f"tfds:{name} in {folder}: {train} training images, {test} test images, {classes} classes"
 
 
-def wanted(name: str) -> str:
-    """Says what `prepare` needs for a data set: which files, from where, and how many bytes they are.
+def requirements(name: str) -> str:
+    """Describes the files that `prepare` needs for a data set, and where to get them.
 
     Raises:
-      UserError: there is no such set.
+      UserError: the name is unknown.
     """
     archive = _archive(name)
     train, test = archive.counts
     return "\n".join(
         (
             f"{name}: {train:,} training and {test:,} test images",
-            f"  take {archive.source}",
-            f"  DIR must hold {', '.join(archive.files)}",
+            f"  get {archive.source}",
+            f"  DIR must contain {', '.join(archive.files)}",
             f"  python -m train.prepare {name} --from DIR",
         )
     )
@@ -100,26 +100,26 @@ def _archive(name: str) -> Archive:
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Prepares a data set for `--data.source tfds:NAME` from the files of its makers, without TensorFlow.
+    """Prepares a data set for `--data.source tfds:NAME` from its original files, without TensorFlow.
 
-    Without --from it tells which files that takes, and where they are to be had; without NAME it does for all sets.
+    Without --from, lists the required files and where to get them; without NAME, for all data sets.
     """
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = ""
     """fashion_mnist, cifar10, cifar100, caltech_birds2011, cars196 or fgvc_aircraft."""
     source: Annotated[str | None, tyro.conf.arg(name="from", metavar="DIR")] = None
-    """Folder in which the files lie, unpacked."""
+    """Folder of the unpacked files."""
     data_dir: str | None = None
-    """Folder of the prepared data sets; None is $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+    """Folder of the prepared data sets; default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Reads the flags and says what is there now, or what is wanted."""
+    """Reads the flags and prepares a data set, or lists the required files."""
     parsed = parse(Arguments, arguments, prog="python -m train.prepare")
     if parsed.source is not None:
         print(prepare(parsed.name, parsed.source, parsed.data_dir))
     else:
-        print("\n\n".join(wanted(name) for name in ([parsed.name] if parsed.name else ARCHIVES)))
+        print("\n\n".join(requirements(name) for name in ([parsed.name] if parsed.name else ARCHIVES)))
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def test_a_table_that_was_killed_in_mid_run_goes_on_and_ends_as_the_unbroken_one
     capsys.readouterr()
     ablate.main(flags)
     said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("2 runs to train, 2 are done; seeds train in turn: on a CPU")
+    assert said[0].startswith("2 runs to train, 2 finished; seeds train sequentially: on a CPU")
     assert said[1] == f"[1/2] wide | 12, seed 0: {tmp_path}/wide_12/seed_0 resumes at step 2 of 4"
     assert table(tmp_path) == table(study)
     ablate.main(flags)
@@ -143,8 +143,8 @@ def test_some_variants_alone_with_one_seed_together(file: Path, tmp_path: Path, 
         (("--only", "plan"), "--only: there is no variant 'plan': did you mean plain?"),
         (("--seeds", "0"), "--seeds=0 must be at least 1"),
         (("--optimizer.learing_rate", "1"), "there is no --optimizer.learing_rate: did you mean"),
-        (("--total_steps", "8"), "is a run of 4 steps, not of 8: take another --workdir"),
-        (("--optimizer.learning_rate", "0.2"), "--optimizer.learning_rate: variant 'wide | 12' sets it: change it in"),
+        (("--total_steps", "8"), "is a run of 4 steps, not of 8: choose another --workdir"),
+        (("--optimizer.learning_rate", "0.2"), "--optimizer.learning_rate is set by variant 'wide | 12': change it in"),
         (("--optimizer.momentum", "0.5"), "belongs to another run (optimizer.momentum is 0.9 there, 0.5 here)"),
     ],
 )

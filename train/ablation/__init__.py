@@ -1,1 +1,1 @@
-"""Variants and seeds: how they train, and the table of what came of them."""
+"""Ablations: training variants with several seeds, and the table of results."""

@@ -1,4 +1,4 @@
-"""Several seeds of one run: one after the other with one program, or all together in one vmapped step."""
+"""Several seeds of one run, trained sequentially with one program or together in one vmapped step."""
 
 from __future__ import annotations
 
@@ -30,50 +30,50 @@ _AXIS = "seed"
 
 
 def trains_together(asked: Together) -> tuple[bool, str]:
-    """Whether seeds train together, and why."""
+    """Whether to train seeds together, and the reason."""
     if asked != "auto":
         return asked == "yes", f"--together {asked}"
     backend = jax.default_backend()
     if backend == "cpu":
         return False, "on a CPU a convolution is 4 to 10 times slower under vmap"
-    return True, f"on a {backend.upper()} one vmapped step of all fills the device better than theirs in turn"
+    return True, f"on a {backend.upper()} one vmapped step uses the device better than single steps"
 
 
 def train_seeds(
     config: Config, workdirs: Mapping[int, str], together: bool, preempted: Preempted, labels: Mapping[int, str]
 ) -> Iterator[int]:
-    """Trains, or resumes, a run for each seed to its end.
+    """Trains a run for each seed to its end, resuming those that were interrupted.
 
-    Each ends as `train.runs.loop.train` with that seed does: to the last bit in turn, and together but for rounding,
-    since the program is another.
+    Trained sequentially, each result equals that of `train.runs.loop.train` with the same seed bit for bit; trained
+    together, up to rounding, since the program differs.
 
     Args:
-      config: the settings of all but for the seed.
-      workdirs: the folder of the run with each seed.
-      together: whether those that are at the same step go on together. They take as many devices as divide their
-        number, and each device some seeds. Otherwise they share one program, which divides a batch among the devices
-        as usual.
-      preempted: says whether to end now.
-      labels: what the lines of each seed begin with.
+      config: the settings; its seed is replaced.
+      workdirs: folder of the run, by seed.
+      together: whether to train seeds that are at the same step together, distributed over as many devices as divide
+        their number. Otherwise they run one after the other with one program, which divides each batch among the
+        devices.
+      preempted: returns whether to save and stop now.
+      labels: prefix of the log lines, by seed.
 
     Yields:
-      The seeds as they come to their end. Where `preempted` says so, not all come.
+      Each seed when its run has finished; stops early if preempted.
 
     Raises:
-      UserError: the settings do not allow it, or a folder belongs to another run.
-      NotFiniteError: a seed diverged, which was said at once; the others have come to their end.
+      UserError: the settings do not allow several seeds, or a folder belongs to another run.
+      NotFiniteError: a seed diverged, which was printed when it happened; the other seeds have finished.
     """
     parallel = config.parallel
     if parallel.engine != "jit" or parallel.shard_parameters != 1 or parallel.batch_norm == "device":
         raise UserError(
-            "several seeds need parallel.engine='jit', parallel.shard_parameters=1 and 'global' or a number for "
+            "several seeds require parallel.engine='jit', parallel.shard_parameters=1 and 'global' or a number for "
             f"parallel.batch_norm: got {parallel.engine!r}, {parallel.shard_parameters} and {parallel.batch_norm!r}"
         )
     setup = Setup.create(config)
     step = setup.program.compiled()
-    left, diverged = dict(workdirs), []
-    while left:
-        folders = _at_one_step(left) if together else dict([next(iter(left.items()))])
+    remaining, diverged = dict(workdirs), []
+    while remaining:
+        folders = _at_one_step(remaining) if together else dict([next(iter(remaining.items()))])
         try:
             if len(folders) > 1:
                 done = train_group(setup, folders, preempted, labels)
@@ -83,38 +83,38 @@ def train_seeds(
         except NotFiniteError as error:
             print(error, file=sys.stderr, flush=True)
             diverged.append(error)
-            del left[error.seed]  # those that trained with it go on without it
+            del remaining[error.seed]  # seeds that trained with it continue without it
             continue
         if not done:
             return
         for seed in folders:
-            del left[seed]
+            del remaining[seed]
             yield seed
     if diverged:
         raise NotFiniteError("; ".join(map(str, diverged)), diverged[0].seed)
 
 
 def _at_one_step(workdirs: Mapping[int, str]) -> dict[int, str]:
-    """Those whose newest whole checkpoint is of the same step as that of the first."""
+    """The seeds whose newest intact checkpoint is at the same step as that of the first seed."""
     steps = {seed: newest_intact(checkpoint_folder(workdir))[0] for seed, workdir in workdirs.items()}
     first = next(iter(steps.values()))
     return {seed: workdir for seed, workdir in workdirs.items() if steps[seed] == first}
 
 
 def train_group(setup: Setup, workdirs: Mapping[int, str], preempted: Preempted, labels: Mapping[int, str]) -> bool:
-    """Trains runs that differ in their seed alone in one vmapped step; all are at the same step.
+    """Trains runs that differ only in their seed and are at the same step, in one vmapped step.
 
     Args:
-      setup: of all.
-      workdirs: the folder of the run with each seed.
-      preempted: says whether to end now.
-      labels: what the lines of each seed begin with.
+      setup: setup of all runs.
+      workdirs: folder of the run, by seed.
+      preempted: returns whether to save and stop now.
+      labels: prefix of the log lines, by seed.
 
     Returns:
-      Whether they have come to their end.
+      Whether the runs have finished.
 
     Raises:
-      UserError: a folder does not allow it, or a loss is no longer finite.
+      UserError: a folder is not usable, or a loss is not finite.
     """
     with contextlib.ExitStack() as stack:
         sessions = [
@@ -124,33 +124,36 @@ def train_group(setup: Setup, workdirs: Mapping[int, str], preempted: Preempted,
         if all(session.finished and session.start == session.run.total_steps for session in sessions):
             return True
         group = Group.create(setup, sessions)
-        loops = [Loop(session, seat, preempted, bar=not number) for number, (session, seat) in enumerate(group.seats)]
+        loops = [
+            Loop(session, trainer, preempted, bar=not number)
+            for number, (session, trainer) in enumerate(group.trainers)
+        ]
         start, total = sessions[0].start, sessions[0].run.total_steps
         batches = [session.batches() for session in sessions]
         speed = Speed(len(loops) * setup.run.config.data.batch_size, start)
         for step in range(start, total + 1):
-            going = [loop.before(step) for loop in loops]
-            if not all(going):
-                for loop, goes in zip(loops, going, strict=True):
-                    if goes:
+            active = [loop.before(step) for loop in loops]
+            if not all(active):
+                for loop, is_active in zip(loops, active, strict=True):
+                    if is_active:
                         loop.stop(step)
                 break
             if any(loop.saved for loop in loops):
                 speed.restart(step)
-            group.take([next(each) for each in batches])
+            group.step([next(each) for each in batches])
             for loop in loops:
                 loop.after(step, speed)
         return all(loop.evaluation is not None for loop in loops)
 
 
 class Group:
-    """The states and sums of several runs, stacked along a new first axis, and the vmapped step of all of them.
+    """States and sums of several runs, stacked along a new first axis, and their vmapped step.
 
     Args:
-      step: takes the states, sums and batches of all, and their seeds.
-      stacked: where the stacked arrays lie: the new axis divided among the devices.
-      setup: of all runs.
-      sessions: one for each.
+      step: maps stacked states, sums, batches and seeds to stacked states and sums.
+      stacked: sharding of the stacked arrays, the new axis divided among the devices.
+      setup: setup of all runs.
+      sessions: one open session for each run.
     """
 
     def __init__(
@@ -165,11 +168,11 @@ class Group:
         self._seeds = jax.device_put(np.asarray([session.run.config.seed for session in sessions], np.uint32), stacked)
         self._state = self._stack([session.restored.state for session in sessions])
         self._sums = self._stack([self._layout.put(session.sums()) for session in sessions])
-        self.seats = [(session, Seat(self, number)) for number, session in enumerate(sessions)]
+        self.trainers = [(session, GroupTrainer(self, number)) for number, session in enumerate(sessions)]
 
     @classmethod
     def create(cls, setup: Setup, sessions: Sequence[Session]) -> Group:
-        """The group on as many devices as divide its number of runs."""
+        """Creates the group on as many devices as divide the number of runs."""
         devices = setup.program.layout.mesh.devices.flatten()
         count = max(n for n in range(1, len(devices) + 1) if len(sessions) % n == 0)
         mesh, spec = Mesh(devices[:count], (_AXIS,)), PartitionSpec(_AXIS)
@@ -186,13 +189,13 @@ class Group:
 
         return jax.tree.map(stack, *trees)
 
-    def take(self, batches: Sequence[Mapping[str, np.ndarray]]) -> None:
-        """Takes a step of all runs."""
+    def step(self, batches: Sequence[Mapping[str, np.ndarray]]) -> None:
+        """Takes a step of every run, on one batch each."""
         batch = {name: np.stack([each[name] for each in batches]) for name in batches[0]}
         self._state, self._sums = self._step(self._state, self._sums, jax.device_put(batch, self.stacked), self._seeds)
 
     def state(self, number: int) -> TrainState:
-        """The state of one run, as its layout says."""
+        """The state of one run, sharded as its layout says."""
         return self._layout.put(jax.tree.map(lambda leaf: np.asarray(leaf[number]), self._state))
 
     def sums(self, number: int) -> Sums:
@@ -200,13 +203,13 @@ class Group:
         return jax.tree.map(lambda leaf: np.asarray(leaf[number]), self._sums)
 
     def reset(self, number: int) -> None:
-        """Begins the sums of one run anew."""
+        """Sets the sums of one run to zero."""
         self._sums = jax.tree.map(lambda leaf, zero: leaf.at[number].set(zero), self._sums, self._zero)
 
 
 @dataclasses.dataclass(frozen=True)
-class Seat:
-    """One run of a group, to its loop: see `train.runs.loop.Trainer`."""
+class GroupTrainer:
+    """One run of a group, with the interface of `train.runs.loop.Trainer`."""
 
     group: Group
     number: int
@@ -222,14 +225,14 @@ class Seat:
 
 
 def is_done(run: Run, workdir: str) -> bool:
-    """Whether a folder holds a run, come to its end.
+    """Whether a folder holds the finished run.
 
     Raises:
-      UserError: it holds another run, or one of another duration.
+      UserError: it holds another run, or one with another number of steps.
     """
     check_claim(run, workdir)
     if not checkpoint_steps(checkpoint_folder(workdir)):
         return False
     if (steps := read_run(workdir).total_steps) != run.total_steps:
-        raise UserError(f"{workdir} is a run of {steps} steps, not of {run.total_steps}: take another --workdir")
+        raise UserError(f"{workdir} is a run of {steps} steps, not of {run.total_steps}: choose another --workdir")
     return is_finished(workdir, run.total_steps)

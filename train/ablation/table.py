@@ -24,15 +24,15 @@ from train.tasks.run import Run
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a finished run tells.
+    """The results of a finished run.
 
     Attributes:
-      error: on the test images, %.
-      loss: on the test images.
-      training_loss: mean of the last steps that were logged.
+      error: test error, %.
+      loss: test loss.
+      training_loss: mean training loss of the last log interval.
       kl, correlation: GGAM's guidance loss, and the correlation of S and W, on the test images; None for other nets.
-      step: milliseconds of a step, with the reading of its images: the median over what was logged, compilation left
-        out. Of seeds that share a step, each has its part.
+      step: milliseconds per step, input pipeline included and compilation excluded: the median over the log lines. For
+        seeds trained together, the time of their common step divided by their number.
     """
 
     error: float
@@ -44,7 +44,7 @@ class Outcome:
 
     @classmethod
     def read(cls, workdir: str) -> Outcome:
-        """Reads it from the folder of a finished run."""
+        """Reads the results from the folder of a finished run."""
         with open(os.path.join(workdir, "summary.json")) as file:
             summary = json.load(file)
         records = [record for record in read_metrics(workdir) if record["split"] == "train"]
@@ -62,7 +62,7 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A variant with its finished seeds."""
+    """A variant and its finished seeds."""
 
     variant: str
     run: Run
@@ -74,20 +74,20 @@ class Row:
 
     @classmethod
     def read(cls, variant: str, workdirs: Sequence[str], published: str) -> Row:
-        """Reads it from the folders of a variant's finished runs, at least one."""
+        """Reads the row from the folders of a variant's finished runs, at least one."""
         run = read_run(workdirs[0])
         outcomes = [Outcome.read(workdir) for workdir in workdirs]
-        places = [origin for workdir in workdirs for origin in origins(workdir)]
-        return cls(variant, run, *_counts(run), outcomes, published, places)
+        machines = [origin for workdir in workdirs for origin in origins(workdir)]
+        return cls(variant, run, *_counts(run), outcomes, published, machines)
 
     def figures(self, name: str) -> list[float]:
-        """A figure of all seeds; none where it is not known."""
+        """A metric of all seeds; empty if unknown."""
         return [value for outcome in self.outcomes if (value := getattr(outcome, name)) is not None]
 
 
 @functools.cache
 def _counts(run: Run) -> tuple[int, int]:
-    """Parameters and multiply-accumulates."""
+    """Number of parameters and of multiply-accumulates."""
     model, shape = CLASSIFICATION.model(run), (1, *run.image_shape)
     return attnjax.count_parameters(model, shape), attnjax.count_macs(model, shape)
 
@@ -100,11 +100,11 @@ _FIGURES = {
     "correlation": ("correlation of S and W", 2),
     "step": ("step, ms", 1),
 }
-"""Heading and decimals in the table."""
+"""Heading and number of decimals, by metric."""
 
 
 def about(title: str, rows: Sequence[Row], seeds: str) -> list[str]:
-    """What stands above a table: data, steps and seeds; where and when the runs started and resumed."""
+    """The lines above the table: data, steps and seeds; where and when the runs started and resumed."""
     runs = [row.run for row in rows]
     data = {f"{run.config.data.source}, {run.num_examples} training images of {_size(run)}" for run in runs}
     steps = {f"{run.total_steps} steps of {run.config.data.batch_size}" for run in runs}
@@ -119,13 +119,13 @@ def _size(run: Run) -> str:
 
 
 def write_table(folder: str, rows: Sequence[Row], head: Sequence[str], source: str) -> list[str]:
-    """Writes table.md, table.csv and plot.png, and returns the lines of the first.
+    """Writes table.md, table.csv and plot.png, and returns the lines of table.md.
 
     Args:
-      folder: where.
+      folder: output folder.
       rows: the variants.
       head: lines above the table, see `about`.
-      source: of the published figures; empty where there are none.
+      source: source of the published results; empty if there are none.
     """
     names = [name for name in _FIGURES if any(row.figures(name) for row in rows)]
     lines = markdown(rows, names, head, source)
@@ -141,7 +141,7 @@ def write_table(folder: str, rows: Sequence[Row], head: Sequence[str], source: s
 
 
 def markdown(rows: Sequence[Row], names: Sequence[str], head: Sequence[str], source: str) -> list[str]:
-    """The lines of the table in Markdown: means, and standard deviations where there are seeds enough."""
+    """The lines of the table in Markdown: means, and standard deviations over two or more seeds."""
     columns = ["variant", "parameters", "MACs", "seeds", *(_FIGURES[name][0] for name in names)]
     columns += [f"published ({source})"] * bool(source)
     lines = [*head, "", *_cells([columns, ["---"] * len(columns)])]
@@ -174,14 +174,14 @@ def _record(row: Row, names: Sequence[str], source: str) -> Mapping[str, Any]:
 
 
 def plot(rows: Sequence[Row], title: str) -> Figure:
-    """Test error of the variants: every seed, and mean and standard deviation."""
+    """Plots the test error of each variant: every seed, mean and standard deviation."""
     figure = Figure(figsize=(8, 1.6 + 0.5 * len(rows)), layout="constrained")
     axis = figure.subplots()
-    for place, row in enumerate(rows):
+    for y, row in enumerate(rows):
         values = row.figures("error")
         spread = statistics.stdev(values) if len(values) > 1 else None
-        axis.plot(values, [place + 0.18] * len(values), "o", color="0.55", alpha=0.6, markersize=4)
-        axis.errorbar(statistics.mean(values), place, xerr=spread, fmt="D", color="C0", capsize=4, markersize=5)
+        axis.plot(values, [y + 0.18] * len(values), "o", color="0.55", alpha=0.6, markersize=4)
+        axis.errorbar(statistics.mean(values), y, xerr=spread, fmt="D", color="C0", capsize=4, markersize=5)
     labels = [f"{row.variant}, n = {len(row.outcomes)}" for row in rows]
     axis.set_yticks(range(len(rows)), labels, parse_math=False)
     axis.set(xlabel="test error, %: seeds, mean and standard deviation", ylim=(len(rows) - 0.5, -0.5))

@@ -1,1 +1,1 @@
-"""Training steps compiled for TPU pods that are not there."""
+"""Ahead-of-time compilation of training steps for TPU pods, without TPUs."""

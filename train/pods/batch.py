@@ -10,35 +10,35 @@ from train.config.errors import UserError
 from train.pods.compile import GIB, Pod
 
 MOST_IMAGES = 2**20
-"""Of a step, see data.batch_size."""
+"""Largest data.batch_size allowed."""
 _BEYOND = 8
-"""How many times the images that would fit, if memory grew as they do, are tried first: near the limit the compiler
-saves memory at the cost of time, so that 1.4 to 5 times as many do."""
+"""Factor of the first guess over a linear extrapolation of memory: near the limit the compiler trades time for memory,
+so that 1.4 to 5 times as many images fit."""
 _NEAR = 0.97
-"""Share of a batch that does not fit from which a batch counts as the largest."""
+"""A batch counts as the largest from this share of one that does not fit."""
 _BESIDE = 0.05
-"""Share of a chip's memory left for the program and what else is not planned, where no compiled step says it: with 64
-images a chip up to 4.9 % (EPSANet-101)."""
+"""Share of a chip's memory reserved for the program and other unplanned memory if no compiled step measures it: up to
+4.9 % with 64 images a chip (EPSANet-101)."""
 _MORE_BESIDE = 0.01
-"""Share of a chip's memory left for what that may grow by with the batch."""
+"""Share of a chip's memory reserved for the growth of unplanned memory with the batch."""
 
 
 def largest_batch(
     needed: Callable[[int], int], known: Mapping[int, int], limit: int, most: int, units: Sequence[int]
 ) -> int:
-    """A batch that fits on a chip where one of 3 % or one unit more does not, by interpolation from above.
+    """Finds a batch that fits on a chip while one larger by 3 % or one unit does not, by interpolation from above.
 
-    Where memory does not grow steadily, a still larger one may fit.
+    If memory does not grow monotonically, an even larger batch may fit.
 
     Args:
-      needed: bytes that a batch needs.
-      known: bytes by batch, of one at least.
-      limit: bytes that there are.
-      most: no batch is larger.
-      units: of which a batch is a multiple: of the first that it can hold.
+      needed: returns the bytes of a batch.
+      known: known bytes by batch, at least one entry.
+      limit: available bytes.
+      most: upper bound of the batch.
+      units: a batch is a multiple of the first unit that is not larger than it.
 
     Returns:
-      A batch that is known to fit; 0 if none.
+      A batch that fits; 0 if none does.
     """
     known = dict(known)
     while True:
@@ -60,9 +60,9 @@ def largest_batch(
 
 
 def batch_units(config: Config, chips: int) -> list[int]:
-    """Of which the images a chip should be a multiple: of the first that they can hold.
+    """Units of which the images per chip should be a multiple, in order of preference.
 
-    Whole groups of batch norm on a chip come before groups that chips share, and multiples of 8 before others.
+    Batch-norm groups within a chip come before groups across chips, and multiples of 8 before others.
     """
     norm = config.parallel.batch_norm
     group = norm if isinstance(norm, int) else 1
@@ -71,14 +71,16 @@ def batch_units(config: Config, chips: int) -> list[int]:
 
 
 def most_images(pod: Pod, config: Config, planned: int, needed: int | None) -> int:
-    """The most images that fit on a chip, as the compiler plans its memory: see largest_batch.
+    """Finds the most images per chip that fit by the compiler's memory plan, see `largest_batch`.
 
     Args:
-      planned: bytes that the step of the config needs beside its program.
-      needed: bytes that it needs in all, None if that is not known.
+      pod: the chips.
+      config: settings of the step.
+      planned: bytes that the step of the config needs without its program.
+      needed: bytes that it needs in total, None if unknown.
 
     Raises:
-      UserError: not one image fits.
+      UserError: not even one image fits.
     """
 
     def planned_bytes(images: int) -> int:

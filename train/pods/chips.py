@@ -1,4 +1,4 @@
-"""What a TPU chip can do at most, and the shapes that its pods have."""
+"""Peak figures of TPU chips, and the topologies of their pods."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class Chip:
     """Published peak figures of one chip.
 
     Attributes:
-      memory: GiB of HBM that the compiler lets a program take; the rest of what is published is reserved.
-      flops: bfloat16 operations a second.
-      memory_bandwidth: bytes a second from and to HBM.
-      network_bandwidth: bytes a second that a chip sends over all its links to its neighbours.
-      dimensions: axes of the torus that the chips form.
-      options: what the topology needs to be told besides its name.
+      memory: GiB of HBM available to a program; the rest of the published size is reserved.
+      flops: bfloat16 operations per second.
+      memory_bandwidth: bytes per second from and to HBM.
+      network_bandwidth: bytes per second that a chip sends over all its links.
+      dimensions: number of axes of the torus.
+      options: further options of the topology.
     """
 
     memory: float
@@ -45,7 +45,7 @@ CHIPS = {
     # cloud.google.com/tpu/docs/v6e: 32 GB, 918 TFLOPS, 1640 GB/s, 3200 Gbit/s
     "v6e": Chip(31.24, 918e12, 1640e9, 400e9, 2),
 }
-"""By the names that topologies begin with."""
+"""Chips by the prefix of their topologies."""
 
 _EXAMPLES = "v5e:4x4, v5e:16x16, v6e:16x16, v4:4x4x8, v5p:4x4x8"
 
@@ -54,7 +54,7 @@ def chip_of(topology: str) -> Chip:
     """The chip of a topology such as v5e:16x16.
 
     Raises:
-      UserError: there is no such chip, or its pods have no such shape.
+      UserError: the chip is unknown, or its pods have no such shape.
     """
     name, _, shape = topology.partition(":")
     chip = CHIPS.get(name)
@@ -64,7 +64,7 @@ def chip_of(topology: str) -> Chip:
 
 
 def wrong_topology(topology: str) -> UserError:
-    """The error that names the valid forms."""
+    """Returns an error that lists the valid topologies."""
     forms = " or ".join(
         f"{'|'.join(name for name, chip in CHIPS.items() if chip.dimensions == axes)}:{'x'.join('ABC'[:axes])}"
         for axes in (2, 3)

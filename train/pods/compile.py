@@ -37,7 +37,7 @@ from train.tasks.classification import CLASSIFICATION
 from train.tasks.run import Run
 
 COMPILER = ("jax", "jaxlib", "libtpu")
-"""Packages that decide what comes of a traced step."""
+"""Packages that determine how a traced step is compiled."""
 GIB = 2**30
 _WITHOUT_TPU = {
     "TPU_SKIP_MDS_QUERY": "1",
@@ -47,15 +47,15 @@ _WITHOUT_TPU = {
     "TPU_LOG_DIR": "disabled",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
-"""What libtpu would otherwise ask a TPU machine for, and leave to compile beside another process. The topology
-overrules the type."""
+"""Values that libtpu would otherwise query from a TPU machine, and permission to compile beside another process. The
+topology overrides the accelerator type."""
 
 
 class NotEnoughMemoryError(UserError):
     """A program does not fit on a chip.
 
     Attributes:
-      needed: bytes that it needs there.
+      needed: bytes that the program needs.
     """
 
     def __init__(self, message: str, needed: int) -> None:
@@ -65,17 +65,17 @@ class NotEnoughMemoryError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """What the compiler says of a training step, per chip.
+    """The compiler's figures of a training step, per chip.
 
     Attributes:
-      images: of a step, on each chip.
-      memory: bytes of `arguments`, `outputs`, `temporaries` and `program`; `reused` of the outputs lie on arguments.
-      flops: operations, as XLA counts them, times what loops repeat.
-      accessed: bytes that the operations take and give, in the chip's fast memory too, as XLA counts them: loops once.
-      moved: bytes from and to HBM, see memory_traffic.
+      images: images per step on each chip.
+      memory: bytes of `arguments`, `outputs`, `temporaries` and `program`; `reused`: outputs that alias arguments.
+      flops: operations by XLA's count, with the repetitions of loops.
+      accessed: bytes that operations read and write, on-chip memory included, by XLA's count, which counts loops once.
+      moved: bytes from and to HBM, see `memory_traffic`.
       traffic: collectives by kind.
-      unknown_loops: how many loops count once in all this, since the program does not say how often they run.
-      seconds: that the compilation took.
+      unknown_loops: number of loops that count once because their trip count is unknown.
+      seconds: compilation time.
     """
 
     images: int
@@ -89,17 +89,17 @@ class Compiled:
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> Compiled:
-        """From the fields as JSON has them; others beside them are passed over."""
+        """Creates it from a JSON record, ignoring other fields."""
         fields = {field.name: record[field.name] for field in dataclasses.fields(cls)}
         return cls(**fields | {"traffic": {kind: Traffic(**of) for kind, of in fields["traffic"].items()}})
 
     @property
     def needed(self) -> int:
-        """Bytes of memory in all."""
+        """Total bytes of memory."""
         return _total(self.memory)
 
     def times(self, chip: Chip) -> dict[str, float]:
-        """Seconds that each part of a step takes at the chip's peak, if nothing else held it up."""
+        """Seconds of each part of a step at the chip's peak rate, on its own."""
         return {
             "compute": self.flops / chip.flops,
             "memory": self.moved / chip.memory_bandwidth,
@@ -112,9 +112,9 @@ class Pod:
     """The chips of a topology, and the compiler for them.
 
     Attributes:
-      topology: its name, such as v5e:16x16.
-      chip: what each of them can do.
-      devices: that programs are compiled for, one a chip.
+      topology: name of the topology, such as v5e:16x16.
+      chip: peak figures of each chip.
+      devices: devices to compile for, one for each chip.
     """
 
     topology: str
@@ -123,7 +123,7 @@ class Pod:
 
     @classmethod
     def of(cls, topology: str) -> Pod:
-        """Raises UserError where libtpu is not installed, or there is no such topology."""
+        """Returns the pod; raises UserError if libtpu is not installed or the topology is unknown."""
         chip = chip_of(topology)
         require_libtpu()
         os.environ.update(_WITHOUT_TPU)
@@ -137,16 +137,16 @@ class Pod:
 
     @property
     def num_processes(self) -> int:
-        """Hosts that the chips belong to."""
+        """Number of hosts."""
         return len({device.process_index for device in self.devices})
 
     def with_images(self, config: Config, images: int) -> Config:
-        """The config with a batch of so many images on each chip."""
+        """The config with a batch of `images` on each chip."""
         data = dataclasses.replace(config.data, batch_size=images * len(self.devices))
         return dataclasses.replace(config, data=data)
 
     def key(self, config: Config) -> str:
-        """Changes with everything that the compiled program depends on: the traced step, the topology, the compiler."""
+        """Hash of everything that the compiled program depends on: the traced step, the topology and the compiler."""
         parts = (_lower(config, self.devices).as_text(), self.topology, installed(COMPILER))
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -154,7 +154,7 @@ class Pod:
         """Compiles the training step of a config.
 
         Raises:
-          NotEnoughMemoryError: it does not fit on a chip.
+          NotEnoughMemoryError: the step does not fit on a chip.
         """
         images, start = config.data.batch_size // len(self.devices), time.monotonic()
         lowered = _lower(config, self.devices)
@@ -176,10 +176,10 @@ class Pod:
         )
 
     def planned_bytes(self, config: Config) -> int:
-        """What of a chip's memory the training step of a config needs beside its program; it need not fit.
+        """Bytes per chip that the training step of a config needs without its program, whether they fit or not.
 
-        The compiler assigns memory within seconds, and then generates the program for minutes. It cannot be stopped, so
-        it runs in a process of its own.
+        The compiler assigns memory within seconds, and then generates code for minutes. It cannot be interrupted, so it
+        runs in a subprocess that is killed.
 
         Raises:
           UserError: the step cannot be compiled.
@@ -194,23 +194,23 @@ class Pod:
                 while not receiver.poll(0.1):
                     if (assigned := _assigned(folder)) is not None:
                         return assigned
-                told = receiver.recv()
+                result_or_message = receiver.recv()
             except EOFError:
                 process.join()
-                told = f"the compiler ended with code {process.exitcode}"
+                result_or_message = f"the compiler ended with code {process.exitcode}"
             finally:
                 process.kill()
                 process.join()
-        if isinstance(told, int):
-            return told
-        error = explain(RuntimeError(told), images)
+        if isinstance(result_or_message, int):
+            return result_or_message
+        error = explain(RuntimeError(result_or_message), images)
         if isinstance(error, NotEnoughMemoryError):
             return error.needed
-        raise UserError(f"{images} images a chip: {told.splitlines()[0]}")
+        raise UserError(f"{images} images a chip: {result_or_message.splitlines()[0]}")
 
 
 def _plan(topology: str, config: Config, folder: str, sender: Connection) -> None:
-    """Compiles the step; the compiler writes its reports into a folder meanwhile. Ends with the process that asked."""
+    """Compiles the step, while the compiler writes its reports to a folder. Exits with its parent process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
@@ -229,7 +229,7 @@ def _end_with_parent() -> None:
 
 
 def _assigned(folder: str) -> int | None:
-    """Bytes in a chip's main memory, as the compiler's report in a folder says; None while there is none."""
+    """Bytes of HBM from the compiler's report in a folder; None as long as there is none."""
     for path in Path(folder).glob("*.after_optimizations-memory-usage-report.txt"):
         with path.open(encoding="utf-8") as file:
             if total := re.match(r"Memory Space: default \(color=0\)\nTotal bytes: (\d+) ", file.read(200)):
@@ -238,13 +238,13 @@ def _assigned(folder: str) -> int | None:
 
 
 def require_libtpu() -> None:
-    """Raises UserError where the compiler for TPUs is not installed."""
+    """Raises UserError if libtpu, the compiler for TPUs, is not installed."""
     if importlib.util.find_spec("libtpu") is None:
         raise UserError("libtpu is not installed: pip install -e '.[aot]'")
 
 
 def explain(error: Exception, images: int) -> Exception:
-    """The compiler's error as the user's, where it is for want of memory; else the error itself."""
+    """Turns the compiler's out-of-memory error into a NotEnoughMemoryError; returns any other error unchanged."""
     sizes = re.search(r"RESOURCE_EXHAUSTED.*?\(([\d.]+)([MGT])\).*?\(([\d.]+)G\)", str(error), re.DOTALL)
     if sizes is None:
         return error
@@ -254,7 +254,7 @@ def explain(error: Exception, images: int) -> Exception:
 
 
 def _memory(compiled: jax.stages.Compiled) -> dict[str, int]:
-    """Bytes by what they hold, see Compiled."""
+    """Bytes by kind, see `Compiled`."""
     memory: Any = compiled.memory_analysis()
     return {
         "arguments": memory.argument_size_in_bytes,
@@ -270,13 +270,13 @@ def _total(memory: Mapping[str, int]) -> int:
 
 
 def _lower(config: Config, devices: Sequence[jax.Device]) -> Any:
-    """Traces the step that `python -m train` runs, without its data set."""
+    """Traces the training step of `python -m train`, without its data set."""
     size, classes = config.data.image_size, config.model.num_classes
     if size is None or classes is None:
         missing = "data.image_size" if size is None else "model.num_classes"
         raise UserError(f"set {missing}: the data set is not opened here")
     if config.parallel.engine != "jit":
-        raise UserError(f"parallel.engine={config.parallel.engine!r} needs its devices: take 'jit'")
+        raise UserError(f"parallel.engine={config.parallel.engine!r} needs real devices: use 'jit'")
     shape = (size, size, config.data.channels or 3)
     run = Run(config, tuple(map(str, range(classes))), shape, num_examples=config.data.batch_size)
     layout = make_layout(config, devices)
@@ -291,7 +291,7 @@ def _lower(config: Config, devices: Sequence[jax.Device]) -> Any:
 
 
 def _with_progress(work: Callable[[], Any], label: str) -> Any:
-    """Does the work in a thread and tells the elapsed time: every second on a terminal, elsewhere every half minute."""
+    """Runs `work` in a thread and prints the elapsed time, every second on a terminal, else every 30 seconds."""
     results: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
 
     def run() -> None:

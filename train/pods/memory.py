@@ -1,4 +1,4 @@
-"""What an optimised HLO program moves from and to a device's main memory."""
+"""Memory traffic of an optimised HLO program."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ _FREE = (
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast"),
     *("while", "call", "conditional", "async-start", "async-update"),
 )
-"""What moves nothing by itself."""
+"""Opcodes that move no data themselves."""
 _SLICING = ("slice", "dynamic-slice", "gather")
 _IN_PLACE = "dynamic-update-slice"
 
 
 def memory_traffic(program: Program) -> int:
-    """Bytes between a device and its main memory in a run: what instructions outside of fusions take and give there.
+    """Bytes that one run of a program moves between a device and its main memory.
 
-    Of an array that is only sliced, or updated in place, the slice counts.
+    Counts the operands and results of all instructions outside of fusions; of an array that is only sliced or updated
+    in place, only the slice counts.
     """
     return sum(
         times * _moved(program, body, line)
@@ -32,7 +33,7 @@ def memory_traffic(program: Program) -> int:
 
 def _moved(program: Program, body: Computation, line: Instruction) -> int:
     """Bytes that an instruction moves from and to main memory."""
-    if line.opcode in ("copy-start", "slice-start"):  # source and destination, in this order or the other
+    if line.opcode in ("copy-start", "slice-start"):  # source and destination, in either order
         ends = [(num_bytes(array), main) for array, main in _arrays(line.type)][:2]
         return min(size for size, _ in ends) * sum(main for _, main in ends)
     if line.opcode.endswith("-start") and line.opcode != "all-reduce-start":  # the type holds the operands too
@@ -66,7 +67,7 @@ def _read(program: Program, body: Computation, line: Instruction, position: int)
 
 
 def _read_inside(program: Program, body: Computation, name: str) -> int:
-    """Bytes that the instructions of a fusion read of an array, and of what is the same array to them."""
+    """Bytes that the instructions of a fusion read of an array and its aliases."""
     total = 0
     for line in body.values():
         for position, operand in enumerate(line.operands):
@@ -90,5 +91,5 @@ def _written(program: Program, body: Computation, line: Instruction) -> list[int
 
 
 def _arrays(text: str) -> list[tuple[str, bool]]:
-    """The arrays of a type, and whether each lies in main memory: a layout names any other space."""
+    """The arrays of a type, and whether each is in main memory; a layout names any other memory space."""
     return [(array, "S(" not in layout) for array, layout in re.findall(r"(\w+\[[\d,]*\])(\{[^}]*\})?", text)]

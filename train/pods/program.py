@@ -1,4 +1,4 @@
-"""Reads an optimised HLO program: what it sends between devices, and how often its loops run."""
+"""Parses an optimised HLO program: its collectives, and the trip counts of its loops."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SENT: Mapping[str, Callable[[int], float]] = {
     "all-to-all": lambda n: (n - 1) / n,
     "collective-permute": lambda n: 1.0,
 }
-"""Share of the whole array that each of n devices sends, around a ring."""
+"""Share of the whole array that each of n devices sends around a ring."""
 _CALLING = ("while", "call", "conditional", "fusion", "async-start")
 
 
@@ -29,10 +29,10 @@ class Instruction:
     """One line of a program.
 
     Attributes:
-      name: its own.
-      type: shapes of its result, as written.
-      opcode: what it does.
-      operands: names of what it takes.
+      name: name of the instruction.
+      type: type of its result, as written.
+      opcode: the operation.
+      operands: names of its operands.
       rest: everything after the opening bracket.
       root: whether its result is that of its computation.
     """
@@ -46,7 +46,7 @@ class Instruction:
 
 
 Computation = Mapping[str, Instruction]
-"""By name, in the order of the text."""
+"""Instructions by name, in the order of the text."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Traffic:
     """Collectives of one kind in a step.
 
     Attributes:
-      count: how many are run.
-      bytes: size of the arrays that they work on, on each device, gathered where they gather or scatter.
-      sent: bytes that each device sends where they go around rings.
+      count: number of executions.
+      bytes: size of their arrays on each device; the gathered size for gathers and scatters.
+      sent: bytes that each device sends with ring algorithms.
     """
 
     count: int = 0
@@ -68,12 +68,12 @@ class Program:
     """The computations of an optimised HLO module.
 
     Args:
-      text: what `compiled.as_text()` gives.
-      num_devices: how many devices it runs on.
+      text: the text of `compiled.as_text()`.
+      num_devices: number of devices it runs on.
 
     Attributes:
-      computations: by name.
-      fused: names of those that are the inside of a fusion.
+      computations: computations by name.
+      fused: names of the computations inside of fusions.
     """
 
     def __init__(self, text: str, num_devices: int) -> None:
@@ -98,7 +98,7 @@ class Program:
         }
 
     def runs(self) -> dict[str, int]:
-        """How often each computation is run in one run of the program."""
+        """Number of executions of each computation in one run of the program."""
         runs: dict[str, int] = defaultdict(int)
 
         def visit(name: str, times: int) -> None:
@@ -112,12 +112,12 @@ class Program:
         return dict(runs)
 
     def unknown_loops(self) -> int:
-        """How many loops of the text are taken to run once, since it does not say how often they do."""
+        """Number of loops with an unknown trip count, which count once."""
         lines = [line for name in self.runs() for line in self.computations.get(name, {}).values()]
         return sum(self._trips(line) is None for line in lines)
 
     def _trips(self, line: Instruction) -> int | None:
-        """How often a loop runs: as the compiler says, or the bound that its condition counts to; None if unknown."""
+        """Trip count of a loop, from the compiler or from the bound in its condition; None if unknown."""
         if line.opcode != "while":
             return 1
         if known := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line.rest):
@@ -129,9 +129,9 @@ class Program:
         return int(bound) if bound.isdecimal() else None
 
     def traffic(self) -> Mapping[str, Traffic]:
-        """What the devices send each other, by kind.
+        """Collectives by kind.
 
-        A collective that runs beside other work stands in several fusions, under one channel: it counts once.
+        A collective that overlaps with computation occurs in several fusions with one channel, and counts once.
         """
         found: dict[str, Traffic] = {}
         channels = set()
@@ -154,7 +154,7 @@ class Program:
         return found
 
     def _group_size(self, line: Instruction) -> int:
-        """Devices that a collective joins."""
+        """Number of devices in a group of a collective."""
         if match := re.search(r"replica_groups=\{\{([\d,]*)\}", line.rest):
             return match[1].count(",") + 1
         if match := re.search(r"replica_groups=\[\d+,(\d+)\]<=", line.rest):
@@ -165,7 +165,7 @@ class Program:
         return self._num_devices
 
     def repetition(self, opcode: str) -> float:
-        """How often instructions of a kind run, over how often they stand in the text, weighed by their results."""
+        """Mean number of executions of the instructions with an opcode, weighted by the size of their results."""
         found = [
             (num_bytes(line.type), times)
             for name, times in self.runs().items()
@@ -177,13 +177,13 @@ class Program:
 
 
 def called_by(line: Instruction) -> list[str]:
-    """Names of the computations that an instruction runs."""
+    """Names of the computations that an instruction calls."""
     branches = [name.strip(" %") for names in _BRANCHES.findall(line.rest) for name in names.split(",")]
     return [*_CALLED.findall(line.rest), *branches]
 
 
 def num_bytes(text: str) -> int:
-    """Bytes of all arrays of a type as HLO writes it.
+    """Bytes of all arrays in an HLO type.
 
     Example:
       >>> num_bytes("(bf16[7,7,3,64]{3,2,1,0:T(4,128)(2,1)}, f32[10]{0}, pred[])")

@@ -1,1 +1,1 @@
-"""One run in its folder: its record, its session, its loop, its checkpoints and what it leaves to see."""
+"""One run in its folder: record, session, loop, checkpoints and reports."""

@@ -1,1 +1,1 @@
-"""What is trained: how a batch is read, the loss, the figures, predictions and pictures of one kind of work."""
+"""Tasks: how batches are read, losses, metrics, predictions and plots of one kind of training."""

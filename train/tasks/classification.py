@@ -1,4 +1,4 @@
-"""Telling classes of images apart: the task of `python -m train`."""
+"""Image classification, the task of `python -m train`."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ from train.tasks.task import Objective, mean
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Figures over all test images.
+    """Metrics over all test images.
 
     Attributes:
       loss: mean cross-entropy, without smoothing.
-      accuracy: share of right answers.
-      top5_accuracy: share of images whose class is among the five most probable ones.
-      count: images.
-      confusion: int (true class, answer).
-      kl: mean of GGAM's guidance loss, without its factor; None for nets without GGAM's attention.
-      correlation: mean over the images of the correlation of S and W over the channels; None likewise.
+      accuracy: top-1 accuracy.
+      top5_accuracy: top-5 accuracy.
+      count: number of images.
+      confusion: confusion matrix, int (true class, predicted class).
+      kl: mean of GGAM's guidance loss, unweighted; None for nets without GGAM's attention.
+      correlation: mean over the images of the correlation of S and W over the channels; None for other nets.
     """
 
     loss: float
@@ -59,14 +59,14 @@ class Evaluation:
     correlation: float | None = None
 
     def figures(self) -> dict[str, float]:
-        """By name, as they are reported."""
+        """The metrics by name, as reported."""
         values = {name: getattr(self, name) for name in ("loss", "accuracy", "top5_accuracy", "kl", "correlation")}
         return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclasses.dataclass(frozen=True)
 class Classification:
-    """See `train.tasks.task.Task`."""
+    """Image classification; see `train.tasks.task.Task` for the methods."""
 
     score: ClassVar[str] = "accuracy"
     headlines: ClassVar[Mapping[str, str]] = {"loss": "loss", "accuracy": "top-1"}

@@ -1,4 +1,4 @@
-"""Scores of a run's class activation maps: the pointing game, insertion and deletion, ROAD."""
+"""Faithfulness of class activation maps: the pointing game, insertion and deletion, ROAD."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from attnjax.explain import METHODS, grad_cam, insertion_deletion, pointing_game
 
 _NAMES = ("insertion", "deletion", "road")
 _SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
-"""What ROAD removes."""
+"""Shares of the pixels that ROAD removes."""
 
 
 def score_maps(
@@ -30,31 +30,31 @@ def score_maps(
     layer: str,
     batch_size: int = 64,
 ) -> dict[str, dict[str, float]]:
-    """Scores all methods on some images, and two maps that know nothing of them: highest in the centre, and noise.
+    """Scores all methods on images, and two baselines that ignore the image: a centred peak and random noise.
 
     Args:
       model, variables: the net.
-      preprocess: makes of images what the net takes.
-      images: uint8 (n, h, w, c) of the size that the net sees.
-      classes: whose maps and probabilities are meant, (n,).
-      boxes: of the objects, (n, 4), or None where they are not known.
+      preprocess: turns images into the net's input.
+      images: uint8 (n, h, w, c) of the run's size.
+      classes: the class to explain in each image, (n,).
+      boxes: bounding boxes of the objects, (n, 4), or None if unknown.
       layer: see `attnjax.explain.grad_cam`.
-      batch_size: images at once.
+      batch_size: images per batch.
 
     Returns:
-      By method: the mean of each score over the images; `pointing_game` only where there are boxes.
+      The mean of each score over the images, by method; `pointing_game` only with boxes.
 
     Raises:
       ValueError: the net has no such layer.
     """
     batch_size = min(batch_size, len(images))
     score = jax.jit(partial(_scores, model))
-    places = np.arange(-(-len(images) // batch_size) * batch_size).reshape(-1, batch_size)
+    indices = np.arange(-(-len(images) // batch_size) * batch_size).reshape(-1, batch_size)
     table = {}
     for method in tqdm((*METHODS, "centre", "random"), unit="method", leave=False, disable=None):
         make = jax.jit(partial(_maps, model, layer, method))
         rows = []
-        for batch in np.minimum(places, len(images) - 1):  # the last one is filled up: one program serves all
+        for batch in np.minimum(indices, len(images) - 1):  # pads the last batch, to compile only once
             inputs, chosen = preprocess(jnp.asarray(images[batch])), classes[batch]
             maps = make(variables, inputs, chosen)
             hits = {} if boxes is None else {"pointing_game": pointing_game(maps, boxes[batch])}
@@ -80,7 +80,7 @@ def _maps(
 def _scores(
     model: nn.Module, variables: Mapping[str, Any], images: jax.Array, maps: jax.Array, classes: jax.Array
 ) -> tuple[jax.Array, ...]:
-    """By image, in the order of the names."""
+    """Scores of each image, in the order of `_NAMES`."""
     given = (model, variables, images, maps, classes)
     areas = insertion_deletion(*given)
     return areas.insertion, areas.deletion, road(*given, shares=_SHARES).score

@@ -1,4 +1,4 @@
-"""Evaluation by several crops of each test image, their mirror images, and sizes."""
+"""Multi-crop, multi-scale evaluation."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ Crops = Literal["center", "ten"]
 
 @dataclasses.dataclass(frozen=True)
 class Multicrop:
-    """What is cut out of each test image, over which the net's probabilities are averaged.
+    """Crops and scales of each test image over which the net's probabilities are averaged.
 
     Attributes:
-      crops: `center`, or `ten`: the four corners and the centre, and the mirror images of these.
-      scales: for each scale the side of the crops, and the side that the image is resized to before.
+      crops: `center`, or `ten`: the four corners and the centre, and their mirror images.
+      scales: for each scale, the side of the crops and the side to which the image is resized first.
     """
 
     crops: Crops
@@ -37,16 +37,17 @@ class Multicrop:
 
     @classmethod
     def of(cls, reader: Reader, crops: Crops, sizes: Sequence[int], sides: Sequence[int]) -> Multicrop:
-        """Fills up from a run's settings what is not given.
+        """Takes missing sizes from the settings of a run.
 
         Args:
           reader: the test images as the run reads them.
           crops: see `Multicrop`.
-          sizes: sides of the crops; none takes the run's.
-          sides: what the image is resized to before, one for each size or one for all; none keeps the run's proportion.
+          sizes: sides of the crops; empty uses the run's.
+          sides: sides to which the image is resized first, one for each size or one for all; empty keeps the run's
+            ratio to the crop.
 
         Raises:
-          UserError: the numbers do not fit each other.
+          UserError: the numbers of `sizes` and `sides` do not match.
         """
         height, width, _ = reader.image_shape
         if not sizes and height != width:
@@ -61,7 +62,7 @@ class Multicrop:
         return cls(crops, tuple(zip(*scales, strict=True)))
 
     def check(self, model: nn.Module, variables: Mapping[str, Any], reader: Reader) -> None:
-        """Raises UserError where the net refuses images of one of the sizes."""
+        """Raises UserError if the net does not accept images of one of the sizes."""
         for one in self.readers(reader):
             image = jax.ShapeDtypeStruct((1, *one.image_shape), jnp.float32)
             try:
@@ -71,7 +72,7 @@ class Multicrop:
                 raise UserError(f"the net does not take images of {size}x{size} pixels: {reason}") from error
 
     def readers(self, reader: Reader) -> list[Reader]:
-        """The reader of each scale."""
+        """A reader for each scale."""
         channels = reader.image_shape[-1]
         return [
             dataclasses.replace(
@@ -83,7 +84,7 @@ class Multicrop:
         ]
 
     def batches(self, reader: Reader, process: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
-        """As `evaluation_batches`, with `image0`, `image1`, ... (b, v, h, w, c), the v crops at each scale."""
+        """Like `evaluation_batches`, with `image0`, `image1`, ... (b, v, h, w, c), the v crops at each scale."""
         cut = _ten_crops if self.crops == "ten" else _one_crop
         parts = [evaluation_batches(one, process, cut) for one in self.readers(reader)]
         for scales in zip(*parts, strict=True):
@@ -96,7 +97,7 @@ def _one_crop(config: DataConfig, image: np.ndarray) -> np.ndarray:
 
 
 def _ten_crops(config: DataConfig, image: np.ndarray) -> np.ndarray:
-    """The corners and the centre, then the same mirrored, (10, h, w, c)."""
+    """The corners and the centre, then their mirror images, (10, h, w, c)."""
     assert config.image_size is not None
     assert config.resize is not None
     size, change = config.image_size, resize if config.augmentation == "resize_crop" else cover
@@ -110,10 +111,10 @@ def _ten_crops(config: DataConfig, image: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class MulticropLoss:
-    """Cross-entropy by the mean of a net's probabilities over all crops of each image of `Multicrop.batches`.
+    """Cross-entropy of the net's mean probabilities over all crops of each image of `Multicrop.batches`.
 
     Args:
-      preprocess: makes of the crops what the net takes.
+      preprocess: turns the crops into the net's input.
     """
 
     preprocess: Callable[[jax.Array], jax.Array]
@@ -127,13 +128,13 @@ class MulticropLoss:
         train: bool,
         rngs: dict[str, jax.Array] | None = None,
     ) -> tuple[jax.Array, Aux]:
-        def answer(images: jax.Array) -> jax.Array:
+        def log_probabilities(images: jax.Array) -> jax.Array:
             flat = images.reshape(-1, *images.shape[2:])
             logits: Any = model.apply(variables, self.preprocess(flat), train=False)
             return jax.nn.log_softmax(logits).reshape(*images.shape[:2], -1)
 
-        answers = [answer(images) for name, images in batch.items() if name.startswith("image")]
-        together = jnp.concatenate(answers, axis=1)
+        predictions = [log_probabilities(images) for name, images in batch.items() if name.startswith("image")]
+        together = jnp.concatenate(predictions, axis=1)
         logits = jax.nn.logsumexp(together, axis=1) - math.log(together.shape[1])
         sums = classification_sums(logits, batch, train=False)
         return sums["loss"] / sums["count"].astype(sums["loss"].dtype), Aux(logits, {}, sums)

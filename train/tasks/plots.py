@@ -1,4 +1,4 @@
-"""Pictures of figures, as PNG files."""
+"""Plots of metrics, as PNG files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from train.config.files import replacing
 
 
 def draw_curves(records: Sequence[Mapping[str, Any]], score: str, title: str, path: str) -> None:
-    """Losses, errors and learning rate by step, from the lines of metrics.jsonl; error = 1 - score."""
+    """Plots loss, error and learning rate by step, from the records of metrics.jsonl; error = 1 - score."""
     figure = Figure(figsize=(13, 3.6), layout="constrained")
     axes = figure.subplots(1, 3)
     for split in ("train", "test"):
@@ -38,7 +38,7 @@ def draw_curves(records: Sequence[Mapping[str, Any]], score: str, title: str, pa
 
 
 def draw_confusion(confusion: np.ndarray, class_names: Sequence[str], path: str) -> None:
-    """How many images of a class got which answer."""
+    """Plots a confusion matrix, normalised by true class."""
     n = len(class_names)
     side = min(12.0, 4 + 0.35 * n)
     figure = Figure(figsize=(side + 1, side), layout="constrained")

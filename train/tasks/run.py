@@ -1,4 +1,4 @@
-"""What defines a run."""
+"""The definition of a run."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from train.config import Config
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What defines a run, and what its config.json holds: settings, and what they found in the data.
+    """The definition of a run, stored in its config.json: its settings and a description of its data.
 
     Attributes:
       config: the settings.
       class_names: names of the classes, by label.
-      image_shape: height, width and channels of the images that the net sees.
-      num_examples: training images.
+      image_shape: height, width and channels of the net's input.
+      num_examples: number of training images.
     """
 
     config: Config
@@ -29,7 +29,7 @@ class Run:
 
     @property
     def total_steps(self) -> int:
-        """Steps from the beginning to the end."""
+        """Number of training steps."""
         return self.config.steps(self.num_examples)
 
     def schedule(self) -> optax.Schedule:

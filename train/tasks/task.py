@@ -1,4 +1,4 @@
-"""What the loop, checkpoints, reports and ablations know of the work that a run does."""
+"""The interface between a task and the loop, checkpoints, reports and ablations."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from train.tasks.run import Run
 
 
 class Objective(NamedTuple):
-    """What a net is trained and evaluated by.
+    """Losses and preprocessing of a net.
 
     Attributes:
-      loss: of training.
-      evaluation_loss: whose sums the figures on the test images are made of.
-      preprocess: makes of the images that a batch holds what the net takes.
-      mix: changes each batch of training at random; None does not.
+      loss: training loss.
+      evaluation_loss: loss whose sums give the metrics on the test images.
+      preprocess: turns the images of a batch into the net's input.
+      mix: random augmentation of each training batch, such as `Mixup`; None for none.
     """
 
     loss: Loss
@@ -44,27 +44,27 @@ class Images(Protocol):
 
 
 class Evaluation(Protocol):
-    """Figures over all test images.
+    """Metrics over all test images.
 
     Attributes:
-      count: images.
+      count: number of images.
     """
 
     @property
     def count(self) -> int: ...
 
     def figures(self) -> dict[str, float]:
-        """By name, as they are reported."""
+        """The metrics by name, as reported."""
         ...
 
 
 class Task(Protocol):
-    """One kind of work: how a batch is read, the loss, the figures, and what a run of it leaves to see.
+    """What is trained: how batches are read, the loss, the metrics, and the files of a finished run.
 
     Attributes:
-      score: the figure of an evaluation that says which checkpoint is the best: the highest.
-      headlines: figures that are printed, by name, and what they are called there.
-      outputs: whether an evaluation needs the net's outputs for every image, not only sums.
+      score: the metric by which checkpoints are ranked; higher is better.
+      headlines: labels of the metrics to print, by metric name.
+      outputs: whether an evaluation needs the net's outputs for every image besides the sums.
     """
 
     score: ClassVar[str]
@@ -72,74 +72,75 @@ class Task(Protocol):
     outputs: ClassVar[bool]
 
     def open(self, config: Config) -> Dataset:
-        """Opens the images.
+        """Opens the data set.
 
         Raises:
-          UserError: they are not there, or not as the settings need them.
+          UserError: it is missing or does not fit the settings.
         """
         ...
 
     def define(self, config: Config, dataset: Dataset) -> Run:
-        """What defines the run.
+        """Returns the definition of the run.
 
         Raises:
-          UserError: settings and images do not fit each other.
+          UserError: settings and images do not fit.
         """
         ...
 
     def model(self, run: Run, norm: Mapping[str, Any] | None = None) -> nn.Module:
-        """The net; `norm` has arguments of its batch norms."""
+        """Builds the net; `norm` holds arguments for its batch norms."""
         ...
 
     def objective(self, run: Run, model: nn.Module) -> Objective:
-        """What the net is trained and evaluated by."""
+        """Returns losses and preprocessing of the net."""
         ...
 
     def abstract_batch(self, run: Run) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and types of a batch of training, of all processes together."""
+        """Shapes and dtypes of a training batch over all processes."""
         ...
 
     def training_images(self, run: Run, dataset: Dataset) -> Any:
-        """The images to train on, an `Images`; the seed of the run decides what is random about them."""
+        """The training images, an `Images`; anything random about them depends on the run's seed."""
         ...
 
     def test_images(self, run: Run, dataset: Dataset) -> Any:
-        """The images to test on, an `Images`."""
+        """The test images, an `Images`."""
         ...
 
     def training_batches(self, run: Run, images: Any, process: tuple[int, int]) -> Any:
-        """Endless batches, an iterator whose `set_state({"next_index": step})` goes on from a step.
+        """An endless iterator over batches; `set_state({"next_index": step})` moves it to a step.
 
         Args:
           run: its seed fixes order and augmentation.
-          images: those to train on.
-          process: which of how many processes this is: it gets its rows of every batch.
+          images: the training images.
+          process: index of this process and number of processes; each gets its rows of every batch.
         """
         ...
 
     def evaluation_batches(self, run: Run, images: Any, process: tuple[int, int]) -> Iterator[Batch]:
-        """All images once, in order; the last batch is filled up, and its `mask` says with what."""
+        """All images once, in order; the last batch is padded, and `mask` is False for padding."""
         ...
 
     def figures(self, sums: Mapping[str, Any]) -> dict[str, float]:
-        """What is reported of training steps, made of their sums."""
+        """Computes the metrics of training steps from their sums; they include `loss`, which is plotted."""
         ...
 
     def evaluation(self, run: Run, sums: Mapping[str, Any], outputs: Sequence[tuple[Any, Batch]]) -> Any:
-        """What is reported of an evaluation, an `Evaluation`.
+        """Computes the metrics of an evaluation, an `Evaluation`.
 
         Args:
-          run: what was evaluated.
-          sums: over all images.
-          outputs: where the task asks for them, the net's outputs and the batch, in order, without masked examples.
+          run: the run.
+          sums: sums over all images.
+          outputs: if the task asks for them, the net's outputs and the batch without its images, in order and without
+            masked examples.
         """
         ...
 
     def write(self, workdir: str, run: Run, evaluation: Any) -> None:
-        """Writes tables and pictures of the last evaluation into the folder of a run."""
+        """Writes tables and plots of the final evaluation to the folder of the run."""
         ...
 
 
 def mean(sums: Mapping[str, Any], name: str) -> float:
-    """The mean of a sum over the examples."""
+    """The sum `name` divided by the number of examples."""
     return float(np.asarray(sums[name])) / int(np.asarray(sums["count"]))

@@ -110,12 +110,12 @@ def check_group(seeds: Sequence[int], devices: int, used: int, count: int, chang
     group = Group.create(sessions[0].setup, sessions)
     assert group.stacked.mesh.size == used
     for number in range(count):
-        group.take([batch(seed, number) for seed in seeds])
+        group.step([batch(seed, number) for seed in seeds])
     step = sessions[0].setup.program.compiled()
-    for session, (_, seat) in zip(sessions, group.seats, strict=True):
+    for session, (_, trainer) in zip(sessions, group.trainers, strict=True):
         loss, state = alone(session, step, count)
-        assert float(seat.sums()["loss"]) == pytest.approx(loss, rel=near)
-        together = jax.device_get(seat.state())
+        assert float(trainer.sums()["loss"]) == pytest.approx(loss, rel=near)
+        together = jax.device_get(trainer.state())
         assert int(together.step) == count
         leaves = [jax.tree_util.tree_leaves_with_path(each) for each in (together, state)]
         for (path, one), (_, other) in zip(*leaves, strict=True):
@@ -137,8 +137,8 @@ def test_twenty_steps_together_are_those_of_each_alone_in_float64(seeds: tuple[i
 def test_sums_of_one_run_of_a_group_begin_anew_alone():
     sessions = beginnings(SEEDS[:2], 2, {})
     group = Group.create(sessions[0].setup, sessions)
-    group.take([batch(seed, 0) for seed in SEEDS[:2]])
-    (_, one), (_, two) = group.seats
+    group.step([batch(seed, 0) for seed in SEEDS[:2]])
+    (_, one), (_, two) = group.trainers
     one.reset()
     assert (int(one.sums()["count"]), int(two.sums()["count"])) == (0, 32)
 
@@ -264,7 +264,7 @@ def test_a_run_of_another_duration_is_refused(lone_runs: dict[int, Path], tmp_pa
     assert is_done(run, str(lone_runs[0]))
     assert not is_done(run, str(tmp_path))
     longer = Run(replace(CUT, {"total_steps": 8}), run.class_names, run.image_shape, run.num_examples)
-    with pytest.raises(UserError, match="is a run of 6 steps, not of 8: take another --workdir"):
+    with pytest.raises(UserError, match="is a run of 6 steps, not of 8: choose another --workdir"):
         is_done(longer, str(lone_runs[0]))
 
 
@@ -272,7 +272,7 @@ def test_a_run_of_another_duration_is_refused(lone_runs: dict[int, Path], tmp_pa
     "changes", [{"parallel.engine": "pmap"}, {"parallel.shard_parameters": 2}, {"parallel.batch_norm": "device"}]
 )
 def test_what_several_seeds_cannot_have_is_named(changes: dict[str, Any], tmp_path: Path):
-    with pytest.raises(UserError, match=f"several seeds need .*{next(iter(changes.values()))}"):
+    with pytest.raises(UserError, match=f"several seeds require .*{next(iter(changes.values()))}"):
         train_both(tmp_path, True, replace(CUT, changes))
 
 

@@ -18,7 +18,7 @@ from train.config import DataConfig
 from train.config.errors import UserError
 from train.data import Dataset, Split, open_dataset
 from train.data.archives import ARCHIVES
-from train.prepare import main, prepare, wanted
+from train.prepare import main, prepare, requirements
 
 WHOLE = dict(ARCHIVES)
 COUNTS = {
@@ -175,7 +175,7 @@ def test_fashion_mnist_is_prepared_by_the_program(
     for _ in range(2):
         runpy.run_path(prepare.__code__.co_filename, run_name="__main__")
         said.append(capsys.readouterr().out.splitlines()[-1])
-    there = f"{tmp_path}/sets/fashion_mnist/1.0.0: delete it to prepare anew"
+    there = f"{tmp_path}/sets/fashion_mnist/1.0.0: delete it to prepare it again"
     assert said == [
         f"tfds:fashion_mnist in {tmp_path}/sets: 20 training images, 7 test images, 10 classes",
         f"tfds:fashion_mnist is prepared already in {there}",
@@ -265,7 +265,7 @@ def test_a_set_that_is_not_whole_is_refused(
 def test_it_tells_what_it_wants(name: str, capsys: pytest.CaptureFixture[str]):
     main([name])
     said = capsys.readouterr().out
-    assert said == f"{wanted(name)}\n"
+    assert said == f"{requirements(name)}\n"
     assert said.startswith(f"{name}: {COUNTS[name][0]} training and {COUNTS[name][1]} test images\n")
     assert re.search(r"\b\d[\d.]* [MG]B\b.* https://", said)
     assert all(path in said for path in ARCHIVES[name].files)
@@ -274,7 +274,7 @@ def test_it_tells_what_it_wants(name: str, capsys: pytest.CaptureFixture[str]):
 
 def test_without_a_name_it_tells_what_it_wants_for_all_sets(capsys: pytest.CaptureFixture[str]):
     main([])
-    assert capsys.readouterr().out == "\n\n".join(map(wanted, ARCHIVES)) + "\n"
+    assert capsys.readouterr().out == "\n\n".join(map(requirements, ARCHIVES)) + "\n"
 
 
 def test_aircraft_have_6667_and_3333_photos():
@@ -365,4 +365,4 @@ def test_an_unknown_set_is_refused_with_the_nearest_name(tmp_path: Path):
     with pytest.raises(UserError, match=r"NAME='cifar_10' must be one of fashion_mnist, .*: did you mean cifar10\?"):
         prepare("cifar_10", str(tmp_path))
     with pytest.raises(UserError, match=r"did you mean cifar10\?"):
-        wanted("cifar_10")
+        requirements("cifar_10")

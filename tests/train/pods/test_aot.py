@@ -281,7 +281,7 @@ def test_a_record_holds_all_figures(pod: Pod) -> None:
     [
         ({"data.image_size": None}, "set data.image_size: the data set is not opened here"),
         ({"model.num_classes": None}, "set model.num_classes: "),
-        ({"parallel.engine": "pmap"}, "parallel.engine='pmap' needs its devices: take 'jit'"),
+        ({"parallel.engine": "pmap"}, "parallel.engine='pmap' needs real devices: use 'jit'"),
         ({"data.batch_size": 20}, "data.batch_size=20 cannot be divided evenly among 8 devices"),
     ],
 )
@@ -447,12 +447,12 @@ def test_the_table_is_what_is_done(
     a, c, broken = (_write_config(tmp_path / f"{name}.py") for name in ("a", "c", "broken"))
     out = tmp_path / "tables" / "table.md"
     flags = ["--out", str(out), "--topology", "v5e:4x4"]
-    with pytest.raises(UserError, match=r"^failed: .*broken\.py; the same command tries them again$"):
+    with pytest.raises(UserError, match=r"^failed: .*broken\.py; repeat the command to retry$"):
         aot_table.main([c, broken, a, *flags])
     assert asked == [("c", 64), ("broken", 64), ("a", 64)]
     said = capsys.readouterr()
     assert said.out.endswith(out.read_text())
-    assert said.err == "error: it ended with code 2\n"
+    assert said.err == "error: the compilation ended with code 2\n"
     rows = aot_table.read_table(str(out), "v5e:4x4")
     assert list(rows) == ["a", "c"]
     cells = list(rows["a"].values())
@@ -533,7 +533,7 @@ def test_a_file_that_is_no_table_of_the_topology_is_left_alone(
     out.write_bytes(content)
     config = _write_config(tmp_path / "a.py")
     said = fails(aot_table.main, config, "--out", str(out), "--topology", "v5e:4x4")
-    assert said == f"error: out={str(out)!r} holds something else than a table for v5e:4x4: name another file"
+    assert said == f"error: out={str(out)!r} does not hold a table for v5e:4x4: choose another file"
     assert (out.read_bytes(), asked) == (content, [])
 
 
@@ -542,7 +542,7 @@ def test_configs_of_one_name_are_refused(
 ) -> None:
     (tmp_path / "other").mkdir()
     paths = [_write_config(tmp_path / "a.py"), _write_config(tmp_path / "other" / "a.py")]
-    assert fails(aot_table.main, *paths) == "error: two configs are called a: a table has one row for each name"
+    assert fails(aot_table.main, *paths) == "error: two configs are named a: the table has one row for each name"
 
 
 def test_every_imagenet_step_fits_a_chip_at_its_papers_batch_or_more() -> None:
@@ -598,4 +598,4 @@ def test_the_committed_table_needs_no_compilation(tmp_path: Path) -> None:
         pytest.skip(f"the table was made with {row['compiler']}")
     command = [sys.executable, "-m", "train.aot_table", "imagenet_resnet18", "--out", str(out)]
     said = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    assert said.splitlines()[1] == "done before"
+    assert said.splitlines()[1] == "up to date"
