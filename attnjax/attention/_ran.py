@@ -94,8 +94,6 @@ class ResidualAttention(Gated):
     def __post_init__(self) -> None:
         if self.mask == "local":
             check_effect(self, "mask='local'", "r", "bottom", "pool", "skip")
-        elif not self.pools:
-            check_effect(self, "pools=0", "pool", "skip")
         super().__post_init__()
 
     @property

@@ -49,7 +49,7 @@ _IDLE: Mapping[str, Callable[[Fields], bool]] = {  # where a setting does nothin
     "ResNet.stride_at": lambda fields: not _is_bottleneck(fields["block"]) or len(fields["stage_sizes"]) < 2,
     "ResidualAttentionNet.stem_pool": lambda fields: fields["stem"].startswith("cifar"),
     "ResidualAttention.pool": lambda fields: fields["pools"] < 1,
-    "ResidualAttention.skip": lambda fields: fields["pools"] < 1,
+    "ResidualAttention.skip": lambda fields: fields["pools"] < 2,
     "CBAM.descriptor": lambda fields: not fields["spatial"],
 }
 

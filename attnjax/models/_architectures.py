@@ -89,8 +89,7 @@ def post_activation(unit: Callable[..., nn.Module], *modules: int) -> Partial[Re
 
 def ran_port(*modules: int, pools: tuple[int, ...] = (3, 2, 1), **options: Any) -> Partial[ResidualAttentionNet]:
     """The same as in the PyTorch port: padded pools and further additions in the mask."""
-    unpooled = Partial(ResidualAttention, pools=0)
-    attention = tuple(Partial(ResidualAttention, pools=n, pool="padded", skip="port") if n else unpooled for n in pools)
+    attention = tuple(Partial(ResidualAttention, pools=n, pool="padded", skip="port") for n in pools)
     stem: Options = {} if "stem" in options else {"stem_pool": "padded"}
     return Partial(ResidualAttentionNet, **_ran_options(attention, modules) | stem | options)
 

@@ -52,7 +52,7 @@ from attnjax.attention import (
         (BAMSpatialBranch, {"dilation": 2}, {"num_dilated": 0}),
         (ResidualAttention, {"skip": "port"}, {"mask": "local"}),
         (ResidualAttention, {"bottom": 3}, {"mask": "local"}),
-        (ResidualAttention, {"pool": "padded"}, {"pools": 0}),
+        (ResidualAttention, {"pool": "padded"}, {"mask": "local"}),
     ],
 )
 def test_a_block_refuses_an_argument_without_effect(

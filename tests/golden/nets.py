@@ -101,8 +101,7 @@ def _ran(
         widths=widths,
         stage_units=(*(1 for _ in pools), 3),
         strides=strides,
-        stem_pool="padded",
-        **stem,
+        **stem or {"stem_pool": "padded"},
     )
     return lambda: Mapped(net, source)
 
