@@ -21,7 +21,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) 
 
     Args:
       logits: (b, n), floating.
-      labels: y, as classes, integers (b,), or as shares of the classes, floating (b, n).
+      labels: y, class indices, integers (b,), or class probabilities, floating (b, n).
       smoothing: share of the target that is spread evenly over all classes.
 
     Returns:
@@ -50,12 +50,11 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) 
 class CrossEntropy:
     """Cross-entropy of a classifier as a `Loss`.
 
-    The mean over the images of its batch, those apart that a `mask` leaves out. A `target`,
-    shares of the classes (b, n), goes before `label`, classes (b,); in evaluation, `label` is taken and nothing is
-    smoothed.
+    The mean over the images of its batch; images where `mask` is False are ignored. In training, a `target` of class
+    probabilities (b, n) takes precedence over `label`, class indices (b,); evaluation uses `label`, without smoothing.
 
-    Sums: `loss`; `correct`, images whose label has the highest logit; `count`, images; in evaluation, besides, `top5`,
-    images whose label is among the five highest logits, and `confusion`, int32 (n, n): images by label and answer.
+    Sums: `loss`; `correct`, images whose label has the highest logit; `count`, images. Evaluation adds `top5`, images
+    whose label is among the five highest logits, and `confusion`, int32 (n, n), images by label and prediction.
 
     Args:
       smoothing: in training, the share of the target that is spread evenly over all classes.
@@ -102,12 +101,12 @@ class CrossEntropy:
 
 
 def classification_sums(logits: jax.Array, batch: Mapping[str, jax.Array], *, train: bool) -> dict[str, jax.Array]:
-    """The sums of a classifier over the images that the mask of a batch does not leave out, see `CrossEntropy`.
+    """The sums of a classifier over the images of a batch that are not masked out, see `CrossEntropy`.
 
     Args:
       logits: (b, n), floating.
-      batch: `label`, integers (b,), and perhaps `mask`, bool (b,).
-      train: leaves out `loss`, `top5` and `confusion`.
+      batch: `label`, integers (b,), and optionally `mask`, bool (b,).
+      train: whether to omit `loss`, `top5` and `confusion`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -122,8 +121,8 @@ def classification_sums(logits: jax.Array, batch: Mapping[str, jax.Array], *, tr
     sums = {"correct": (correct & mask).sum(dtype=jnp.int32), "count": mask.sum(dtype=jnp.int32)}
     if train:
         return sums
-    _, answers = jax.lax.top_k(logits, min(5, logits.shape[-1]))
-    top5 = (answers == labels[:, None]).any(-1)
+    _, predictions = jax.lax.top_k(logits, min(5, logits.shape[-1]))
+    top5 = (predictions == labels[:, None]).any(-1)
     confusion = jnp.zeros((logits.shape[-1],) * 2, jnp.int32)
     return sums | {
         "loss": jnp.where(mask, cross_entropy(logits, labels), 0).sum(),
@@ -133,7 +132,7 @@ def classification_sums(logits: jax.Array, batch: Mapping[str, jax.Array], *, tr
 
 
 def mask_of(batch: Mapping[str, jax.Array]) -> jax.Array:
-    """The mask of a batch, bool (b,); True where it has none."""
+    """The mask of a batch, bool (b,); all True if it has none."""
     return batch.get("mask", jnp.ones(len(batch["label"]), bool))
 
 
@@ -147,7 +146,7 @@ def _check_smoothing(smoothing: float) -> None:
 
 
 def class_shares(labels: jax.Array, logits: jax.Array) -> jax.Array:
-    """Shares of the classes, (b, n), of the logits' type."""
+    """Class probabilities, (b, n), in the dtype of the logits."""
     if labels.shape == logits.shape and jnp.issubdtype(labels.dtype, jnp.floating):
         return labels.astype(logits.dtype)
     if labels.shape == logits.shape[:-1] and jnp.issubdtype(labels.dtype, jnp.integer):

@@ -1,4 +1,4 @@
-"""GGAM's loss, which draws channel attention to Grad-CAM's weights."""
+"""GGAM's loss, which guides channel attention by Grad-CAM weights."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def guidance_loss(
     kl: Literal["symmetric", "forward"] = "symmetric",
     epsilon: float = 1e-8,
 ) -> jax.Array:
-    """How far the channel weights S of each image are from the Grad-CAM weights W.
+    """Divergence of the channel weights S of each image from its Grad-CAM weights W.
 
     L = (KL(S || W) + KL(W || S)) / 2, or KL(S || W), with KL(p || q) = sum over c of p_c (log p_c - log q_c).
 
     Args:
       channel_weights: S, (b, c), at least 0.
       cam_weights: W, (b, c), at least 0.
-      kl: the mean of both directions (paper), or the one of the released script.
-      epsilon: what logarithms see is at least this.
+      kl: mean of both directions (paper), or the forward direction (released script).
+      epsilon: lower bound of the arguments of logarithms.
 
     Returns:
-      (b,), of the type of `channel_weights`. The symmetric form is never negative, whatever S and W sum to.
+      (b,), in the dtype of `channel_weights`. The symmetric form is never negative, whatever the sums of S and W.
 
     Raises:
       ValueError: `kl` is unknown or `epsilon` not positive.
@@ -59,16 +59,16 @@ def guidance_loss(
 
 
 class GGAMTerms(NamedTuple):
-    """What `ggam_loss` is made of, and what comes out of its pass through the net besides.
+    """Terms and intermediate results of `ggam_loss`.
 
     Attributes:
       logits: (b, n).
-      cross_entropy: of each image, (b,).
-      guidance: L_GGAM of each image, without its factor, (b,).
+      cross_entropy: cross-entropy of each image, (b,).
+      guidance: L_GGAM of each image, unweighted, (b,).
       channel_weights: S, (b, c).
       cam_gradient: beta, (b, c).
-      cam_weights: beta as `beta_norm` makes it, (b, c).
-      updates: `batch_stats` after the pass, as `apply` returns them.
+      cam_weights: W, beta normalised by `beta_norm`, (b, c).
+      updates: `batch_stats` after the forward pass, as returned by `apply`.
 
     Example:
       >>> from attnjax.losses import GGAMTerms
@@ -104,33 +104,33 @@ def ggam_loss(
     epsilon: float = 1e-8,
     rngs: dict[str, jax.Array] | None = None,
 ) -> tuple[jax.Array, GGAMTerms]:
-    """Cross-entropy, and the distance of the attention's channel weights from the Grad-CAM weights.
+    """Cross-entropy plus the divergence of the attention's channel weights from the Grad-CAM weights.
 
     mean over b of CE + weight mean over b of L_GGAM(S, norm(beta)), beta_c = mean over h, w of d y / d A_c, where y is
     the logit of the image's class; see `guidance_loss`. The defaults are the paper's form.
 
     Args:
-      model: a net whose attention is `ChannelSpatialAttention`, from which S is taken.
+      model: a net whose attention is `ChannelSpatialAttention`, which gives S.
       variables: its `params` and `batch_stats`.
       images: (b, h, w, c), floating.
-      labels: classes, integers (b,), or shares of the classes, floating (b, n), as Mixup makes them; then y is the sum
-        of the logits by shares.
-      train: whether batch norm takes the batch's statistics in the pass that gives logits, A, D and S.
+      labels: class indices, integers (b,), or class probabilities, floating (b, n), as from `Mixup`; then y is the
+        weighted sum of the logits.
+      train: whether batch norm uses batch statistics in the forward pass that gives logits, A, D and S.
       weight: lambda.
       beta_norm: sigmoid(beta), whose sum over c is not 1 (paper); divided by that sum; or the softmax over c (script).
       kl: see `guidance_loss`.
       target: y is the logit of the label (paper), or the highest one (script).
       wrt: the gradient is that with respect to the attention's input A (paper) or output D (script).
-      stop_gradient: whether beta is a constant. If not, the loss's gradient holds second derivatives of the net.
-      reduction: of L_GGAM over the batch; the script has the sum. Cross-entropy is the mean in any case.
-      statistics: of batch norm in y. With the running ones, an image's beta depends on no other image; the script's
-        are those of the batch, which mix the images' gradients.
+      stop_gradient: whether beta is a constant. Otherwise the loss's gradient has second derivatives of the net.
+      reduction: reduction of L_GGAM over the batch; the script uses the sum. Cross-entropy is always a mean.
+      statistics: batch-norm statistics in y. With running statistics, beta of an image depends on no other image; the
+        script uses batch statistics, which mix the gradients of the images.
       smoothing: see `cross_entropy`.
       epsilon: see `guidance_loss`.
-      rngs: keys of the pass, such as `dropout`.
+      rngs: PRNG keys of the forward pass, such as `dropout`.
 
     Returns:
-      The loss, (), and what it is made of.
+      The loss, (), and its terms.
 
     Raises:
       ValueError: the model has no such attention, or an argument is not one of those allowed.
@@ -150,10 +150,10 @@ def ggam_loss(
       official code, PRIS-CV/CAM-Guided-Attention, `cars_sp_CAM.py`.
 
     Notes:
-      With "sigmoid" W sums to about c / 2, not to 1: the symmetric loss is still not negative, but far from 0 at its
-      least, and pulls about c / 2 times as hard as with "sigmoid_l1". beta is a mean over h and w and mostly small, so
-      that W is nearly the same for all channels. The script's step also adds the gradient of the highest logits, which
-      it forgets to clear; nothing here does.
+      With "sigmoid", W sums to about c / 2, not to 1: the symmetric loss is still not negative, but its minimum is far
+      from 0, and its gradient is about c / 2 times as large as with "sigmoid_l1". beta is a mean over h and w and
+      mostly small, so that W is nearly the same for all channels. The script also adds the gradient of the highest
+      logits, which it forgets to clear; this implementation does not.
     """
     check_choice("target", target, ("label", "prediction"))
     check_choice("wrt", wrt, ("A", "D"))
@@ -173,22 +173,22 @@ def ggam_loss(
 
 @dataclasses.dataclass(frozen=True)
 class GGAM:
-    """GGAM's loss as a `Loss`: cross-entropy, and the distance of the channel weights from the Grad-CAM weights.
+    """GGAM's loss as a `Loss`: cross-entropy plus the divergence of the channel weights from the Grad-CAM weights.
 
-    The mean over the images of its batch, see `ggam_loss`; a `mask` is heeded by the sums alone. In training, a
-    `target`, shares of the classes (b, n), goes before `label`, classes (b,).
+    The mean over the images of its batch, see `ggam_loss`; a `mask` affects only the sums. In training, a `target` of
+    class probabilities (b, n) takes precedence over `label`, class indices (b,).
 
-    Sums: `loss`, `correct`, `count`; `kl`, the guidance loss without its factor; in evaluation, `loss` is the
-    cross-entropy alone, without smoothing, and there are `correlation`, Pearson's of S and W over the channels, which
-    is 0 where one of them is constant, `top5` and `confusion`, see `CrossEntropy`.
+    Sums: `loss`, `correct`, `count` and `kl`, the unweighted guidance loss. In evaluation, `loss` is the cross-entropy
+    alone, without smoothing. Evaluation adds `correlation`, the Pearson correlation of S and W over the channels (0 if
+    one of them is constant), and `top5` and `confusion`, see `CrossEntropy`.
 
     Args:
       weight: the factor lambda of the guidance loss.
-      batch_size: images of the whole batch, which `reduction="sum"` needs: the loss may see only a part of it.
+      batch_size: size of the whole batch, required by `reduction="sum"`, since the loss may see only a part of it.
       beta_norm, kl, target, wrt, stop_gradient, reduction, smoothing, epsilon: see `ggam_loss`.
 
     Raises:
-      ValueError: `reduction` is "sum" without a `batch_size`; or see `ggam_loss`, when it is called.
+      ValueError: `reduction` is "sum" without a `batch_size`; when called, see `ggam_loss`.
 
     Example:
       >>> import jax, jax.numpy as jnp, attnjax
@@ -217,7 +217,7 @@ class GGAM:
 
     def __post_init__(self) -> None:
         if self.reduction == "sum" and self.batch_size is None:
-            raise ValueError("reduction='sum' needs batch_size, the images of the whole batch")
+            raise ValueError("reduction='sum' needs batch_size, the size of the whole batch")
 
     def __call__(
         self,
@@ -230,10 +230,10 @@ class GGAM:
     ) -> tuple[jax.Array, Aux]:
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         batch_size = options.pop("batch_size")
-        if self.reduction == "sum":  # of the whole batch, of which this may be a part
+        if self.reduction == "sum":  # over the whole batch, of which this may be a part
             options |= {"reduction": "mean", "weight": self.weight * batch_size}
-        given = batch.get("target", batch["label"]) if train else batch["label"]
-        loss, terms = ggam_loss(model, variables, batch["image"], given, train=train, rngs=rngs, **options)
+        labels = batch.get("target", batch["label"]) if train else batch["label"]
+        loss, terms = ggam_loss(model, variables, batch["image"], labels, train=train, rngs=rngs, **options)
         sums, mask = classification_sums(terms.logits, batch, train=train), mask_of(batch)
         sums["kl"] = jnp.where(mask, terms.guidance, 0).sum()
         if train:
@@ -244,7 +244,7 @@ class GGAM:
 
 
 def _correlation(s: jax.Array, w: jax.Array) -> jax.Array:
-    """Pearson's over the last axis; 0 for constants."""
+    """Pearson correlation over the last axis; 0 for constants."""
     s, w = (x - x.mean(-1, keepdims=True) for x in (s, w))
     spread = jnp.linalg.norm(s, axis=-1) * jnp.linalg.norm(w, axis=-1)
     return jnp.sum(s * w, -1) / jnp.where(spread > 0, spread, 1)
@@ -260,7 +260,7 @@ def _forward(
     """A and D, the logits, S, and the new batch statistics."""
     if not isinstance(model, GGAMNet):
         raise ValueError(f"model={type(model).__name__} must be a GGAMNet")
-    wanted = f"model.attention={model.attention} sows no channel_weights: take ChannelSpatialAttention"
+    wanted = f"model.attention={model.attention} sows no channel_weights: use ChannelSpatialAttention"
     if model.attention is None:
         raise ValueError(wanted)
 
@@ -287,7 +287,7 @@ def _cam_gradient(
     train: bool,
     stop_gradient: bool,
 ) -> jax.Array:
-    """beta, (b, c), at x, which is A or D. Where y mixes no images, the gradient of their sum is that of each."""
+    """beta, (b, c), at x, which is A or D. If y mixes no images, the gradient of their sum is that of each."""
     if stop_gradient:
         variables, x = jax.lax.stop_gradient((dict(variables), x))
 
@@ -303,7 +303,7 @@ def _cam_gradient(
 
 
 def _normalized(beta: jax.Array, beta_norm: str) -> jax.Array:
-    """W of beta."""
+    """W, the normalised beta."""
     check_choice("beta_norm", beta_norm, ("sigmoid", "sigmoid_l1", "softmax"))
     if beta_norm == "softmax":
         return jax.nn.softmax(beta, axis=-1)

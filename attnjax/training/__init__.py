@@ -1,7 +1,7 @@
-"""The pure core of training: a step of any net, optimizer and loss, compiled for one device or many.
+"""The pure core of training: a step for any net, optimizer and loss, compiled for one device or many.
 
-`make_train_step` is the one training step that everything calls; `attnjax.losses` has the losses. Nothing here knows a
-net, a config file, a folder or a process.
+`make_train_step` makes the one training step that everything calls; `attnjax.losses` has the losses. Nothing here
+depends on a particular net, a config file, a folder or a process.
 """
 
 from attnjax.training._layout import Layout

@@ -1,4 +1,4 @@
-"""Where arrays lie on the devices of all processes."""
+"""Sharding of arrays over the devices of all processes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 _SMALLEST_SHARDED = 2**14
-"""Arrays with fewer values lie on every device: gathering them would cost more than it saves."""
+"""Arrays with fewer values are replicated: gathering them would cost more than sharding saves."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where arrays lie on a mesh with the axes `data` and `shard`.
+    """Sharding of arrays over a mesh with the axes `data` and `shard`.
 
-    A batch is divided among all devices. Parameters and the optimizer's state are divided along `shard` alone (FSDP).
+    Batches are divided among all devices, parameters and the optimizer's state along `shard` only (FSDP).
 
     Example:
       >>> import jax, numpy as np
@@ -32,16 +32,16 @@ class Layout:
 
     @classmethod
     def create(cls, devices: Sequence[jax.Device] | None = None, shards: int = 1) -> Layout:
-        """A layout on the devices of all processes, or on those given.
+        """Creates a layout on the given devices, or on those of all processes.
 
         Args:
-          devices: of the mesh; their number is that of the parts of a batch.
-          shards: devices that share the parameters and the optimizer's state; 1 keeps all of them on every device.
+          devices: devices of the mesh; a batch is divided among all of them.
+          shards: number of devices among which parameters and the optimizer's state are divided; 1 replicates them.
 
         Raises:
           ValueError: `shards` does not divide the number of devices.
         """
-        # Process by process, so that the rows that a process reads are those of its own devices.
+        # Ordered by process, so that each process reads the rows of its own devices.
         ordered = sorted(devices or jax.devices(), key=lambda device: (device.process_index, device.id))
         if shards < 1 or len(ordered) % shards:
             raise ValueError(f"shards={shards} does not divide the {len(ordered)} devices")
@@ -50,21 +50,21 @@ class Layout:
 
     @property
     def num_devices(self) -> int:
-        """Devices of all processes."""
+        """Number of devices of all processes."""
         return self.mesh.size
 
     @property
     def shards(self) -> int:
-        """Devices that share the parameters."""
+        """Number of devices among which parameters are divided."""
         return self.mesh.shape["shard"]
 
     def round_up(self, batch_size: int) -> int:
-        """The next larger batch that can be divided among the devices."""
+        """Rounds a batch size up to a multiple of the number of devices."""
         return -(-batch_size // self.num_devices) * self.num_devices
 
     @property
     def replicated(self) -> NamedSharding:
-        """The same on every device."""
+        """Replicated on every device."""
         return NamedSharding(self.mesh, PartitionSpec())
 
     @property
@@ -73,7 +73,7 @@ class Layout:
         return NamedSharding(self.mesh, PartitionSpec(("data", "shard")))
 
     def shardings(self, tree: Any) -> Any:
-        """Where the leaves of a state lie: large arrays divided along their longest axis that `shard` divides."""
+        """Shardings of a state: large arrays are divided along their longest axis divisible by `shards`."""
         return jax.tree.map(self._sharding, tree)
 
     def _sharding(self, leaf: Any) -> NamedSharding:
@@ -84,21 +84,21 @@ class Layout:
         return NamedSharding(self.mesh, PartitionSpec(*[None] * longest, "shard"))
 
     def abstract(self, tree: Any) -> Any:
-        """Shapes and types of a state with their shardings."""
+        """Shapes, dtypes and shardings of a state."""
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._sharding(leaf)), tree
         )
 
     def put_state(self, tree: Any) -> Any:
-        """Puts a tree that every process holds on the devices, large arrays divided along `shard`."""
+        """Puts a tree, which every process holds, on the devices, large arrays divided along `shard`."""
         return jax.tree.map(_put, tree, self.shardings(tree))
 
     def put(self, tree: Any) -> Any:
-        """Copies a tree that every process holds to every device."""
+        """Replicates a tree, which every process holds, on every device."""
         return jax.tree.map(lambda leaf: _put(leaf, self.replicated), tree)
 
     def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        """Divides a batch among the devices: every process gives its rows."""
+        """Divides a batch among the devices; every process passes its rows."""
         return {name: jax.make_array_from_process_local_data(self.split, rows) for name, rows in batch.items()}
 
 

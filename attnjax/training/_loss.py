@@ -1,4 +1,4 @@
-"""What a loss is to the training step."""
+"""The interface between losses and the training step."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import flax.linen as nn
 import jax
 
 Batch = Mapping[str, jax.Array]
-"""Arrays by name whose first axis is b, such as `image` (b, h, w, c) and `label` (b,)."""
+"""Arrays by name with first axis b, such as `image` (b, h, w, c) and `label` (b,)."""
 
 Mix = Callable[[jax.Array, Batch], Batch]
-"""Changes a batch at random, by a key: `mix(key, batch)`. See `Mixup`."""
+"""Random augmentation of a batch, `mix(key, batch)`, such as `Mixup`."""
 
 
 class Aux(NamedTuple):
-    """What a loss returns besides its value.
+    """Auxiliary output of a loss.
 
     Attributes:
-      outputs: what the net has returned, such as logits (b, n).
-      updates: collections that the pass has changed, such as `batch_stats`; empty in evaluation.
-      sums: sums over the examples of the batch, by name, such as `loss`, `correct` and `count`. They are added up over
-        parts of a batch, devices and steps, so that every quotient of two of them is exact.
+      outputs: outputs of the net, such as logits (b, n).
+      updates: collections changed by the forward pass, such as `batch_stats`; empty in evaluation.
+      sums: sums over the examples of the batch, by name, such as `loss`, `correct` and `count`. They are added over the
+        parts of a batch, devices and steps, so that the ratio of any two of them is exact.
 
     Example:
       >>> import jax.numpy as jnp
@@ -37,18 +37,20 @@ class Aux(NamedTuple):
 
 
 class Loss(Protocol):
-    """A loss of a net on a batch: any callable of this form, best a frozen dataclass.
+    """A loss of a net on a batch: any callable of this form, preferably a frozen dataclass.
 
-    It returns the mean over its batch by a denominator that its docstring names, such as the number of images or of
-    matched boxes. The training step may call it on a part of a batch (`accumulate`, or one of the devices of `pmap`):
-    all parts weigh equally, so that a denominator that differs between parts makes another mean than that of the whole.
+    It returns a mean over its batch, and its docstring names the denominator, such as the number of images or
+    matched boxes. The training step may call it on a part of a batch (`accumulate`, or one device of `pmap`) and
+    averages the parts with equal weights; if the denominator differs between parts, that is not the mean over the whole
+    batch.
 
     Args:
       model: the net.
-      variables: `params` and, where the net has them, `batch_stats`.
-      batch: arrays by name, after `preprocess` and `mix`. Where it has a `mask`, bool (b,), the others do not count.
-      train: whether this is a step of training; if so, `updates` has the new `batch_stats`.
-      rngs: keys for the pass, such as `dropout`.
+      variables: `params` and, if the net has any, `batch_stats`.
+      batch: arrays by name, after `preprocess` and `mix`. Examples where an optional `mask`, bool (b,), is False are
+        ignored.
+      train: whether this is a training step; if so, `updates` holds the new `batch_stats`.
+      rngs: PRNG keys of the forward pass, such as `dropout`.
 
     Returns:
       The loss, (), and an `Aux`.

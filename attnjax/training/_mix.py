@@ -1,4 +1,4 @@
-"""Mixup and CutMix: a batch mixed with itself, on the device."""
+"""Mixup and CutMix, on the device."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ from attnjax.training._loss import Batch
 class Mixup:
     """Mixes each image with its neighbour, by Mixup, by CutMix, or by either of them at random.
 
-    x = s x1 + (1 - s) x2, with a share s for the whole batch. Mixup takes the same s ~ Beta(a, a) for every pixel.
-    CutMix keeps all but a box, the same in every image, with the height, width and area of sqrt(1 - s), sqrt(1 - s) and
-    1 - s of the image's, cut off at its edges. The targets are mixed by the mean share. Where both are on, a fair coin
-    decides for each batch.
+    x = s x1 + (1 - s) x2, with one share s ~ Beta(a, a) for the whole batch. Mixup applies s to every pixel. CutMix
+    replaces a box of sqrt(1 - s) of the height and width, the same in every image and clipped at its edges. The targets
+    are mixed by the mean share. With both, each batch uses either one with probability 1/2.
 
-    The partner is the neighbour, so that a batch that is divided among devices, an even number of images on each, is
-    mixed where it lies. The last of an odd number of images stays as it is.
+    Images are mixed with their neighbours, so that a batch divided among devices, an even number of images on each, is
+    mixed without communication. In a batch of odd size, the last image is not mixed.
 
     Args:
-      num_classes: n, of the targets.
-      mixup: the a of Mixup; 0 switches it off.
-      cutmix: the a of CutMix; 0 switches it off.
+      num_classes: number of classes n.
+      mixup: parameter a of Mixup; 0 disables it.
+      cutmix: parameter a of CutMix; 0 disables it.
 
     Called with a key and a batch of `image`, floating (b, h, w, c), and `label`, integers (b,), it returns the batch
-    with mixed images and, besides, `target`, shares of the classes, float32 (b, n). `label` stays.
+    with mixed images and a `target` of class probabilities, float32 (b, n). `label` is unchanged.
 
     Raises:
       ValueError: a value is negative, or both are 0.
@@ -62,7 +61,7 @@ class Mixup:
         return {**batch, **mixed}
 
     def _kept(self, key: jax.Array, height: int, width: int) -> jax.Array:
-        """Share of each pixel that is kept, float32 (h, w) or (1, 1)."""
+        """Share of each pixel that is kept, float32 (h, w) or (1, 1) for all."""
         coin_key, mixup_key, cutmix_key = jax.random.split(key, 3)
         if not self.cutmix:
             return _mixup(mixup_key, self.mixup)
@@ -77,7 +76,7 @@ def _mixup(key: jax.Array, alpha: float) -> jax.Array:
 
 
 def _cutmix(key: jax.Array, alpha: float, height: int, width: int) -> jax.Array:
-    """0 inside of the box, 1 outside."""
+    """0 inside the box, 1 outside."""
     share_key, centre_key = jax.random.split(key)
     side = jnp.sqrt(1 - jax.random.beta(share_key, alpha, alpha, dtype=jnp.float32))
     centre = jax.random.uniform(centre_key, (2,), jnp.float32)
@@ -94,7 +93,7 @@ def _blend(batch: jax.Array, kept: jax.Array) -> jax.Array:
 
 
 def _neighbours(batch: jax.Array) -> jax.Array:
-    """Swaps the first and the second, the third and the fourth, and so on."""
+    """Swaps the first and second, the third and fourth images, and so on."""
     even = len(batch) // 2 * 2
     swapped = batch[:even].reshape(even // 2, 2, *batch.shape[1:])[:, ::-1].reshape(even, *batch.shape[1:])
     return jnp.concatenate([swapped, batch[even:]])

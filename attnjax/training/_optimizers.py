@@ -1,4 +1,4 @@
-"""SGD as PyTorch has it, AdamW and LAMB, each as one optax transformation."""
+"""SGD in PyTorch's form, AdamW and LAMB, each as one optax transformation."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ def sgd(
     clip_norm: float | None = None,
     rate_factors: Mapping[str, float] | None = None,
 ) -> optax.GradientTransformation:
-    """SGD with momentum as PyTorch has it: the decay is added to the gradient.
+    """SGD with momentum in PyTorch's form: weight decay is added to the gradient.
 
-    g = gradient + weight_decay p, m = momentum m + g, p = p - learning_rate m, or with Nesterov's momentum
+    g = gradient + weight_decay p, m = momentum m + g, p = p - learning_rate m, or with Nesterov momentum
     p = p - learning_rate (g + momentum m).
 
     Args:
-      learning_rate: a number, or a schedule by step.
-      momentum: share of the old step that is kept.
-      nesterov: whether to take Nesterov's form.
-      weight_decay: L2 decay.
-      decay_norm_and_bias: whether scales of norms and biases decay too, as in the papers' code.
-      clip_norm: scale gradients down to this global norm; None does not.
-      rate_factors: by submodule of the net, such as `backbone`, what its learning rate is multiplied by.
+      learning_rate: a number, or a schedule.
+      momentum: decay rate of the momentum.
+      nesterov: whether to use Nesterov momentum.
+      weight_decay: strength of the L2 regularisation.
+      decay_norm_and_bias: whether weight decay also applies to norm scales and biases, as in the papers' code.
+      clip_norm: clip gradients to this global norm; None disables clipping.
+      rate_factors: factors of the learning rate by submodule of the net, such as `{"backbone": 0.1}`.
 
-    Raises (when it is initialised):
-      ValueError: the net has no such submodule.
+    Raises:
+      ValueError: the net has no submodule of `rate_factors`; raised by `init`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -60,16 +60,16 @@ def adamw(
     clip_norm: float | None = None,
     rate_factors: Mapping[str, float] | None = None,
 ) -> optax.GradientTransformation:
-    """AdamW: the decay is apart from the gradient's moments.
+    """AdamW: Adam with decoupled weight decay.
 
     Args:
-      learning_rate: a number, or a schedule by step.
-      b1: share of the old mean of gradients that is kept.
-      b2: share of the old mean of squared gradients that is kept.
+      learning_rate: a number, or a schedule.
+      b1: decay rate of the first moment.
+      b2: decay rate of the second moment.
       weight_decay, decay_norm_and_bias, clip_norm, rate_factors: see `sgd`.
 
-    Raises (when it is initialised):
-      ValueError: the net has no such submodule.
+    Raises:
+      ValueError: the net has no submodule of `rate_factors`; raised by `init`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -97,17 +97,17 @@ def lamb(
     clip_norm: float | None = None,
     rate_factors: Mapping[str, float] | None = None,
 ) -> optax.GradientTransformation:
-    """LAMB: AdamW whose step has the norm of the parameters, layer by layer.
+    """LAMB: AdamW with each layer's update rescaled to the norm of its parameters.
 
-    The trust ratio is for the parameters that decay: one that starts at 0 would hardly leave it.
+    The trust ratio applies only to parameters with weight decay: a parameter that starts at 0 would hardly change.
 
     Args:
-      learning_rate: a number, or a schedule by step.
+      learning_rate: a number, or a schedule.
       b1, b2: see `adamw`.
       weight_decay, decay_norm_and_bias, clip_norm, rate_factors: see `sgd`.
 
-    Raises (when it is initialised):
-      ValueError: the net has no such submodule.
+    Raises:
+      ValueError: the net has no submodule of `rate_factors`; raised by `init`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -142,7 +142,7 @@ def _chain(
 
 
 def _decays(params: Any) -> Any:
-    """True for kernels, False for the scales of norms and for biases."""
+    """True for kernels, False for norm scales and biases."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in ("scale", "bias"), params)
 
 

@@ -1,4 +1,4 @@
-"""A training step compiled for the devices of all processes: by `jit` over a mesh, or by `pmap`."""
+"""Training steps compiled for the devices of all processes, by `jit` over a mesh or by `pmap`."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from attnjax.training._state import TrainState
 from attnjax.training._step import TrainStep
 
 PMAP_AXIS = "device"
-"""Name of the axis of `pmap_step`, for batch norms that take their statistics over all devices."""
+"""Axis name of `pmap_step`, for batch norms with statistics over all devices."""
 
 
 class ParallelStep(Protocol):
-    """A compiled training step, and the way into and out of the form in which it keeps trees.
+    """A compiled training step, with conversions of states and sums to and from its array layout.
 
     Attributes:
       program: the compiled function of packed state, packed sums, batch on the devices and seed.
@@ -38,21 +38,21 @@ class ParallelStep(Protocol):
     def program(self) -> Any: ...
 
     def pack(self, tree: Any) -> Any:
-        """From arrays that lie as the layout says, which are used up, to the form of the step."""
+        """Converts arrays sharded by the layout, whose buffers are donated, to the layout of the step."""
         ...
 
     def __call__(self, state: Any, sums: Any, batch: Mapping[str, np.ndarray], seed: int) -> tuple[Any, Any]:
-        """One step; state and sums are used up. Every process gives its rows of the batch."""
+        """Takes a step, donating state and sums. Every process passes its rows of the batch."""
         ...
 
     def unpack(self, tree: Any) -> Any:
-        """Back to arrays that lie as the layout says."""
+        """Converts back to arrays sharded by the layout."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class _JitStep:
-    """One program over the mesh, to which a batch is whole. See `jit_step`."""
+    """One program over the mesh, which sees the whole batch. See `jit_step`."""
 
     program: Callable[..., Any]
     layout: Layout
@@ -68,15 +68,15 @@ class _JitStep:
 
 
 def jit_step(step: TrainStep, layout: Layout, state: TrainState) -> ParallelStep:
-    """Compiles a training step by `jax.jit`, over the devices of a layout.
+    """Compiles a training step with `jax.jit` over the devices of a layout.
 
-    Where the layout has shards, parameters and the optimizer's state stay divided among them, and are gathered where
-    they are used (FSDP).
+    If the layout has shards, parameters and the optimizer's state stay divided among them, and parameters are gathered
+    where they are used (FSDP).
 
     Args:
       step: see `make_train_step`; without `axis_name`.
-      layout: where arrays lie.
-      state: shapes and types of the state.
+      layout: devices and shardings.
+      state: the state, or its shapes and dtypes.
 
     Example:
       >>> import jax, numpy as np, optax, attnjax
@@ -106,7 +106,7 @@ def jit_step(step: TrainStep, layout: Layout, state: TrainState) -> ParallelStep
 
 @dataclasses.dataclass(frozen=True)
 class _PmapStep:
-    """The same program on each device, with its own copy of the state and its rows of the batch. See `pmap_step`."""
+    """The same program on each device, with a copy of the state and part of the batch. See `pmap_step`."""
 
     program: Callable[..., Any]
     layout: Layout
@@ -133,7 +133,7 @@ class _PmapStep:
         return self.program(state, sums, jax.tree.map(put, dict(batch)), np.uint32(seed))
 
     def unpack(self, tree: Any) -> Any:
-        """One copy of many: they are all the same."""
+        """Returns one of the identical copies."""
 
         def unstack(leaf: jax.Array) -> jax.Array:
             copies = [shard.data[0] for shard in leaf.addressable_shards]
@@ -143,14 +143,14 @@ class _PmapStep:
 
 
 def pmap_step(step: TrainStep, layout: Layout) -> ParallelStep:
-    """Compiles a training step by `jax.pmap`, over the devices of a layout without shards.
+    """Compiles a training step with `jax.pmap` over the devices of a layout without shards.
 
-    It takes the same steps as `jit_step`, but for dropout's random numbers. A batch norm sees the images of its device,
-    or with the `axis_name` `PMAP_AXIS` those of all.
+    It takes the same steps as `jit_step`, except for the random numbers of dropout. Batch norms see the images of their
+    device, or with `axis_name=PMAP_AXIS` those of all devices.
 
     Args:
       step: see `make_train_step`; its `axis_name` is replaced.
-      layout: where arrays lie.
+      layout: devices and shardings.
 
     Example:
       >>> import attnjax.training
@@ -170,7 +170,7 @@ def pmap_step(step: TrainStep, layout: Layout) -> ParallelStep:
 
 
 def seeded(step: TrainStep) -> Callable[..., Any]:
-    """The step with a seed, uint32 (), in place of its key: every process can give it without a device.
+    """Replaces the key of a step by a seed, uint32 (), which processes can pass without putting it on a device.
 
     Example:
       >>> from attnjax.training import seeded

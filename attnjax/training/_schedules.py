@@ -1,4 +1,4 @@
-"""Learning rates by step."""
+"""Learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import optax
 
 
 def constant_schedule(peak: float, *, warmup: int = 0) -> optax.Schedule:
-    """The same rate after a warm-up, in which it rises linearly from 0.
+    """Constant learning rate after a linear warm-up from 0.
 
     Args:
-      peak: highest learning rate.
-      warmup: steps of the warm-up.
+      peak: peak learning rate.
+      warmup: number of warm-up steps.
 
     Example:
       >>> from attnjax.training import constant_schedule
@@ -24,12 +24,12 @@ def constant_schedule(peak: float, *, warmup: int = 0) -> optax.Schedule:
 
 
 def cosine_schedule(peak: float, steps: int, *, warmup: int = 0) -> optax.Schedule:
-    """Falls to 0 along half a cosine after a warm-up, in which it rises linearly from 0.
+    """Cosine decay to 0 after a linear warm-up from 0.
 
     Args:
-      peak: highest learning rate.
-      steps: of the whole training, the warm-up among them.
-      warmup: steps of the warm-up.
+      peak: peak learning rate.
+      steps: total number of training steps, warm-up included.
+      warmup: number of warm-up steps.
 
     Example:
       >>> from attnjax.training import cosine_schedule
@@ -43,13 +43,13 @@ def cosine_schedule(peak: float, steps: int, *, warmup: int = 0) -> optax.Schedu
 
 
 def step_schedule(peak: float, milestones: Sequence[int], *, factor: float = 0.1, warmup: int = 0) -> optax.Schedule:
-    """Multiplies the rate by a factor at each milestone, after a warm-up in which it rises linearly from 0.
+    """Step decay: multiplies the learning rate by a factor at each milestone, after a linear warm-up from 0.
 
     Args:
-      peak: highest learning rate.
-      milestones: steps at which the rate drops.
-      factor: what it is multiplied by.
-      warmup: steps of the warm-up.
+      peak: peak learning rate.
+      milestones: steps at which the learning rate drops.
+      factor: factor at each milestone.
+      warmup: number of warm-up steps.
 
     Example:
       >>> from attnjax.training import step_schedule

@@ -1,4 +1,4 @@
-"""What a training step changes."""
+"""The state of training."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import jax.numpy as jnp
 import optax
 
 Variables = dict[str, Any]
-"""Collections of a net by name: `params` and, where it has them, `batch_stats`."""
+"""Collections of a net by name: `params` and, if it has any, `batch_stats`."""
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """What a training step changes.
+    """Step, variables and optimizer state; updated by the training step.
 
     Attributes:
-      step: steps taken, int32 ().
-      variables: `params` and, where the net has them, `batch_stats`.
+      step: number of steps taken, int32 ().
+      variables: `params` and, if the net has any, `batch_stats`.
       opt_state: state of the optimizer.
       ema: exponential moving average of the variables, or None.
 
@@ -42,12 +42,12 @@ class TrainState(flax.struct.PyTreeNode):
     def create(
         cls, variables: Mapping[str, Any], optimizer: optax.GradientTransformation, *, ema: bool = False
     ) -> TrainState:
-        """The state before the first step.
+        """Creates the state before the first step.
 
         Args:
-          variables: of the net, as `attnjax.init` makes them.
-          optimizer: any of optax's.
-          ema: whether to keep an average of the variables; the training step says how.
+          variables: variables of the net, such as from `attnjax.init`.
+          optimizer: any optax transformation.
+          ema: whether to keep a moving average of the variables; its decay is an argument of `make_train_step`.
         """
         variables = dict(variables)
         average = jax.tree.map(jnp.copy, variables) if ema else None
@@ -55,17 +55,17 @@ class TrainState(flax.struct.PyTreeNode):
 
     @property
     def eval_variables(self) -> Variables:
-        """The variables to evaluate and to predict with: the average where there is one."""
+        """The variables for evaluation and prediction: the moving average if there is one."""
         return self.variables if self.ema is None else self.ema
 
 
 class Sums(flax.struct.PyTreeNode):
-    """Sums over the examples of training steps, and the first step that went wrong.
+    """Sums over the examples of training steps, and the first step that was not finite.
 
     Attributes:
       totals: sums by name, see `Aux`.
-      first_nonfinite: the first step whose loss, gradient or result was not finite, counted from 0; -1 where all were,
-        int32 ().
+      first_nonfinite: the first step, counted from 0, whose loss, gradient or new variables were not finite; -1 if all
+        were finite, int32 ().
 
     Example:
       >>> import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The pure steps of training and of evaluation."""
+"""The pure training step and evaluation step."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from attnjax.training._loss import Batch, Loss, Mix
 from attnjax.training._state import Sums, TrainState
 
 _KEPT = {"block": ("block", "stage"), "stage": ("stage",)}
-"""Outputs that the nets of attnjax mark by these names, and that rematerialisation keeps."""
+"""`checkpoint_name`s of the activations that rematerialisation keeps."""
 
 Preprocess = Callable[[jax.Array], jax.Array]
-"""From images as they are read, (b, h, w, c), to what the net takes. See `Normalize`."""
+"""Turns raw images (b, h, w, c) into the net's input, such as `Normalize`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Normalize:
-    """uint8 images to float32: (image / 255 - mean) / std.
+    """Normalises uint8 images to float32: (image / 255 - mean) / std.
 
     Args:
-      mean: subtracted from images in [0, 1]: one value, or one for each channel.
-      std: what they are divided by after that, likewise.
+      mean: mean of images in [0, 1]: one value, or one for each channel.
+      std: standard deviation, likewise.
 
     Example:
       >>> import jax.numpy as jnp
@@ -47,7 +47,7 @@ class Normalize:
 
 @dataclasses.dataclass(frozen=True)
 class TrainStep:
-    """A training step, as `make_train_step` makes it.
+    """A training step, see `make_train_step`.
 
     Example:
       >>> import optax, attnjax
@@ -68,13 +68,13 @@ class TrainStep:
     ema: float | None = None
     axis_name: str | None = None
     gather: Callable[[Any], Any] | None = None
-    """Brings parameters that lie in parts on several devices together where they are used."""
+    """Gathers parameters that are sharded over devices before they are used."""
 
     def init(self, state: TrainState, batch: Mapping[str, Any], key: jax.Array) -> Sums:
-        """Zero sums, of the names, shapes and types that the loss has; nothing is computed.
+        """Returns zero sums with the names, shapes and dtypes of the loss's sums, without running it.
 
         Args:
-          state, batch, key: as those of the step, or only their shapes and types.
+          state, batch, key: arguments of the step, or their shapes and dtypes.
         """
 
         def totals(state: TrainState, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
@@ -91,13 +91,13 @@ class TrainStep:
         return Sums(zeros, jnp.full((), -1, jnp.int32))
 
     def __call__(self, state: TrainState, sums: Sums, batch: Batch, key: jax.Array) -> tuple[TrainState, Sums]:
-        """One step of the optimizer on the mean loss of a batch, whose sums it adds to those given.
+        """Takes an optimizer step on the mean loss of a batch, and adds the batch's sums to `sums`.
 
         Args:
-          state: as it is before the step.
-          sums: of the steps since the last report.
+          state: state before the step.
+          sums: sums so far.
           batch: arrays by name, see `Loss`.
-          key: of the run, the same at every step: the number of the step is folded into it.
+          key: PRNG key of the run, the same at every step; `state.step` is folded in.
         """
         keys = _keys(jax.random.fold_in(key, state.step))
         if self.axis_name is not None:
@@ -123,9 +123,9 @@ class TrainStep:
         return TrainState(state.step + 1, variables, opt_state, ema), sums
 
     def _loss(self, params: Any, rest: Any, batch: Batch, keys: Mapping[str, jax.Array]) -> tuple[jax.Array, Any]:
-        """Mean loss of a part of a batch; besides it the new collections but for the parameters, and the sums."""
+        """Mean loss of a part of a batch, the new collections other than the parameters, and the sums."""
 
-        def of_ready_batch(params: Any, batch: Batch) -> tuple[jax.Array, Any]:
+        def loss_of_prepared(params: Any, batch: Batch) -> tuple[jax.Array, Any]:
             gathered = params if self.gather is None else self.gather(params)
             rngs = {"dropout": keys["dropout"]}
             loss, aux = self.loss(self.model, {**rest, "params": gathered}, batch, train=True, rngs=rngs)
@@ -136,13 +136,13 @@ class TrainStep:
             batch = self.mix(keys["mix"], batch)
         if self.rematerialize is not None:
             policy = jax.checkpoint_policies.save_only_these_names(*_KEPT[self.rematerialize])
-            return jax.checkpoint(of_ready_batch, policy=policy)(params, batch)
-        return of_ready_batch(params, batch)
+            return jax.checkpoint(loss_of_prepared, policy=policy)(params, batch)
+        return loss_of_prepared(params, batch)
 
     def _gradients(self, params: Any, rest: Any, batch: Batch, keys: Mapping[str, jax.Array]) -> Any:
-        """What `value_and_grad` of the loss gives, over the parts of a batch one after the other.
+        """`value_and_grad` of the loss, accumulated over the parts of a batch.
 
-        Part i takes examples i, i + parts, ..., so that a batch that is spread over devices stays where it is.
+        Part i takes examples i, i + parts, ..., so that a batch sharded over devices is not moved.
         """
         gradient, parts = jax.value_and_grad(self._loss, has_aux=True), self.accumulate
         if parts == 1:
@@ -177,26 +177,25 @@ def make_train_step(
 ) -> TrainStep:
     """Makes the pure training step `step(state, sums, batch, key) -> (state, sums)`.
 
-    It knows no config, folder or process: compile it with `jax.jit`, over a mesh or not, with `jax.pmap`, or with
-    `jit_step` and `pmap_step`. Equal arguments make equal steps.
+    Compile the step with `jax.jit`, `jax.pmap`, `jit_step` or `pmap_step`. Equal arguments make equal steps.
 
     Args:
       model: the net.
-      optimizer: any of optax's, such as `sgd`.
+      optimizer: any optax transformation, such as `sgd`.
       loss: see `Loss`; `attnjax.losses` has `CrossEntropy` and `GGAM`.
-      preprocess: makes of `batch["image"]` what the net takes, on the device.
-      mix: changes each batch at random after that, such as `Mixup`.
-      accumulate: parts that a batch is computed in, one after the other; their gradients are averaged. Batch norm sees
-        each part alone.
-      rematerialize: keep only the outputs of the net's blocks or stages for the backward pass and compute the rest
-        again: memory for time. None keeps all.
-      ema: keep an exponential moving average of the variables, `ema * average + (1 - ema) * variables` at each step,
-        in `state.ema`. None keeps none.
-      axis_name: the axis of `jax.pmap` or `jax.vmap` over which the batch is divided: gradients, batch statistics and
-        loss are averaged over it, sums added up. None where the batch is whole, as under `jit`.
+      preprocess: turns `batch["image"]` into the net's input, on the device.
+      mix: random augmentation of each batch after `preprocess`, such as `Mixup`.
+      accumulate: number of parts of a batch that are computed one after the other; their gradients are averaged. Batch
+        norm sees each part separately.
+      rematerialize: store only the outputs of the net's blocks or stages for the backward pass and recompute the rest,
+        trading time for memory. None stores everything.
+      ema: decay of an exponential moving average of the variables in `state.ema`: `ema * average + (1 - ema) *
+        variables` at each step. None keeps no average.
+      axis_name: axis of `jax.pmap` or `jax.vmap` over which the batch is divided: gradients, batch statistics and loss
+        are averaged over it, sums are added. None if the step sees the whole batch, as under `jit`.
 
     Returns:
-      The step; `step.init(state, batch, key)` gives the zero sums to begin with.
+      The step; `step.init(state, batch, key)` returns the zero sums to start with.
 
     Raises:
       ValueError: `accumulate` is below 1, `ema` not between 0 and 1, or `rematerialize` unknown.
@@ -226,7 +225,7 @@ def make_train_step(
 
 @dataclasses.dataclass(frozen=True)
 class EvalStep:
-    """An evaluation step, as `make_eval_step` makes it.
+    """An evaluation step, see `make_eval_step`.
 
     Example:
       >>> import attnjax
@@ -241,14 +240,14 @@ class EvalStep:
     preprocess: Preprocess | None = None
 
     def init(self, variables: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, jax.Array]:
-        """Zero sums, of the names, shapes and types that the loss has; nothing is computed."""
+        """Returns zero sums with the names, shapes and dtypes of the loss's sums, without running it."""
         shapes = jax.eval_shape(lambda variables, batch: self._aux(variables, batch).sums, variables, batch)
         return {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
 
     def __call__(
         self, variables: Mapping[str, Any], sums: dict[str, jax.Array], batch: Batch
     ) -> tuple[dict[str, jax.Array], Any]:
-        """Adds the sums of a batch to those given, and returns what the net has given for it besides."""
+        """Adds the batch's sums to `sums`, and also returns the outputs of the net."""
         aux = self._aux(variables, batch)
         return {name: total + aux.sums[name] for name, total in sums.items()}, aux.outputs
 
@@ -261,13 +260,13 @@ def make_eval_step(model: nn.Module, loss: Loss, *, preprocess: Preprocess | Non
 
     Args:
       model: the net.
-      loss: its sums over the examples are what is added up. Examples that `batch["mask"]`, bool (b,), leaves out do
-        not count, so that the last batch may be filled up. Figures that are no quotients of sums are made of the
-        outputs, on the host.
-      preprocess: makes of `batch["image"]` what the net takes.
+      loss: loss whose sums are added over the batches. Examples where `batch["mask"]`, bool (b,), is False do not
+        count, so that the last batch can be padded. Compute metrics that are not ratios of sums from the outputs, on
+        the host.
+      preprocess: turns `batch["image"]` into the net's input.
 
     Returns:
-      The step; `step.init(variables, batch)` gives the zero sums to begin with.
+      The step; `step.init(variables, batch)` returns the zero sums to start with.
 
     Example:
       >>> import jax, jax.numpy as jnp, attnjax

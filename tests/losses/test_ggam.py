@@ -356,5 +356,5 @@ def test_wrong_arguments_are_named(variables: Any, knobs: dict[str, Any], messag
 def test_another_attention_is_named() -> None:
     net = NET.clone(attention=partial(CBAM, reduction=1))
     tree = attnjax.init(net, jax.random.key(0), MAPS.shape)
-    with pytest.raises(ValueError, match=r"CBAM.* sows no channel_weights: take ChannelSpatialAttention"):
+    with pytest.raises(ValueError, match=r"CBAM.* sows no channel_weights: use ChannelSpatialAttention"):
         ggam_loss(net, tree, jnp.asarray(MAPS), jnp.asarray(LABELS), train=False)
