@@ -16,12 +16,12 @@ from attnjax.convert._torch import build_model, from_torch
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the program; returns its exit code, 2 for what the user can mend."""
+    """Runs the program; returns its exit code, 2 for user errors."""
     options = _parser().parse_args(arguments)
     try:
-        # Refuse what can be refused before the file, which takes longer, is read
+        # Check the arguments before reading the file, which takes longer
         if os.path.lexists(options.out):
-            raise ValueError(f"--out {options.out} exists already")
+            raise ValueError(f"--out {options.out} already exists")
         build_model(options.model, options.num_classes, None)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
@@ -47,18 +47,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m attnjax.convert", description=__doc__, allow_abbrev=False)
-    parser.add_argument("weights", help=".safetensors, or .pth and the like where PyTorch is installed")
+    parser.add_argument("weights", help=".safetensors, or .pth and the like if PyTorch is installed")
     parser.add_argument("--model", required=True, help="a named net, see python -m attnjax")
     parser.add_argument("--out", required=True, help="a new .safetensors file, or a new folder for an Orbax checkpoint")
-    parser.add_argument("--source", choices=SOURCES, help="whose names the file has; found out if left out")
+    parser.add_argument("--source", choices=SOURCES, help="naming scheme of the file; detected by default")
     parser.add_argument(
-        "--num-classes", type=int, help="classes of the net; another number drops the file's classifier"
+        "--num-classes", type=int, help="classes of the net; if the file has another number, its classifier is dropped"
     )
     parser.add_argument(
-        "--allow-missing", choices=["attention"], help="put a plain net's weights into one with attention"
+        "--allow-missing", choices=["attention"], help="load the weights of a plain net into one with attention"
     )
     parser.add_argument("--gates", choices=["fresh", "identity"], default="fresh", help="how missing attention starts")
-    parser.add_argument("--seed", type=int, default=0, help="of what is not in the file")
+    parser.add_argument("--seed", type=int, default=0, help="seed of variables that are not in the file")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Files of weights: read without ever running what is in them, written whole or not at all."""
+"""Weight files: read without executing their contents, written atomically."""
 
 from __future__ import annotations
 
@@ -23,16 +23,15 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Reads a state dict from a file.
 
     `.safetensors` needs the extra `convert`. `.pth`, `.pt`, `.bin`, `.pkl` and `.tar` need PyTorch 2.6 or newer, whose
-    loader is held to plain tensors (`weights_only=True`): nothing in the file is executed. A training checkpoint with
-    its weights under `state_dict` is taken for these.
+    loader is restricted to plain tensors (`weights_only=True`): nothing in the file is executed. Of a training
+    checkpoint, the weights under `state_dict` are read.
 
     Returns:
       Arrays by name. bfloat16 and float16 become float32, which holds them exactly.
 
     Raises:
-      ValueError: the file is missing, damaged, of another kind, holds something besides weights, or PyTorch is too
-        old.
-      ImportError: the package that reads it is not installed; the message names it.
+      ValueError: the file is missing, damaged, of another format or holds more than weights, or PyTorch is too old.
+      ImportError: the package that reads the format is not installed; the message names it.
 
     Example:
       >>> import tempfile, pathlib
@@ -59,7 +58,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
     try:
         entries = load_file(path)
-    except Exception as error:  # its own error type, and those of a header that is not JSON or has unknown types
+    except Exception as error:  # its own error type, and those of a header with invalid JSON or unknown dtypes
         raise ValueError(f"{path} is damaged or is no safetensors file ({_one_line(error)})") from error
     return {name: widen(value) for name, value in entries.items()}
 
@@ -90,7 +89,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
 
 
 def _need_safe_loader(version: str, path: Path) -> None:
-    """Before PyTorch 2.6 a file could run code although only weights were asked for (CVE-2025-32434)."""
+    """Before PyTorch 2.6, a file could execute code despite `weights_only=True` (CVE-2025-32434)."""
     found = re.match(r"(\d+)\.(\d+)", str(version))
     if found is None or (int(found[1]), int(found[2])) < (2, 6):
         raise ValueError(
@@ -104,17 +103,17 @@ def _from_tensor(value: Any) -> np.ndarray:
 
 
 def save_weights(path: str | os.PathLike[str], variables: Mapping[str, Any]) -> None:
-    """Writes variables to a file, or a folder for Orbax.
+    """Writes variables to a safetensors file or an Orbax checkpoint.
 
-    A path that ends in `.safetensors` becomes one such file, with our paths as names (`params/fc/kernel`); it is there
-    whole or not at all, and replaces one of the same name. Any other path becomes a new folder, an Orbax checkpoint.
+    A path that ends in `.safetensors` is written atomically as one file, named by our paths (`params/fc/kernel`), and
+    replaces an existing file. Any other path becomes a new folder, an Orbax checkpoint.
 
     Args:
       path: where to write; its parent folder must exist.
       variables: collections of arrays.
 
     Raises:
-      ValueError: the folder exists already, or the parent does not.
+      ValueError: the folder already exists, or its parent does not.
       ImportError: safetensors (extra `convert`) or Orbax (extra `train`) is not installed.
 
     Example:
@@ -139,7 +138,7 @@ def save_weights(path: str | os.PathLike[str], variables: Mapping[str, Any]) -> 
     with tempfile.TemporaryDirectory(".tmp", path.name, path.parent) as folder:
         temporary = Path(folder, path.name)
         temporary.touch()
-        mode = temporary.stat().st_mode  # that of the user's other files, which safetensors does not keep
+        mode = temporary.stat().st_mode  # the usual mode of new files, which safetensors does not keep
         save_file(flat, temporary)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
@@ -149,7 +148,7 @@ def save_weights(path: str | os.PathLike[str], variables: Mapping[str, Any]) -> 
 
 def _save_orbax(path: Path, variables: Mapping[str, Any]) -> None:
     if path.exists():
-        raise ValueError(f"{path} exists already: give a folder that does not, or a name ending in .safetensors")
+        raise ValueError(f"{path} already exists: choose a new folder, or a name ending in .safetensors")
     _need("orbax.checkpoint", "train")
     import orbax.checkpoint as ocp
 
@@ -158,10 +157,10 @@ def _save_orbax(path: Path, variables: Mapping[str, Any]) -> None:
 
 
 def load_variables(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Reads what `save_weights` wrote.
+    """Reads variables written by `save_weights`.
 
     Raises:
-      ValueError: the file or folder is missing, damaged or not of this kind.
+      ValueError: the file or folder is missing, damaged or of another format.
 
     Example: see `save_weights`.
     """

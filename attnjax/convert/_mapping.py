@@ -1,4 +1,4 @@
-"""Where each entry of a PyTorch state dict goes, in which layout, and what does not fit."""
+"""Maps entries of a PyTorch state dict to leaves of our variables, in our layouts, and collects mismatches."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def leaf_shapes(model: nn.Module, input_shape: Sequence[int]) -> dict[str, tuple
 
 
 def to_layout(value: np.ndarray, path: str, name: str, source: Source) -> np.ndarray:
-    """One of our leaves in PyTorch's layout."""
+    """Converts one of our leaves to PyTorch's layout."""
     if not path.endswith("/kernel"):
         return value
     if value.ndim == 4:
@@ -38,7 +38,7 @@ def to_layout(value: np.ndarray, path: str, name: str, source: Source) -> np.nda
 
 
 def from_layout(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
-    """An array of PyTorch's as a leaf of ours of the given shape, or None where it is none."""
+    """Converts a PyTorch array to a leaf of ours of the given shape; returns None if it does not fit."""
     if value.ndim == 4 and len(shape) == 4:
         value = value.transpose(2, 3, 1, 0)
     elif len(shape) == 2 and value.ndim in (2, 4) and value.shape[2:] in ((), (1, 1)):
@@ -50,13 +50,13 @@ def from_layout(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
 
 @dataclasses.dataclass(frozen=True)
 class Mismatch:
-    """How a state dict differs from what a net needs.
+    """Differences between a state dict and a net.
 
     Attributes:
-      missing: names that the net needs.
-      unused: names that have no place in the net.
-      misshapen: names with another shape: the file's and the net's.
-      mistyped: types that are not floating, by name.
+      missing: names that the state dict lacks.
+      unused: names that the net does not have.
+      misshapen: shapes in the file and in the net, where they differ, by name.
+      mistyped: dtypes that are not floating, by name.
     """
 
     missing: list[str]
@@ -71,12 +71,12 @@ class Mismatch:
         return len(self.missing) + len(self.unused) + len(self.misshapen) + len(self.mistyped)
 
     def describe(self) -> str:
-        """Lists everything, wrapped, with the nearest unused name beside a missing one where there are few."""
+        """Lists all differences, wrapped; if few names are missing, each with the nearest unused one."""
         shapes = [f"{name} is {has}, not {needs}" for name, (has, needs) in self.misshapen.items()]
         parts = {
             "missing": [self._with_nearest(name) for name in self.missing],
-            "with no place in the net": self.unused,
-            "of another shape than the net's": shapes,
+            "not in the net": self.unused,
+            "with another shape in the net": shapes,
             "not floating": [f"{name} is {dtype}" for name, dtype in self.mistyped.items()],
         }
         lines = [f"{len(names)} {what}: {'; '.join(names)}" for what, names in parts.items() if names]
@@ -90,7 +90,7 @@ class Mismatch:
 def read_entries(
     entries: Mapping[str, np.ndarray], names: Mapping[str, str], shapes: Shapes, source: Source
 ) -> tuple[dict[str, np.ndarray], Mismatch]:
-    """Puts a state dict's entries where they belong; returns our leaves by path, and what does not fit."""
+    """Converts the entries of a state dict; returns our leaves by path, and the mismatches."""
     leaves, misshapen, mistyped = {}, {}, {}
     for path, name in names.items():
         if name not in entries:
@@ -115,7 +115,7 @@ def read_entries(
 
 
 def read_leaves(flat: Mapping[str, Any], shapes: Shapes) -> tuple[dict[str, np.ndarray], Mismatch]:
-    """Checks our leaves, by path, against a net's shapes; returns them in float32 or wider, and what does not fit."""
+    """Checks our leaves, by path, against the shapes of a net; returns them in float32 or wider, and the mismatches."""
     leaves = {path: np.asarray(leaf) for path, leaf in flat.items()}
     misshapen = {path: (leaf.shape, tuple(shapes[path])) for path, leaf in leaves.items() if path in shapes}
     mismatch = Mismatch(
@@ -128,10 +128,10 @@ def read_leaves(flat: Mapping[str, Any], shapes: Shapes) -> tuple[dict[str, np.n
 
 
 def is_floating(value: np.ndarray) -> bool:
-    """Whether the numbers are real and floating, bfloat16 included."""
+    """Whether the dtype is real floating, bfloat16 included."""
     return bool(jnp.issubdtype(value.dtype, jnp.floating))
 
 
 def widen(value: np.ndarray) -> np.ndarray:
-    """Brings floating types narrower than float32 to it, which holds them exactly; leaves all others as they are."""
+    """Casts floating dtypes narrower than float32 to float32, which is exact; leaves all others unchanged."""
     return value.astype(np.float32) if is_floating(value) and value.dtype.itemsize < 4 else value

@@ -34,26 +34,26 @@ def load_pretrained(
     key: jax.Array | None = None,
     **arguments: Any,
 ) -> Pretrained:
-    """Fetches a net of timm with its weights, from the hub's cache if they are there.
+    """Downloads a timm net with its weights, or loads them from the hub's cache.
 
-    Images are to be normalised as the weights' page says, mostly by ImageNet's mean (0.485, 0.456, 0.406) and standard
-    deviation (0.229, 0.224, 0.225).
+    Normalise images as described on the page of the weights, mostly by ImageNet's mean (0.485, 0.456, 0.406) and
+    standard deviation (0.229, 0.224, 0.225).
 
     Args:
       name: timm's name with its tag, such as `seresnet50.ra2_in1k`; ResNet, ResNeXt and wide ResNet, plain or with SE,
         ECA, selective kernels or global context, and the legacy SENets.
-      num_classes: outputs of the classifier; None is the file's number. With another the classifier starts fresh, with
-        a warning; 0 leaves it out.
-      cache_dir: the hub's cache; None is the usual one.
-      key: PRNG key of a fresh classifier; None is `jax.random.key(0)`.
+      num_classes: outputs of the classifier; None uses the file's number. With another number the classifier is newly
+        initialised, with a warning; 0 omits it.
+      cache_dir: cache of the hub; None uses the default.
+      key: PRNG key of a new classifier; None is `jax.random.key(0)`.
       **arguments: further arguments of the net's class, such as `dtype`.
 
     Returns:
       The net and its variables, in float32.
 
     Raises:
-      ValueError: the name is none that timm has on the hub or that we have, or the file is damaged.
-      ConnectionError: the weights are not in the cache, and the hub cannot be reached or is switched off
+      ValueError: the name is unknown to timm's hub or not supported, or the file is damaged.
+      ConnectionError: the weights are not in the cache, and the hub cannot be reached or is disabled
         (`HF_HUB_OFFLINE`).
       ImportError: huggingface_hub or safetensors is not installed (extra `hub`).
 
@@ -78,7 +78,7 @@ def load_pretrained(
 
 
 def _fetch(repository: str, cache_dir: str | None) -> Path:
-    """The path of a repository's weights in the cache, where they are put if need be."""
+    """Returns the path of a repository's weights in the cache, after downloading them if necessary."""
     try:
         hub = importlib.import_module("huggingface_hub")
         errors, constants = (importlib.import_module(f"huggingface_hub.{part}") for part in ("errors", "constants"))

@@ -1,4 +1,4 @@
-"""Where weights come from: for each family of PyTorch code, its names for the leaves of our trees."""
+"""Sources of weights: for each family of PyTorch code, its names of our leaves."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Source:
     """A family of PyTorch code.
 
     Attributes:
-      name: as the `source` arguments take it.
-      about: whose code it is, in a few words.
-      rules: gives the rules for a net, from its leaves' paths and its module.
-      linear: pattern of the names whose matrices are `nn.Linear`'s; other matrices are stored as 1x1 convolutions.
-      head: pattern of the classifier's names.
-      dead: pattern of names that the code never uses, so that they have no place in our nets.
-      automatic: whether it may be chosen unnamed; not where `dead` covers what other code uses.
+      name: name of the source, as in `source` arguments.
+      about: short description of the code.
+      rules: returns the rules for a net, from the paths of its leaves and its module.
+      linear: pattern of the names of `nn.Linear` matrices; other matrices are stored as 1x1 convolutions.
+      head: pattern of the names of the classifier.
+      dead: pattern of names that the code never uses and our nets do not have.
+      automatic: whether the source may be detected; not if `dead` matches names that other code uses.
     """
 
     name: str
@@ -59,10 +59,10 @@ class Source:
         return rows[-1] if rows else None
 
     def check(self, names: Mapping[str, str]) -> None:
-        """Sees to it that the rules turned every path into a name of the source's own.
+        """Checks that the rules turned every path into a unique name of the source.
 
         Raises:
-          ValueError: one is left as it was, or two are the same.
+          ValueError: a path was not renamed, or two names are the same.
         """
         counts = collections.Counter(names.values())
         for path, name in names.items():
@@ -261,16 +261,16 @@ def _torchvision(paths: Collection[str], model: nn.Module) -> Rules:
     return [*_vgg(paths, ""), *_resnet(paths, model)]
 
 
-def _vgg(paths: Collection[str], place: str) -> Rules:
+def _vgg(paths: Collection[str], prefix: str) -> Rules:
     """VGG's layers count in one sequence: three for each convolution, and one for each stage's pool."""
 
     def layer(match: re.Match[str]) -> str:
         stage, number = int(match[1]), int(match[3])
-        pattern = re.compile(rf"{place}stage(\d+)_conv\d+/weight")
+        pattern = re.compile(rf"{prefix}stage(\d+)_conv\d+/weight")
         before = sum(int(found[1]) < stage for path in paths if (found := pattern.fullmatch(path)))
         return f"features.{3 * (before + number - 1) + stage - 1 + (match[2] == 'bn')}/"
 
-    return [(rf"^{place}stage(\d+)_(conv|bn)(\d+)/", layer)]
+    return [(rf"^{prefix}stage(\d+)_(conv|bn)(\d+)/", layer)]
 
 
 _RAN_DEAD = r"(^|\.)conv4\.weight$"  # made by every block, used by those that change the shape
@@ -308,7 +308,7 @@ SOURCES: Mapping[str, Source] = {
 
 
 def list_sources() -> dict[str, str]:
-    """Tells the PyTorch code whose names are known: what it is, by the name that `source` arguments take.
+    """Lists the supported PyTorch sources: descriptions by name, as in `source` arguments.
 
     Example:
       >>> from attnjax.convert import list_sources
@@ -319,10 +319,10 @@ def list_sources() -> dict[str, str]:
 
 
 def find_source(name: str) -> Source:
-    """Looks a source up.
+    """Looks up a source by name.
 
     Raises:
-      ValueError: there is none of this name.
+      ValueError: the name is unknown.
     """
     if name not in SOURCES:
         raise ValueError(f"unknown source {name!r}: sources are {', '.join(SOURCES)}")

@@ -1,4 +1,4 @@
-"""The nets of timm that our ResNet can be: from a timm name to a constructor of ours."""
+"""timm's names of nets that our ResNet can represent, and their constructors."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ _KNOWN = (
 
 
 def architecture(name: str, attn_layer: str | None = None) -> Architecture:
-    """Finds the net that timm calls `name`.
+    """Returns the constructor of the net that timm calls `name`.
 
     Args:
-      name: timm's name, without what follows the dot.
-      attn_layer: timm's name of the attention block, where it is not the one in the net's name.
+      name: timm's name, without the tag after the dot.
+      attn_layer: timm's name of the attention block, if it differs from that of the net's name.
 
     Raises:
-      ValueError: it is none that we have.
+      ValueError: it is not supported.
     """
     for pattern, build in _FAMILIES.items():
         match = re.fullmatch(pattern, name)
@@ -75,10 +75,10 @@ def architecture(name: str, attn_layer: str | None = None) -> Architecture:
 
 
 def attention_block(name: str) -> Callable[..., nn.Module]:
-    """The constructor of the block that timm calls `name`, with timm's defaults.
+    """Returns the constructor of the block that timm calls `name`, with timm's defaults.
 
     Raises:
-      ValueError: it is none that we have.
+      ValueError: it is not supported.
     """
     context = Partial(attention.GlobalContext, reduction=8, divisor=1, epsilon=1e-6)
     cbam = Partial(attention.CBAM, reduction=16, divisor=1, use_bias=False, spatial_norm=BatchNorm)

@@ -1,4 +1,4 @@
-"""PyTorch state dicts to our variables and back, strictly."""
+"""Strict conversion of PyTorch state dicts to our variables and back."""
 
 from __future__ import annotations
 
@@ -37,32 +37,32 @@ def from_torch(
     gates: Literal["fresh", "identity"] = "fresh",
     key: jax.Array | None = None,
 ) -> dict[str, Any]:
-    """Turns a PyTorch state dict into a net's variables; every entry of both must find its place.
+    """Converts a PyTorch state dict to a net's variables; names and shapes of both must match exactly.
 
-    Entries are found by their names, turned to channels-last layouts and never reshaped otherwise. `module.` of
-    `DataParallel` is left off, `num_batches_tracked` and what the source's code never uses are passed over.
+    Entries are matched by name and transposed to channels-last layouts, but never reshaped. The prefix `module.` of
+    `DataParallel` is removed; `num_batches_tracked` and entries that the source's code never uses are ignored.
 
     Args:
       model: a named net (one of `attnjax.list_models()`), or a Linen module.
       state_dict: arrays or CPU tensors by name.
-      source: whose names these are, one of `list_sources()`; None takes the one that fits best.
-        `ran-pytorch-pre`, whose code leaves whole modules unused, must be named.
+      source: naming scheme of the state dict, one of `list_sources()`; None detects the one that fits best.
+        `ran-pytorch-pre`, whose code leaves whole modules unused, is not detected.
       input_shape: shape of an input, (b, h, w, c); None is that of the named net, (1, 224, 224, 3) for a module.
       num_classes: outputs of a named net's classifier; None is its default.
-      allow_missing: `"attention"` lets whole attention blocks be missing, so that a plain net's weights can be put into
-        one with attention; a warning tells how many. A block of which only a part is missing is an error.
-      gates: how blocks that are missing start: `"fresh"`, as `attnjax.init` makes them, or `"identity"`, so that each
-        hands its input through and the net computes what the plain one did.
-      key: PRNG key for what is not in the file; None is `jax.random.key(0)`.
+      allow_missing: `"attention"` allows whole attention blocks to be missing, so that the weights of a plain net can
+        be loaded into one with attention; a warning has their number. A partly missing block is an error.
+      gates: initialisation of missing blocks: `"fresh"`, as by `attnjax.init`, or `"identity"`, so that each block
+        passes its input on and the net computes the same as the plain one.
+      key: PRNG key for variables that are not in the file; None is `jax.random.key(0)`.
 
     Returns:
-      The collections `params` and `batch_stats`, in float32. A classifier of another number of classes than the
-      net's is left out with a warning, and the net's starts fresh. There is a warning, too, where the net has a setting
-      that the source's code has not and that shows in no name or shape: such as where it strides, how it pools.
+      The collections `params` and `batch_stats`, in float32. If the number of classes differs, the classifier is newly
+      initialised, with a warning. Another warning lists settings of the net that differ from the source's code without
+      showing in names or shapes, such as the position of strides or the kind of pooling.
 
     Raises:
-      ValueError: names are missing, have no place, another shape or no floating numbers, all listed; two are the same
-        without `module.`; or an argument is unknown.
+      ValueError: names are missing or unknown, have another shape or are not floating (all are listed); two names are
+        the same without `module.`; or an argument is unknown.
 
     Example:
       >>> import attnjax, jax
@@ -113,23 +113,23 @@ def to_torch(
     *,
     input_shape: Sequence[int] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Turns variables into a PyTorch state dict: the inverse of `from_torch`, bit by bit for float32.
+    """Converts variables to a PyTorch state dict: the inverse of `from_torch`, bitwise for float32.
 
     Args:
-      model: the net that the variables are of, by name or as a module.
-      variables: all of its collections `params` and `batch_stats`; others are left out.
-      source: whose names to use, one of `list_sources()`. There is a warning where its code computes something
-        else than the net, as in `from_torch`.
+      model: the net of the variables, by name or as a module.
+      variables: its complete collections `params` and `batch_stats`; other collections are ignored.
+      source: naming scheme to use, one of `list_sources()`. As in `from_torch`, there is a warning if its code computes
+        another function than the net.
       input_shape: as in `from_torch`.
 
     Returns:
-      Arrays by name, with `num_batches_tracked` of 0 beside running statistics. float32 and float64 stay as they are;
-      bfloat16 and float16 become float32, which holds them exactly. What the source's code makes but never uses
-      (`conv4` of the RAN port's blocks) is not in it: load it there with `strict=False`.
+      Arrays by name, with `num_batches_tracked` of 0 beside running statistics. float32 and float64 are kept; bfloat16
+      and float16 become float32, which is exact. Entries that the source's code has but never uses (`conv4` in blocks
+      of the RAN port) are omitted: load the state dict there with `strict=False`.
 
     Raises:
-      ValueError: leaves of the net are missing, not its own, of another shape or not floating, all listed; or the
-        source is unknown, or has no name for a part of the net.
+      ValueError: leaves are missing, unknown, of another shape or not floating (all are listed); or the source is
+        unknown, or has no name for a part of the net.
 
     Example:
       >>> import attnjax, jax
@@ -163,7 +163,7 @@ def to_torch(
 def build_model(
     model: str | nn.Module, num_classes: int | None, input_shape: Sequence[int] | None
 ) -> tuple[nn.Module, tuple[int, ...]]:
-    """The module and the shape of its input, of a name or a module."""
+    """Returns the module and its input shape, from a name or a module."""
     if isinstance(model, str):
         height, width = model_info(model).input_size
         options = {} if num_classes is None else {"num_classes": num_classes}
@@ -175,7 +175,7 @@ def build_model(
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """What a source's names make of a state dict."""
+    """A state dict read with the names of one source."""
 
     source: Source
     leaves: dict[str, np.ndarray]
@@ -199,7 +199,7 @@ class _Plan:
         return cls(source, *read, dropped, len(fresh), dead, differences(net, SETTINGS[source.name]))
 
     def notes(self, gates: str) -> list[str]:
-        """What the caller is warned of."""
+        """Warnings for the caller."""
         notes = [self.dropped_head] if self.dropped_head else []
         if self.fresh:
             start = "fresh" if gates == "fresh" else "as the identity"
@@ -208,13 +208,13 @@ class _Plan:
 
 
 def _attention_block(path: str) -> str | None:
-    """The path of the attention block that a leaf is of, without its collection."""
+    """The path of the attention block of a leaf, without its collection; None if it has none."""
     match = _ATTENTION.match(path)
     return match[1] if match else None
 
 
 def _absent_blocks(entries: Entries, names: Mapping[str, str]) -> set[str]:
-    """The attention blocks that have no entry at all."""
+    """The attention blocks without any entry."""
     blocks = {block for path in names if (block := _attention_block(path))}
     return blocks - {_attention_block(path) for path, name in names.items() if name in entries}
 
@@ -224,7 +224,7 @@ def _other_function(source: Source, found: list[str]) -> str:
 
 
 def _foreign_head(entries: Entries, names: Mapping[str, str], shapes: Shapes, source: Source) -> str | None:
-    """Says so if the file's classifier has another number of classes than the net's."""
+    """Returns a warning if the classifiers of file and net have different numbers of classes, else None."""
     heads = {name: np.shape(value) for name, value in entries.items() if re.search(source.head, name)}
     classes = source.head_classes(heads)
     if classes is None:
@@ -242,7 +242,7 @@ def _foreign_head(entries: Entries, names: Mapping[str, str], shapes: Shapes, so
 
 
 def _start(net: nn.Module, shape: tuple[int, ...], gates: str, key: jax.Array) -> dict[str, Any]:
-    """Fresh leaves by path."""
+    """Newly initialised leaves, by path."""
     variables = init(net, key, (1, *shape[1:]))
     if gates == "identity":
         variables = identity_start(net, variables, shape)
@@ -250,7 +250,7 @@ def _start(net: nn.Module, shape: tuple[int, ...], gates: str, key: jax.Array) -
 
 
 def _entries(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Arrays by name, without `module.`."""
+    """Arrays by name, without the prefix `module.`."""
     origins: dict[str, str] = {}
     for name in state_dict:
         short = re.sub(r"(^|\.)module\.", r"\1", name)

@@ -1,4 +1,4 @@
-"""What a net looks at: class activation maps and scores of them, guided gradients, gates of attention blocks."""
+"""Explanations of nets: class activation maps and their faithfulness, guided gradients, gates of attention blocks."""
 
 from attnjax.explain._cam import CAM, METHODS, grad_cam
 from attnjax.explain._gates import GateStatistics, attention_maps, gate_statistics

@@ -1,4 +1,4 @@
-"""Class activation methods without gradients, which run the net again for every channel of a layer."""
+"""Gradient-free class activation methods, which run the net once for every channel of a layer."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from attnjax.explain._target import Target, fixed, scores
 from attnjax.layers import at_least_float32, resize_bilinear
 
 _IMAGES = 64
-"""How many images the net sees at once, or a whole batch if that is more."""
+"""Number of images in one pass of the net; a whole batch if that is larger."""
 
 
 def ablation_cam(net: Net, layers: Sequence[Layer], images: jax.Array, target: Target) -> list[jax.Array]:
-    """Weighs each channel with the share of the score that is lost when it is 0 (Desai and Ramaswamy, WACV 2020)."""
+    """Weights each channel with the share of the score that is lost when it is 0 (Desai and Ramaswamy, WACV 2020)."""
     outputs, maps = net.read(images, layers)
     target = fixed(outputs, target)
 
@@ -26,7 +26,7 @@ def ablation_cam(net: Net, layers: Sequence[Layer], images: jax.Array, target: T
             outputs, _ = net.tapped(images, [layer], [jnp.where(chosen, -x, jnp.zeros_like(x))])
             return scores(outputs, target, len(images))
 
-        # -1 leaves all channels: run in the same program as the others, so that the rounding they share cancels.
+        # -1 keeps all channels, in the same program as the others, so that common rounding errors cancel.
         at_once, channels = _at_once(len(images)), x.shape[-1]
         none = jnp.full(at_once - channels % at_once, -1)
         scored = _for_each_channel(without, jnp.concatenate([none, jnp.arange(channels)]), len(images)).T
@@ -37,7 +37,7 @@ def ablation_cam(net: Net, layers: Sequence[Layer], images: jax.Array, target: T
 
 
 def score_cam(net: Net, layers: Sequence[Layer], images: jax.Array, target: Target) -> list[jax.Array]:
-    """Weighs each channel with the softmax of the scores of images that it masks (Wang et al., CVPRW 2020)."""
+    """Weights each channel with the softmax of the scores of images that it masks (Wang et al., CVPRW 2020)."""
     outputs, maps = net.read(images, layers)
     target = fixed(outputs, target)
 
@@ -58,7 +58,7 @@ def _for_each_channel(function: Callable[[jax.Array], jax.Array], channels: jax.
 
 
 def _at_once(batch: int) -> int:
-    """Channels that are run together."""
+    """Number of channels per pass."""
     return max(1, _IMAGES // batch)
 
 

@@ -23,8 +23,8 @@ class CAM(NamedTuple):
     """Result of `grad_cam`, a pytree.
 
     Attributes:
-      map: (b, h, w) of the images' size, in [0, 1], float32 or wider; 0 everywhere where nothing speaks for the score.
-      raw: by layer as it was named, (b, h', w') of the layer's size, before negative values are dropped.
+      map: (b, h, w) of the images' size, in [0, 1], float32 or wider; 0 everywhere if nothing contributes to the score.
+      raw: maps by layer name, (b, h', w') of the layer's size, before negative values are set to 0.
 
     Example: see `grad_cam`.
     """
@@ -45,34 +45,34 @@ def grad_cam(
     aug_smooth: bool = False,
     **kwargs: Any,
 ) -> CAM:
-    r"""Shows where in its images a net sees what speaks for a class.
+    r"""Computes the class activation map of images: the regions that contribute to the score of a class.
 
     Grad-CAM: raw = sum over c of w_c A_c, with the layer's map A and w_c = mean over h, w of d score / d A_c. Its
-    positive part is moved to [0, 1] for each image and resized. The other methods take other weights.
+    positive part is scaled to [0, 1] for each image and resized. The other methods use other weights.
 
     Args:
-      model: any Linen module, called with `(images)`, and `train=False` where it has such a parameter.
-      variables: its variables. They are not changed.
+      model: any Linen module, called with `(images)`, and with `train=False` if it has such a parameter.
+      variables: its variables.
       images: (b, h, w, channels), floating.
       layer: a key of the net's `features` such as `"stage4"`, a module's path such as `"stage4_block1/attention"`, or
-        the end of one; `/gate` behind an attention block's path is its gate; `name[1]` is the second call of a module
-        that is called several times. The map is the mean over several layers. `full_grad` takes all layers with a bias,
-        whatever is named.
-      target: the score that is explained: None, the largest logit; a class or (b,) classes, their logits; or a callable
-        from the net's outputs to (b,) numbers, each of which depends on its own image alone.
+        a suffix of one; the path of an attention block followed by `/gate` is its gate; `name[1]` is the second call of
+        a module that is called several times. For several layers, the map is their mean. `full_grad` always uses all
+        layers with a bias.
+      target: the score to explain: None, the largest logit; a class or (b,) classes, their logits; or a callable
+        from the net's outputs to (b,) numbers, each of which depends only on its own image.
       method: one of `METHODS`: with gradients `"grad_cam"`, `"grad_cam++"`, `"hires_cam"`, `"layer_cam"`,
         `"xgrad_cam"`, `"grad_cam_elementwise"`, `"eigen_grad_cam"`, `"full_grad"`; with the map alone `"eigen_cam"`;
         with a run of the net for every channel `"ablation_cam"`, `"score_cam"`.
-      eigen_smooth: project the weighted channels on their first principal component in place of adding them up.
-      aug_smooth: take the mean over six runs: images and their mirror images, each times 0.9, 1 and 1.1. `raw` is that
-        of the images themselves.
+      eigen_smooth: project the weighted channels on their first principal component instead of adding them.
+      aug_smooth: average over six runs: the images and their mirror images, each times 0.9, 1 and 1.1. `raw` is that of
+        the original images.
       **kwargs: further arguments of the model's call.
 
     Returns:
-      A `CAM` of the map at the images' size and the layers' raw maps.
+      A `CAM` with the map at the images' size and the raw maps of the layers.
 
     Raises:
-      ValueError: `method` or `layer` is unknown (the nearest names are given), the layer gives no map or has no
+      ValueError: `method` or `layer` is unknown (the message has the nearest names), the layer has no map or no
         influence on the score, or `target` does not fit the net's outputs.
 
     Example:
@@ -92,9 +92,9 @@ def grad_cam(
 
     Notes:
       One backward pass gives every image's own gradient, which holds for nets whose images do not interact, as in
-      evaluation mode. A principal component has no sign of its own: it is the SVD's, on CPUs the same as in
-      pytorch-grad-cam. `ablation_cam` sets a channel to 0, as its paper does, where that package
-      takes a large negative number for layers that are nowhere 0.
+      evaluation mode. The sign of a principal component is arbitrary: it is the SVD's, on CPUs the same as in
+      pytorch-grad-cam. `ablation_cam` sets a channel to 0, like its paper, whereas that package uses a large negative
+      number for layers that are nowhere 0.
     """
     check_choice("method", method, METHODS)
     check_images(images)

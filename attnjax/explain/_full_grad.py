@@ -1,4 +1,4 @@
-"""FullGrad: what the input and all biases of a net contribute."""
+"""FullGrad: contributions of the input and of all biases of a net."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from attnjax.layers import at_least_float32, resize_bilinear
 def full_grad(net: Net, images: jax.Array, target: Target) -> jax.Array:
     """Adds up |x dy/dx| of the input and |b dy/dz| of all layers z = f(x) + b, (b, h, w) (Srinivas and Fleuret, 2019).
 
-    Each channel is moved to [0, 1] and resized before. A batch norm's b is what it gives for an input of 0.
+    Each channel is scaled to [0, 1] and resized first. For a batch norm, b is its output for an input of 0.
     """
     parameters, statistics = (flatten_dict(dict(net.variables.get(kind, {}))) for kind in ("params", "batch_stats"))
     every = [layer for layer in net.layers(images) if layer.method == "__call__"]
@@ -30,13 +30,13 @@ def full_grad(net: Net, images: jax.Array, target: Target) -> jax.Array:
         parts.append(bias.reshape(1, 1, 1, -1) * gradient.astype(wide))
     size = (images.shape[1], images.shape[2])
     total = jnp.zeros(images.shape[:3], wide)
-    for part in parts:  # resizing is linear: the channels are added up before it
+    for part in parts:  # resizing is linear, so the channels are added first
         total += resize_bilinear(jnp.sum(unit(jnp.abs(part)), -1, keepdims=True), size, align_corners=False)[..., 0]
     return total
 
 
 def _bias(layer: Layer, parameters: dict[Any, jax.Array], statistics: dict[Any, jax.Array]) -> jax.Array:
-    """What the layer gives for an input of 0."""
+    """Output of the layer for an input of 0."""
     bias, scale = parameters[*layer.path, "bias"], parameters.get((*layer.path, "scale"), jnp.ones(()))
     if (*layer.path, "mean") not in statistics:
         return bias

@@ -1,4 +1,4 @@
-"""The gates of a net's attention blocks, and how many of them are shut or wide open."""
+"""The gates of attention blocks, and the shares of them that are closed or open."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from flax.traverse_util import flatten_dict
 from attnjax.explain._tap import Net, check_images
 
 _SOWN = ("gate", "channel_weights", "attention")
-"""What attention blocks sow: all have a gate but GGAM's S, its channels' weights, and global context's positions."""
+"""Names that attention blocks sow: `gate`, GGAM's channel weights S, and global context's positions."""
 
 
 def attention_maps(model: nn.Module, variables: Any, images: jax.Array, **kwargs: Any) -> OrderedDict[str, jax.Array]:
-    """Collects what attention blocks multiply maps with: channel and spatial gates, weights of scales, masks.
+    """Collects the multipliers of attention blocks: channel and spatial gates, scale weights and masks.
 
     Args:
       model, variables, images, **kwargs: as in `grad_cam`.
 
     Returns:
-      By the block's path with `/gate` behind it, in the net's order: (b, 1, 1, c) of channel gates, (b, h', w', 1) of
-      spatial gates, (b, h', w', c) of gates that are both and of RAN's masks, (b, s, 1, 1, c / s) of PSA's weights of s
-      scales, (b, 1, 1, s, c) of selective kernels; `/channel_weights` (b, c) for S of GGAM, `/attention` (b, h', w', 1)
-      for the positions of global context. `name[1]` is the second call of a block that is called several times.
-      Empty for a net without attention.
+      Arrays by the path of the block followed by `/gate`, in the order of the net: (b, 1, 1, c) of channel gates,
+      (b, h', w', 1) of spatial gates, (b, h', w', c) of gates that are both and of RAN's masks, (b, s, 1, 1, c / s)
+      of PSA's weights of s scales, (b, 1, 1, s, c) of selective kernels; `/channel_weights` (b, c) for S of GGAM,
+      `/attention` (b, h', w', 1) for the positions of global context. `name[1]` is the second call of a block that is
+      called several times. Empty for a net without attention.
 
     Raises:
-      ValueError: the images are not floating or have not four axes.
+      ValueError: the images are not floating with four axes.
 
     Example:
       >>> import jax, jax.numpy as jnp, attnjax
@@ -54,14 +54,14 @@ def attention_maps(model: nn.Module, variables: Any, images: jax.Array, **kwargs
 
 
 class GateStatistics(NamedTuple):
-    """Statistics of one gate over the values of all images, each a number.
+    """Statistics of one gate over all of its values and images, each a scalar.
 
     Attributes:
-      mean: the mean value.
-      deviation: the standard deviation; of a gate that does not depend on its input it is that over channels.
-      dead: share of values below a bound: what is behind them has no effect. Gates that sum to 1 over their positions
-        or channels (GGAM's S, its gates of sum and softmax, global context) are all small: for them it says nothing.
-      saturated: share of values above a bound: the gate hands its input on.
+      mean: mean.
+      deviation: standard deviation; for a gate that does not depend on its input, that over the channels.
+      dead: share of values below a threshold, which suppress their input. Meaningless for gates that sum to 1 over
+        positions or channels (GGAM's S and its sum and softmax gates, global context), whose values are all small.
+      saturated: share of values above a threshold, which pass their input on.
 
     Example: see `gate_statistics`.
     """
@@ -75,18 +75,18 @@ class GateStatistics(NamedTuple):
 def gate_statistics(
     model: nn.Module, variables: Any, images: jax.Array, *, dead: float = 0.05, saturated: float = 0.95, **kwargs: Any
 ) -> OrderedDict[str, GateStatistics]:
-    """Tells for each attention block how open its gates are, and which share of them does nothing.
+    """Computes how open the gates of each attention block are, and the shares that are dead or saturated.
 
     Args:
       model, variables, images, **kwargs: as in `grad_cam`.
-      dead: gates below this count as shut.
-      saturated: gates above this count as open.
+      dead: gates below this value count as dead.
+      saturated: gates above this value count as saturated.
 
     Returns:
-      By the gate's name, as in `attention_maps`.
+      Statistics by gate, named as in `attention_maps`.
 
     Raises:
-      ValueError: `dead` is larger than `saturated`, or the images are none.
+      ValueError: `dead` is larger than `saturated`, or the images are not floating with four axes.
 
     Example:
       >>> import jax, jax.numpy as jnp, attnjax

@@ -19,7 +19,7 @@ from attnjax.explain._target import Target, scores
 def guided_backprop(
     model: nn.Module, variables: Any, images: jax.Array, *, target: Target = None, **kwargs: Any
 ) -> jax.Array:
-    """Gradient of the score with respect to the images, where only what is positive passes back through a ReLU.
+    """Gradient of the score with respect to the images, with only positive gradients passed back through ReLUs.
 
     A ReLU's gradient is g where x > 0; here it is max(g, 0) where x > 0.
 
@@ -66,7 +66,7 @@ def guided_grad_cam(
     aug_smooth: bool = False,
     **kwargs: Any,
 ) -> jax.Array:
-    """Guided backpropagation times the class activation map, which tells classes apart.
+    """Guided backpropagation times the class activation map, which makes it class-discriminative.
 
     Args:
       model, variables, images, layer, target, method, eigen_smooth, aug_smooth, **kwargs: as in `grad_cam`.
@@ -110,7 +110,7 @@ _guided_relu.defvjp(_forward, _backward)
 
 
 def _guided(function: Callable[[jax.Array], jax.Array], images: jax.Array) -> Callable[[jax.Array], jax.Array]:
-    """The function with other ReLUs: its program is traced, and they are replaced in it."""
+    """Traces the function and replaces its ReLUs by guided ones."""
     program = jax.make_jaxpr(function)(images)
     if not _has_relu(program.jaxpr):
         raise ValueError("guided backpropagation needs a net with ReLUs, and this one has none")
@@ -119,7 +119,7 @@ def _guided(function: Callable[[jax.Array], jax.Array], images: jax.Array) -> Ca
 
 
 def _replaced(value: Any) -> Any:
-    """A program, an equation, or parameters of one, with guided ReLUs."""
+    """Replaces ReLUs in a jaxpr, an equation or its parameters."""
     if isinstance(value, Jaxpr):
         return value.replace(eqns=[_replaced(equation) for equation in value.eqns])
     if isinstance(value, ClosedJaxpr):
@@ -140,13 +140,13 @@ def _has_relu(program: Jaxpr) -> bool:
 
 
 def _hides_relu(equation: JaxprEqn) -> bool:
-    """Whether a program inside of it has ReLUs, and not its own rule for derivatives."""
+    """Whether the equation contains a jaxpr with ReLUs and no custom derivative rule."""
     has_rule = equation.primitive.name.startswith(("custom_jvp_call", "custom_vjp_call"))
     return not has_rule and any(map(_has_relu, jaxprs_in_params(equation.params)))
 
 
 def _is_relu(equation: JaxprEqn) -> bool:
-    """Whether it is the maximum of an array and 0, or a call of nothing else."""
+    """Whether the equation is the maximum of an array and 0, or a call of only that."""
     if equation.primitive.name == "max":
         return any(isinstance(atom, Literal) and np.all(atom.val == 0) for atom in equation.invars)
     programs = list(jaxprs_in_params(equation.params))

@@ -1,4 +1,4 @@
-"""Insertion and deletion: what pixels do to the score when they come or go in the order of a map."""
+"""Insertion and deletion: the score as pixels are inserted or deleted in the order of a map."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from attnjax._choice import check_choice
-from attnjax.explain._order import check_maps, places
+from attnjax.explain._order import check_maps, pixel_ranks
 from attnjax.explain._tap import Net, check_images
 from attnjax.explain._target import Target, fixed, probabilities
 
@@ -18,9 +18,9 @@ class InsertionDeletion(NamedTuple):
     """Result of `insertion_deletion`, a pytree.
 
     Attributes:
-      insertion: area under the curve of insertion, (b,): high where a map names first what speaks for the class.
-      deletion: the same of deletion, (b,), which is low then.
-      insertion_curve, deletion_curve: the probability after each step, (b, steps + 1).
+      insertion: area under the insertion curve, (b,); higher is better.
+      deletion: area under the deletion curve, (b,); lower is better.
+      insertion_curve, deletion_curve: probability after each step, (b, steps + 1).
 
     Example: see `insertion_deletion`.
     """
@@ -44,26 +44,26 @@ def insertion_deletion(
     sigma: float = 5.0,
     **kwargs: Any,
 ) -> InsertionDeletion:
-    r"""Scores maps by the probability of a class while pixels come, or go, in the order of the map.
+    r"""Scores maps by the probability of a class as pixels are inserted or deleted in the order of the map.
 
-    With x_k, the image where the k h w / steps highest pixels of its map are shown (insertion) or gone (deletion), and
-    p_k, the probability of the class: score = sum over k of (p_k + p_(k+1)) / (2 steps), the area under the curve.
+    With x_k, the image whose k h w / steps highest pixels of the map are inserted or deleted, and p_k, the probability
+    of the class: score = sum over k of (p_k + p_(k+1)) / (2 steps), the area under the curve.
 
     Args:
-      model, variables, images, target, **kwargs: as in `grad_cam`. A callable target gives a number in place of the
+      model, variables, images, target, **kwargs: as in `grad_cam`. A callable target gives a number instead of a
         probability.
       maps: (b, h, w) of the images' size, any range.
-      steps: in how many equal parts the pixels come or go.
-      insertion: what insertion begins with: the image blurred (paper), or zeros.
-      deletion: what deletion ends with: zeros (paper), or the image blurred.
-      sigma: of the Gaussian that blurs, in pixels.
+      steps: number of steps, of equally many pixels each.
+      insertion: start of insertion: the blurred image (paper), or zeros.
+      deletion: end of deletion: zeros (paper), or the blurred image.
+      sigma: standard deviation of the Gaussian blur, in pixels.
 
     Returns:
-      An `InsertionDeletion` of both scores and both curves.
+      An `InsertionDeletion` with both scores and curves.
 
     Raises:
       ValueError: `maps` are not of the images' size, `steps` or `sigma` is not positive, `insertion` or `deletion` is
-        none of those, or `target` does not fit the net's outputs.
+        unknown, or `target` does not fit the net's outputs.
 
     Example:
       >>> import flax.linen as nn, jax.numpy as jnp
@@ -82,9 +82,9 @@ def insertion_deletion(
       Petsiuk, Das and Saenko, "RISE: Randomized Input Sampling for Explanation of Black-box Models", BMVC 2018.
 
     Notes:
-      Pixels of equal value come in reading order. The paper changes 224 pixels a step, of 224x224; its code blurs with
-      a kernel of 11x11 pixels, which cuts the Gaussian of 5 off, here it is whole. Zeros are those of
-      the images that the net is given: the mean colour, where images are normalised.
+      Pixels of equal value are ordered in reading order. The paper changes 224 of 224x224 pixels a step. Its code
+      truncates the Gaussian of sigma 5 to a kernel of 11x11 pixels; here it is not truncated. Zeros refer to the net's
+      input: the mean colour for normalised images.
     """
     check_images(images)
     check_maps(maps, images)
@@ -94,7 +94,7 @@ def insertion_deletion(
     start, end = _blank("insertion", insertion, images, sigma), _blank("deletion", deletion, images, sigma)
     net = Net(model, variables, kwargs)
     target = fixed(net(images), target)
-    order, pixels = places(maps), maps[0].size
+    order, pixels = pixel_ranks(maps), maps[0].size
 
     def curve(first: jax.Array, rest: jax.Array) -> jax.Array:
         def at(count: jax.Array) -> jax.Array:
@@ -120,7 +120,7 @@ def _blank(name: str, value: str, images: jax.Array, sigma: float) -> jax.Array:
 
 
 def _gaussian(size: int, sigma: float, dtype: Any) -> jax.Array:
-    """The matrix that blurs an axis; near an edge what lies inside counts for all."""
+    """The matrix that blurs an axis; near an edge the kernel is renormalised over the pixels inside."""
     positions = jnp.arange(size, dtype=jnp.float32)
     weights = jnp.exp(-(((positions[:, None] - positions[None, :]) / sigma) ** 2) / 2)
     return (weights / jnp.sum(weights, -1, keepdims=True)).astype(dtype)

@@ -1,4 +1,4 @@
-"""Pictures of class activation maps: laid over the images, and side by side for several nets."""
+"""Pictures of class activation maps: overlaid on the images, and side by side for several nets."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ _INCHES = 1.5
 
 
 def overlay(images: jax.Array, maps: jax.Array, *, opacity: float = 0.5) -> jax.Array:
-    """Lays maps over images, from blue where a map is 0 over green to red where it is 1.
+    """Overlays maps on images, in colours from blue at 0 over green to red at 1.
 
     (1 - opacity) image + opacity colour, with red, green, blue = clip(1.5 - |4 map - (3, 2, 1)|, 0, 1).
 
     Args:
       images: (b, h, w, 1) or (b, h, w, 3), floating in [0, 1] or uint8.
       maps: (b, h, w) in [0, 1], such as `grad_cam(...).map`.
-      opacity: share of the colour, from 0 to 1.
+      opacity: opacity of the map, from 0 to 1.
 
     Returns:
       (b, h, w, 3), float32, in [0, 1].
 
     Raises:
-      ValueError: shapes do not fit, or `opacity` lies outside of [0, 1].
+      ValueError: shapes do not fit, or `opacity` is outside [0, 1].
 
     Example:
       >>> import jax.numpy as jnp
@@ -52,12 +52,12 @@ def _colours(maps: jax.Array) -> jax.Array:
 
 
 class Column(NamedTuple):
-    """What a gallery shows of one net.
+    """One column of a gallery, the maps of one net.
 
     Attributes:
-      title: stands above the column, such as the net's name; lines that are too long are shortened, here and below.
+      title: heading of the column, such as the net's name; long lines are shortened, in captions too.
       maps: (b, h, w) in [0, 1].
-      captions: a line below each image, such as the class and its probability.
+      captions: a line below each map, such as the class and its probability.
 
     Example: see `gallery`.
     """
@@ -68,25 +68,25 @@ class Column(NamedTuple):
 
 
 def _shortened(text: str, most: int) -> str:
-    """So many characters at most: what is too long loses its middle."""
+    """Shortens a text to at most `most` characters by cutting out its middle."""
     keep = most // 2
     return text if len(text) <= most else f"{text[: most - keep - 1]}…{text[-keep:]}"
 
 
 def gallery(images: jax.Array, columns: Sequence[Column], captions: Sequence[str] = ()) -> Any:
-    """Draws images and, beside each, the maps that nets have of it, as the figures of CBAM's paper do.
+    """Draws images beside the maps of several nets, like the figures in CBAM's paper.
 
     Args:
-      images: (b, h, w, 1) or (b, h, w, 3), floating in [0, 1] or uint8: a row for each.
-      columns: one for each net.
-      captions: a line below each image itself, such as its class.
+      images: (b, h, w, 1) or (b, h, w, 3), floating in [0, 1] or uint8; one row for each.
+      columns: one column for each net.
+      captions: a line below each input image, such as its class.
 
     Returns:
       A `matplotlib.figure.Figure`; `figure.savefig("gallery.png")` writes it.
 
     Raises:
       ImportError: matplotlib is not installed.
-      ValueError: floating images lie outside of [0, 1], maps do not fit the images, or there is not a caption for each.
+      ValueError: floating images are outside [0, 1], maps do not fit the images, or captions are missing.
 
     Example:
       >>> import jax.numpy as jnp
@@ -107,7 +107,9 @@ def gallery(images: jax.Array, columns: Sequence[Column], captions: Sequence[str
 
     lowest, highest = float(images.min()), float(images.max())
     if jnp.issubdtype(images.dtype, jnp.floating) and not -0.01 <= lowest <= highest <= 1.01:
-        raise ValueError(f"images lie in [{lowest:.2f}, {highest:.2f}], but must in [0, 1]: undo their normalisation")
+        raise ValueError(
+            f"images are in [{lowest:.2f}, {highest:.2f}], but must be in [0, 1]: undo their normalisation"
+        )
     pictures = [np.asarray(overlay(images, jnp.zeros(images.shape[:3]), opacity=0.0))]
     pictures += [np.asarray(overlay(images, jnp.asarray(column.maps))) for column in columns]
     texts = [captions or [""] * len(images), *(column.captions for column in columns)]
@@ -128,5 +130,5 @@ def gallery(images: jax.Array, columns: Sequence[Column], captions: Sequence[str
     if columns:
         colours = ListedColormap(np.asarray(_colours(jnp.linspace(0, 1, 256))))
         bar = figure.colorbar(ScalarMappable(cmap=colours), ax=axes, shrink=min(1.0, 4 / rows), aspect=30)
-        bar.set_label("class activation, share of the map's highest", fontsize=8)
+        bar.set_label("class activation relative to its maximum", fontsize=8)
     return figure

@@ -7,18 +7,18 @@ import jax.numpy as jnp
 
 
 def pointing_game(maps: jax.Array, boxes: jax.Array, *, tolerance: float = 0.0) -> jax.Array:
-    """Tells for each map whether its highest point lies in the box.
+    """Whether the maximum of each map is inside the box of the object.
 
-    A hit is where the distance from the centre of the highest pixel to the nearest pixel of the box is at most the
-    tolerance. The mean over many images is the score.
+    A map hits if the distance from its highest pixel to the nearest pixel of the box is at most the tolerance. The mean
+    over many images is the score.
 
     Args:
       maps: (b, h, w).
-      boxes: (b, 4), y0, x0, y1, x1 in pixels of the maps, y1 and x1 just outside.
-      tolerance: in pixels.
+      boxes: (b, 4), y0, x0, y1, x1 in pixels of the maps; y1 and x1 are exclusive.
+      tolerance: tolerance in pixels.
 
     Returns:
-      (b,), bool. The first pixel in reading order counts where several are highest; a map of one value misses.
+      (b,), bool. Of several maxima the first in reading order counts; a constant map misses.
 
     Raises:
       ValueError: shapes do not fit, or the tolerance is negative.
@@ -39,7 +39,7 @@ def pointing_game(maps: jax.Array, boxes: jax.Array, *, tolerance: float = 0.0) 
     if tolerance < 0:
         raise ValueError(f"tolerance={tolerance} must be at least 0")
     flat = maps.reshape(len(maps), -1)
-    y, x = (place.astype(jnp.float32) for place in jnp.divmod(jnp.argmax(flat, -1), maps.shape[2]))
+    y, x = (coordinate.astype(jnp.float32) for coordinate in jnp.divmod(jnp.argmax(flat, -1), maps.shape[2]))
     y0, x0, y1, x1 = boxes.astype(jnp.float32).T
     down, across = (jnp.maximum(jnp.maximum(a - at, at - b + 1), 0) for at, a, b in ((y, y0, y1), (x, x0, x1)))
     near = down**2 + across**2 <= tolerance**2

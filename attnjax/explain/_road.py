@@ -1,4 +1,4 @@
-"""ROAD: what is lost with the pixels that a map names first, and with those that it names last."""
+"""ROAD: the score without the most relevant pixels of a map, and without the least relevant ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.sparse.linalg import cg
 
-from attnjax.explain._order import check_maps, places
+from attnjax.explain._order import check_maps, pixel_ranks
 from attnjax.explain._tap import Net, check_images
 from attnjax.explain._target import Target, fixed, probabilities
 from attnjax.layers import at_least_float32
@@ -22,9 +22,9 @@ class ROAD(NamedTuple):
     """Result of `road`, a pytree.
 
     Attributes:
-      score: mean over the shares of (least - most) / 2, (b,), in [-1/2, 1/2]; 0 for a map that says nothing.
+      score: mean over the shares of (least - most) / 2, (b,), in [-1/2, 1/2]; 0 for an uninformative map.
       most: probability of the class without the most relevant pixels, for each share, (b, shares).
-      least: without the least relevant ones, (b, shares).
+      least: probability of the class without the least relevant pixels, (b, shares).
 
     Example: see `road`.
     """
@@ -46,21 +46,22 @@ def road(
     key: jax.Array | None = None,
     **kwargs: Any,
 ) -> ROAD:
-    r"""Scores maps by the probability of a class when pixels are removed so that their absence does not show.
+    r"""Scores maps by the probability of a class after pixels are removed by noisy linear imputation.
 
-    Removed pixels become x_i = sum over j of w_ij x_j / sum over j of w_ij over their neighbours j, removed ones too,
-    with w = 1/6 beside and 1/12 across, and noise is added. This linear system is solved for each image.
+    Removed pixels become x_i = sum over j of w_ij x_j / sum over j of w_ij over their neighbours j, removed ones
+    included, with w = 1/6 for direct and 1/12 for diagonal neighbours, plus noise. The linear system is solved for each
+    image.
 
     Args:
-      model, variables, images, target, **kwargs: as in `grad_cam`. A callable target gives a number in place of the
+      model, variables, images, target, **kwargs: as in `grad_cam`. A callable target gives a number instead of a
         probability.
       maps: (b, h, w) of the images' size, any range.
-      shares: of the pixels to remove, each above 0 and below 1.
-      noise: standard deviation, in the images' unit.
-      key: of the noise, which is the same for all images; None is `jax.random.key(0)`.
+      shares: shares of the pixels to remove, each above 0 and below 1.
+      noise: standard deviation of the noise, in the unit of the images.
+      key: PRNG key of the noise, which is the same for all images; None is `jax.random.key(0)`.
 
     Returns:
-      A `ROAD` of the score and what it is made of.
+      A `ROAD` with the score and both probabilities.
 
     Raises:
       ValueError: `maps` are not of the images' size, a share does not lie between 0 and 1, `noise` is negative, or
@@ -80,9 +81,9 @@ def road(
       Rong et al., "A Consistent and Efficient Evaluation Strategy for Attribution Methods", ICML 2022.
 
     Notes:
-      The paper reports accuracy over a test set by share and order; its mean over images of what the net answers right
+      The paper reports accuracy over a test set by share and order; the mean accuracy over images
       is `most` and `least` with `target=lambda logits: (logits.argmax(-1) == labels) * 1.0`. The score is that of
-      pytorch-grad-cam's ROADCombined. Pixels of equal value come in reading order.
+      pytorch-grad-cam's ROADCombined. Pixels of equal value are ordered in reading order.
     """
     check_images(images)
     check_maps(maps, images)
@@ -90,14 +91,14 @@ def road(
         raise ValueError(f"shares={tuple(shares)} must lie between 0 and 1, and noise={noise} be at least 0")
     net = Net(model, variables, kwargs)
     target = fixed(net(images), target)
-    order, pixels = places(maps), maps[0].size
+    order, pixels = pixel_ranks(maps), maps[0].size
     key = jax.random.key(0) if key is None else key
     wide = images.astype(at_least_float32(images.dtype))
-    grain = noise * jax.random.normal(key, wide.shape[1:], wide.dtype)
+    added = noise * jax.random.normal(key, wide.shape[1:], wide.dtype)
 
     def without(bounds: tuple[jax.Array, jax.Array]) -> jax.Array:
         removed = (order >= bounds[0]) & (order < bounds[1])
-        changed = jnp.where(removed[..., None], jax.vmap(impute)(wide, removed) + grain[None], wide)
+        changed = jnp.where(removed[..., None], jax.vmap(impute)(wide, removed) + added[None], wide)
         return probabilities(net(changed.astype(images.dtype)), target, len(images))
 
     counts = jnp.array([round(share * pixels) for share in shares], jnp.int32)
@@ -108,7 +109,7 @@ def road(
 
 
 def impute(image: jax.Array, removed: jax.Array) -> jax.Array:
-    """Fills the removed pixels (h, w) of an image (h, w, c) with the means of their neighbours."""
+    """Imputes the removed pixels (h, w) of an image (h, w, c) by the weighted means of their neighbours."""
     hole = removed[..., None]
     around = _neighbours(jnp.ones_like(image))
 
@@ -121,7 +122,7 @@ def impute(image: jax.Array, removed: jax.Array) -> jax.Array:
 
 
 def _neighbours(x: jax.Array) -> jax.Array:
-    """Sum over the eight pixels around each one: 1/6 of those beside it, 1/12 of those across; nothing outside."""
+    """Weighted sum of the eight neighbours of each pixel: 1/6 direct, 1/12 diagonal; 0 outside the image."""
     smooth = x
     for axis in (0, 1):
         padded = jnp.pad(smooth, [(1, 1) if axis == a else (0, 0) for a in range(x.ndim)])

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 _ENDS = {"__call__": "", "sow_gate": "/gate"}
-"""Methods that can be tapped, and what their names have behind the module's path."""
+"""Methods that can be tapped, and the suffix of their layer names after the module's path."""
 
 _ADDED, _SEEN = "explain_added", "explain_seen"
-"""Collections of variables: what is added to a method's results, and the results, call by call.
+"""Variable collections: additions to the results of a method, and the results themselves, call by call.
 
 As variables they pass through lifted transformations such as `nn.remat`.
 """
@@ -28,7 +28,7 @@ As variables they pass through lifted transformations such as `nn.remat`.
 class Layer:
     """One call of a module, or of its gate.
 
-    `map` has the shape and type of what it gives, or is None if that is no array; `epsilon` is a batch norm's.
+    `map` is the shape and dtype of its output, or None if that is not an array; `epsilon` is that of a batch norm.
     """
 
     name: str
@@ -51,23 +51,23 @@ class Net:
         return self._model.apply(self.variables, images, **self._kwargs)
 
     def sown(self, images: jax.Array) -> Mapping[str, Any]:
-        """What the modules sow as `intermediates`."""
+        """The `intermediates` that the modules sow."""
         _, state = self._model.apply(self.variables, images, mutable=["intermediates"], **self._kwargs)
         return state.get("intermediates", {})
 
     def layers(self, images: jax.Array) -> list[Layer]:
-        """All layers that give a map, in the order of their calls."""
+        """All layers whose output is a map, in the order of their calls."""
         return [layer for calls in self._calls(images).values() for layer in calls if _is_map(layer, images)]
 
     def find(self, names: Sequence[str], images: jax.Array) -> list[Layer]:
-        """The named layers; raises a ValueError for a name that fits none, or several."""
+        """The named layers; raises a ValueError for an unknown or ambiguous name."""
         calls = self._calls(images)
         layers = [_find(name, calls) for name in names]
         for layer in layers:
             if not _is_map(layer, images):
                 raise ValueError(
-                    f"layer={layer.name!r} gives {getattr(layer.map, 'shape', 'no array')}, "
-                    f"and no floating map (b={len(images)}, h, w, c)"
+                    f"layer={layer.name!r} returns {getattr(layer.map, 'shape', 'no array')}, "
+                    f"not a floating map (b={len(images)}, h, w, c)"
                 )
         return layers
 
@@ -85,7 +85,9 @@ class Net:
             return y
 
         with nn.intercept_methods(record):
-            jax.eval_shape(lambda images: self(images), images)  # a new function: one that is known is not traced
+            jax.eval_shape(
+                lambda images: self(images), images
+            )  # a new function each time, since a cached one is not traced
         return found
 
     def read(self, images: jax.Array, layers: Sequence[Layer]) -> tuple[Any, list[jax.Array]]:
@@ -121,13 +123,13 @@ class Net:
 
 
 def check_images(images: jax.Array) -> None:
-    """Raises a ValueError if they are none."""
+    """Raises a ValueError unless the images are floating (b, h, w, c)."""
     if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(f"images must be floating with axes (b, h, w, c), got {images.dtype}{list(images.shape)}")
 
 
 def _zeros(layers: Sequence[Layer]) -> list[jax.Array]:
-    """What changes nothing when it is added to the layers' maps."""
+    """Zeros in the shapes of the layers' maps."""
     return [jnp.zeros(layer.map.shape, layer.map.dtype) for layer in layers]
 
 
@@ -155,9 +157,9 @@ def _find(layer: str, calls: Mapping[str, list[Layer]]) -> Layer:
 def maps_and_gradients(
     net: Net, images: jax.Array, layers: Sequence[Layer], score: Callable[[Any], jax.Array]
 ) -> tuple[list[jax.Array], jax.Array, list[jax.Array]]:
-    """Maps of layers, and the gradients of every image's own score with respect to the images and to the maps.
+    """Maps of layers, and the gradients of each image's score with respect to the images and the maps.
 
-    One backward pass serves all images, as they do not interact in evaluation mode.
+    One backward pass suffices for all images, since they do not interact in evaluation mode.
     """
 
     def scores(images: jax.Array, *added: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
@@ -181,7 +183,7 @@ def check_influence(net: Net, images: jax.Array, layers: Sequence[Layer], score:
 
 
 def _depends(function: Callable[[jax.Array], jax.Array], argument: jax.ShapeDtypeStruct) -> bool:
-    """Whether a derivative with respect to the argument reaches the result, whatever its value."""
+    """Whether the result depends on the argument symbolically, whatever the value of the derivative."""
     reached = []
 
     @jax.custom_vjp

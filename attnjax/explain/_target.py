@@ -1,4 +1,4 @@
-"""What is explained: a number per image, made of the net's outputs."""
+"""The target of an explanation: a score per image, computed from the net's outputs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def scores(outputs: Any, target: Target, batch: int) -> jax.Array:
 
 
 def probabilities(outputs: Any, target: Target, batch: int) -> jax.Array:
-    """The probability of each image's class, (b,); of a callable target its number."""
+    """The probability of each image's class, (b,); for a callable target, its value."""
     if not callable(target):
         logits = _logits(outputs)
         outputs = jax.nn.softmax(logits.astype(at_least_float32(logits.dtype)))
@@ -39,7 +39,7 @@ def probabilities(outputs: Any, target: Target, batch: int) -> jax.Array:
 
 
 def classes(outputs: Any, target: Target) -> jax.Array:
-    """The class of each image, (b,): the given ones, or the largest output's."""
+    """The class of each image, (b,): the given ones, or the predictions."""
     batch, count = _logits(outputs).shape
     if target is None:
         return jnp.argmax(outputs, axis=-1)
@@ -52,7 +52,7 @@ def classes(outputs: Any, target: Target) -> jax.Array:
 
 
 def fixed(outputs: Any, target: Target) -> Target:
-    """The target with the predicted class settled, for nets that run again on other inputs."""
+    """The target with the predicted class fixed, for running the net on changed inputs."""
     return classes(outputs, None) if target is None else target
 
 

@@ -167,7 +167,7 @@ def test_an_existing_output_is_refused(weights: Path, capsys: pytest.CaptureFixt
     out = weights.parent / "out.safetensors"
     out.write_text("mine")
     assert main([str(weights), "--model", NAME, "--out", str(out)]) == 2
-    assert capsys.readouterr().err == f"error: --out {out} exists already\n"
+    assert capsys.readouterr().err == f"error: --out {out} already exists\n"
     assert out.read_text() == "mine"
 
 
@@ -183,7 +183,7 @@ def test_a_missing_file_a_missing_folder_and_an_unknown_kind_are_named(weights: 
 
 def test_an_orbax_folder_is_never_overwritten(tmp_path: Path, variables: dict[str, Any]) -> None:
     (tmp_path / "out").mkdir()
-    with pytest.raises(ValueError, match="exists already"):
+    with pytest.raises(ValueError, match="already exists"):
         save_weights(tmp_path / "out", variables)
 
 

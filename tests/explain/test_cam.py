@@ -181,7 +181,7 @@ class Scanned(nn.Module):
         ("again", r"layer='again' is called 2 times: use again\[0\] to again\[1\]"),
         ("again[2]", r"called 2 times"),
         ("conv1[1]", r"layer='conv1\[1\]' is called 1 times: use conv1\[0\]"),
-        ("fc", r"layer='fc' gives \(2, 4\), and no floating map \(b=2, h, w, c\)"),
+        ("fc", r"layer='fc' returns \(2, 4\), not a floating map \(b=2, h, w, c\)"),
         ("conv2", "unknown layer='conv2': did you mean conv1"),
         (None, "layer=None"),
     ],

@@ -53,5 +53,5 @@ def test_a_gallery_has_a_row_for_each_image_and_a_column_for_each_net():
 
 
 def test_a_gallery_refuses_images_that_are_still_normalised():
-    with pytest.raises(ValueError, match=r"images lie in \[-2.00, 2.00\], but must in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"images are in \[-2.00, 2.00\], but must be in \[0, 1\]"):
         gallery(jnp.linspace(-2, 2, 12).reshape(1, 2, 2, 3), [])
