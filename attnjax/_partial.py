@@ -69,6 +69,8 @@ def _comparable(value: Any) -> Any:
         return ("mapping", frozenset((key, _comparable(item)) for key, item in value.items()))
     if isinstance(value, list | tuple):
         return tuple(_comparable(item) for item in value)
+    if isinstance(value, bool | int | float):
+        return (type(value).__name__, value)
     return jnp.dtype(value) if _is_dtype(value) else value
 
 

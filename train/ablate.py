@@ -112,7 +112,8 @@ class _Study:
             labels = {seed: f"[{numbers[label, seed]}/{len(runs)}] {label}, seed {seed}" for seed in remaining}
             try:
                 config = self._ablation.config(label)
-                for seed in train_seeds(config, folders, together, preempted, labels) if remaining else ():
+                arguments = (config, CLASSIFICATION, folders, together, preempted, labels)
+                for seed in train_seeds(*arguments) if remaining else ():
                     self._done[label].add(seed)
                     self._write()
             except NotFiniteError as error:

@@ -70,10 +70,10 @@ def _evaluate(parsed: Arguments) -> None:
         loss, batches, preprocess = MulticropLoss(preprocess), multicrop.batches, None
     step = make_eval_step(model, loss, preprocess=preprocess)
     process = (jax.process_index(), jax.process_count())
-    evaluator = Evaluator(task, run, step, lambda: batches(reader, process), layout)
+    evaluator = Evaluator(task, step, lambda: batches(reader, process), layout)
     silent = None if is_first() else True  # None: unless standard error is a terminal
     with tqdm(total=-(-len(reader) // batch_size), unit="batch", leave=False, disable=silent) as bar:
-        result = evaluator(state.eval_variables, bar.update)
+        result = evaluator(run, state.eval_variables, bar.update)
     unreadable = set().union(*gather("unreadable images", sorted(reader.unreadable)))
     if not is_first():
         return

@@ -95,7 +95,7 @@ class CrossEntropy:
         if not train:
             return sums["loss"] / jnp.maximum(sums["count"], 1).astype(sums["loss"].dtype), Aux(logits, updates, sums)
         entropy, mask = cross_entropy(logits, batch.get("target", batch["label"]), self.smoothing), batch.get("mask")
-        loss = entropy.mean() if mask is None else _masked_mean(entropy, mask)
+        loss = masked_mean(entropy, mask)
         sums["loss"] = loss * sums["count"].astype(loss.dtype)
         return loss, Aux(logits, updates, sums)
 
@@ -136,7 +136,10 @@ def mask_of(batch: Mapping[str, jax.Array]) -> jax.Array:
     return batch.get("mask", jnp.ones(len(batch["label"]), bool))
 
 
-def _masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
+def masked_mean(values: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """The mean of those values, (b,), that the mask, bool (b,), keeps; of all of them without one."""
+    if mask is None:
+        return values.mean()
     return jnp.where(mask, values, 0).sum() / jnp.maximum(mask.sum(), 1).astype(values.dtype)
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from attnjax._choice import check_choice
 from attnjax.layers import at_least_float32
-from attnjax.losses._cross_entropy import class_shares, classification_sums, cross_entropy, mask_of
+from attnjax.losses._cross_entropy import class_shares, classification_sums, cross_entropy, mask_of, masked_mean
 from attnjax.models import GGAMNet
 from attnjax.training import Aux
 
@@ -175,8 +175,8 @@ def ggam_loss(
 class GGAM:
     """GGAM's loss as a `Loss`: cross-entropy plus the divergence of the channel weights from the Grad-CAM weights.
 
-    The mean over the images of its batch, see `ggam_loss`; a `mask` affects only the sums. In training, a `target` of
-    class probabilities (b, n) takes precedence over `label`, class indices (b,).
+    The mean over the images of its batch, see `ggam_loss`; images where `mask` is False do not count. In training, a
+    `target` of class probabilities (b, n) takes precedence over `label`, class indices (b,).
 
     Sums: `loss`, `correct`, `count` and `kl`, the unweighted guidance loss. In evaluation, `loss` is the cross-entropy
     alone, without smoothing. Evaluation adds `correlation`, the Pearson correlation of S and W over the channels (0 if
@@ -216,8 +216,9 @@ class GGAM:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        if self.reduction == "sum" and self.batch_size is None:
-            raise ValueError("reduction='sum' needs batch_size, the size of the whole batch")
+        if (self.reduction == "sum") != (self.batch_size is not None):
+            allowed = "the size of the whole batch" if self.reduction == "sum" else "None"
+            raise ValueError(f"batch_size={self.batch_size} must be {allowed} with reduction={self.reduction!r}")
 
     def __call__(
         self,
@@ -228,18 +229,20 @@ class GGAM:
         train: bool,
         rngs: dict[str, jax.Array] | None = None,
     ) -> tuple[jax.Array, Aux]:
-        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        batch_size = options.pop("batch_size")
-        if self.reduction == "sum":  # over the whole batch, of which this may be a part
-            options |= {"reduction": "mean", "weight": self.weight * batch_size}
+        names = ("beta_norm", "kl", "target", "wrt", "stop_gradient", "smoothing", "epsilon")
+        options = {name: getattr(self, name) for name in names}
         labels = batch.get("target", batch["label"]) if train else batch["label"]
-        loss, terms = ggam_loss(model, variables, batch["image"], labels, train=train, rngs=rngs, **options)
+        _, terms = ggam_loss(model, variables, batch["image"], labels, train=train, rngs=rngs, **options)
         sums, mask = classification_sums(terms.logits, batch, train=train), mask_of(batch)
         sums["kl"] = jnp.where(mask, terms.guidance, 0).sum()
-        if train:
-            sums["loss"] = loss * len(mask)
-        else:
+        if not train:
             sums["correlation"] = jnp.where(mask, _correlation(terms.channel_weights, terms.cam_weights), 0).sum()
+            return masked_mean(cross_entropy(terms.logits, batch["label"]), mask), Aux(terms.logits, {}, sums)
+        # A part of a batch takes its share of the sum over the whole.
+        weight = self.weight if self.batch_size is None else self.weight * self.batch_size
+        given = batch.get("mask")
+        loss = masked_mean(terms.cross_entropy, given) + weight * masked_mean(terms.guidance, given)
+        sums["loss"] = loss * sums["count"].astype(loss.dtype)
         return loss, Aux(terms.logits, terms.updates, sums)
 
 

@@ -30,7 +30,7 @@ class Mixup:
     with mixed images and a `target` of class probabilities, float32 (b, n). `label` is unchanged.
 
     Raises:
-      ValueError: a value is negative, or both are 0.
+      ValueError: a value is negative, or both are 0; when called, images are not floating, or the batch has a `mask`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -55,6 +55,12 @@ class Mixup:
 
     def __call__(self, key: jax.Array, batch: Batch) -> Batch:
         images = batch["image"]
+        if not jnp.issubdtype(images.dtype, jnp.floating):
+            raise ValueError(
+                f"image is {images.dtype}, but must be floating: preprocess=Normalize(...) comes before mix"
+            )
+        if "mask" in batch:
+            raise ValueError("mask: a batch whose images do not all count cannot be mixed")
         targets = jax.nn.one_hot(batch["label"], self.num_classes, dtype=jnp.float32)
         kept = self._kept(key, *images.shape[1:3])
         mixed = {"image": _blend(images, kept[None, :, :, None]), "target": _blend(targets, kept.mean()[None, None])}

@@ -41,8 +41,14 @@ class ParallelStep(Protocol):
         """Converts arrays sharded by the layout, whose buffers are donated, to the layout of the step."""
         ...
 
-    def __call__(self, state: Any, sums: Any, batch: Mapping[str, np.ndarray], seed: int) -> tuple[Any, Any]:
-        """Takes a step, donating state and sums. Every process passes its rows of the batch."""
+    def __call__(self, state: Any, sums: Any, batch: Mapping[str, np.ndarray], seed: Any) -> tuple[Any, Any]:
+        """Takes a step, donating state and sums.
+
+        Args:
+          state, sums: packed.
+          batch: the rows of this process.
+          seed: of the run, uint32 (), packed: `step.pack(layout.put(np.uint32(seed)))`.
+        """
         ...
 
     def unpack(self, tree: Any) -> Any:
@@ -60,8 +66,8 @@ class _JitStep:
     def pack(self, tree: Any) -> Any:
         return tree
 
-    def __call__(self, state: Any, sums: Any, batch: Mapping[str, np.ndarray], seed: int) -> tuple[Any, Any]:
-        return self.program(state, sums, self.layout.put_batch(batch), np.uint32(seed))
+    def __call__(self, state: Any, sums: Any, batch: Mapping[str, np.ndarray], seed: Any) -> tuple[Any, Any]:
+        return self.program(state, sums, self.layout.put_batch(batch), seed)
 
     def unpack(self, tree: Any) -> Any:
         return tree
@@ -78,6 +84,12 @@ def jit_step(step: TrainStep, layout: Layout, state: TrainState) -> ParallelStep
       layout: devices and shardings.
       state: the state, or its shapes and dtypes.
 
+    Returns:
+      The compiled step.
+
+    Raises:
+      ValueError: the step has an `axis_name`.
+
     Example:
       >>> import jax, numpy as np, optax, attnjax
       >>> from attnjax.losses import CrossEntropy
@@ -88,10 +100,13 @@ def jit_step(step: TrainStep, layout: Layout, state: TrainState) -> ParallelStep
       >>> layout = Layout.create(jax.devices()[:1])
       >>> batch = {"image": np.zeros((4, 8, 8, 3), np.float32), "label": np.arange(4)}
       >>> compiled, sums = jit_step(step, layout, state), step.init(state, batch, jax.random.key(0))
-      >>> state, sums = compiled(layout.put_state(state), layout.put(sums), batch, seed=0)
+      >>> seed = layout.put(np.uint32(0))
+      >>> state, sums = compiled(layout.put_state(state), layout.put(sums), batch, seed)
       >>> sums["count"].item()
       4
     """
+    if step.axis_name is not None:
+        raise ValueError(f"axis_name={step.axis_name!r} must be None: under jit a batch is whole")
     shardings, replicated = layout.shardings(state), layout.replicated
     if layout.shards > 1:
         step = dataclasses.replace(step, gather=partial(jax.lax.with_sharding_constraint, shardings=replicated))
@@ -123,14 +138,14 @@ class _PmapStep:
 
         return jax.tree.map(stack, tree)
 
-    def __call__(self, state: Any, sums: Any, batch: Mapping[str, np.ndarray], seed: int) -> tuple[Any, Any]:
+    def __call__(self, state: Any, sums: Any, batch: Mapping[str, np.ndarray], seed: Any) -> tuple[Any, Any]:
         local = len(self.layout.mesh.local_devices)
 
         def put(rows: np.ndarray) -> jax.Array:
             rows = rows.reshape(local, len(rows) // local, *rows.shape[1:])
             return jax.make_array_from_process_local_data(self.stacked, rows)
 
-        return self.program(state, sums, jax.tree.map(put, dict(batch)), np.uint32(seed))
+        return self.program(state, sums, jax.tree.map(put, dict(batch)), seed)
 
     def unpack(self, tree: Any) -> Any:
         """Returns one of the identical copies."""
@@ -152,18 +167,35 @@ def pmap_step(step: TrainStep, layout: Layout) -> ParallelStep:
       step: see `make_train_step`; its `axis_name` is replaced.
       layout: devices and shardings.
 
+    Returns:
+      The compiled step.
+
+    Raises:
+      ValueError: the layout has shards.
+
     Example:
-      >>> import attnjax.training
-      >>> attnjax.training.PMAP_AXIS
-      'device'
+      >>> import jax, numpy as np, optax, attnjax
+      >>> from attnjax.losses import CrossEntropy
+      >>> from attnjax.training import Layout, TrainState, make_train_step, pmap_step
+      >>> model = attnjax.create_model("resnet20_cifar", num_classes=10, stage_sizes=(1, 1, 1))
+      >>> step = make_train_step(model, optax.sgd(0.1), CrossEntropy())
+      >>> state = TrainState.create(attnjax.init(model, jax.random.key(0), (1, 8, 8, 3)), optax.sgd(0.1))
+      >>> layout = Layout.create(jax.devices()[:1])
+      >>> batch = {"image": np.zeros((4, 8, 8, 3), np.float32), "label": np.arange(4)}
+      >>> compiled, sums = pmap_step(step, layout), step.init(state, batch, jax.random.key(0))
+      >>> state, sums, seed = (compiled.pack(layout.put(tree)) for tree in (state, sums, np.uint32(0)))
+      >>> state, sums = compiled(state, sums, batch, seed)
+      >>> compiled.unpack(sums)["count"].item()
+      4
     """
+    if layout.shards > 1:
+        raise ValueError(f"shards={layout.shards} must be 1: pmap keeps all parameters on every device")
     devices = layout.mesh.devices.flatten()
     stacked = NamedSharding(Mesh(devices, (PMAP_AXIS,)), PartitionSpec(PMAP_AXIS))
     program = jax.pmap(
         seeded(dataclasses.replace(step, axis_name=PMAP_AXIS)),
         axis_name=PMAP_AXIS,
         devices=devices.tolist(),
-        in_axes=(0, 0, 0, None),
         donate_argnums=(0, 1),
     )
     return _PmapStep(program, layout, stacked)

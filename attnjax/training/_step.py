@@ -70,6 +70,13 @@ class TrainStep:
     gather: Callable[[Any], Any] | None = None
     """Gathers parameters that are sharded over devices before they are used."""
 
+    def __post_init__(self) -> None:
+        if self.accumulate < 1:
+            raise ValueError(f"accumulate={self.accumulate} must be at least 1")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"ema={self.ema} must be between 0 and 1, or None")
+        check_choice("rematerialize", self.rematerialize, (None, *_KEPT))
+
     def init(self, state: TrainState, batch: Mapping[str, Any], key: jax.Array) -> Sums:
         """Returns zero sums with the names, shapes and dtypes of the loss's sums, without running it.
 
@@ -83,8 +90,9 @@ class TrainStep:
             return sums
 
         if self.axis_name is not None:
-            along = jax.vmap(totals, in_axes=None, axis_name=self.axis_name, axis_size=1, out_axes=None)
-            shapes = jax.eval_shape(along, state, batch, key)
+            along = jax.vmap(totals, in_axes=None, axis_name=self.axis_name, axis_size=1)
+            stacked = jax.eval_shape(along, state, batch, key)
+            shapes = jax.tree.map(lambda shape: jax.ShapeDtypeStruct(shape.shape[1:], shape.dtype), stacked)
         else:
             shapes = jax.eval_shape(totals, state, batch, key)
         zeros = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
@@ -98,7 +106,16 @@ class TrainStep:
           sums: sums so far.
           batch: arrays by name, see `Loss`.
           key: PRNG key of the run, the same at every step; `state.step` is folded in.
+
+        Raises:
+          ValueError: `accumulate` does not divide the batch; the sums have other names than those of the loss; or only
+            one of state and step has an average.
         """
+        if (self.ema is None) != (state.ema is None):
+            has = "no average" if state.ema is None else "an average"
+            raise ValueError(
+                f"ema={self.ema}, but the state has {has}: TrainState.create(..., ema={self.ema is not None})"
+            )
         keys = _keys(jax.random.fold_in(key, state.step))
         if self.axis_name is not None:
             keys["dropout"] = jax.random.fold_in(keys["dropout"], jax.lax.axis_index(self.axis_name))
@@ -116,10 +133,7 @@ class TrainStep:
 
         finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads)) & jnp.isfinite(optax.tree.norm(variables))
         fresh = (sums.first_nonfinite < 0) & ~finite
-        sums = Sums(
-            {name: total + totals[name] for name, total in sums.totals.items()},
-            jnp.where(fresh, state.step, sums.first_nonfinite),
-        )
+        sums = Sums(_added(sums.totals, totals), jnp.where(fresh, state.step, sums.first_nonfinite))
         return TrainState(state.step + 1, variables, opt_state, ema), sums
 
     def _loss(self, params: Any, rest: Any, batch: Batch, keys: Mapping[str, jax.Array]) -> tuple[jax.Array, Any]:
@@ -153,11 +167,14 @@ class TrainStep:
             (loss, (rest, sums)), grads = gradient(params, rest, *part)
             return (rest, jax.tree.map(jnp.add, totals, (loss, sums, grads))), None
 
+        size = len(next(iter(batch.values())))
+        if size % parts:
+            raise ValueError(f"accumulate={parts} does not divide the batch of {size}")
         split = {n: jnp.reshape(v, (len(v) // parts, parts, *v.shape[1:])).swapaxes(0, 1) for n, v in batch.items()}
         keys_of_parts = {name: jax.random.split(key, parts) for name, key in keys.items()}
-        first = jax.tree.map(lambda leaf: leaf[0], (split, keys_of_parts))
-        (loss, (_, sums)), grads = jax.eval_shape(gradient, params, rest, *first)
-        zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), (loss, sums, grads))
+        part = jax.eval_shape(lambda tree: jax.tree.map(lambda leaf: leaf[0], tree), (split, keys_of_parts))
+        loss, (_, sums) = jax.eval_shape(self._loss, params, rest, *part)
+        zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), (loss, sums, params))
         (rest, totals), _ = jax.lax.scan(add_part, (rest, zeros), (split, keys_of_parts))
         loss, sums, grads = totals
         return (loss / parts, (rest, sums)), jax.tree.map(lambda grad: grad / parts, grads)
@@ -182,7 +199,7 @@ def make_train_step(
     Args:
       model: the net.
       optimizer: any optax transformation, such as `sgd`.
-      loss: see `Loss`; `attnjax.losses` has `CrossEntropy` and `GGAM`.
+      loss: see `Loss`; `attnjax.losses` has `CrossEntropy` and `GGAM`. It gets one key, `rngs={"dropout": key}`.
       preprocess: turns `batch["image"]` into the net's input, on the device.
       mix: random augmentation of each batch after `preprocess`, such as `Mixup`.
       accumulate: number of parts of a batch that are computed one after the other; their gradients are averaged. Batch
@@ -198,7 +215,8 @@ def make_train_step(
       The step; `step.init(state, batch, key)` returns the zero sums to start with.
 
     Raises:
-      ValueError: `accumulate` is below 1, `ema` not between 0 and 1, or `rematerialize` unknown.
+      ValueError: `accumulate` is below 1, `ema` not between 0 and 1, or `rematerialize` unknown. For what the step
+        raises, see `TrainStep`.
 
     Example:
       >>> import jax, jax.numpy as jnp, attnjax
@@ -215,11 +233,6 @@ def make_train_step(
       >>> state.step.item(), sums["count"].item(), sums.first_nonfinite.item()
       (2, 32, -1)
     """
-    if accumulate < 1:
-        raise ValueError(f"accumulate={accumulate} must be at least 1")
-    if ema is not None and not 0 < ema < 1:
-        raise ValueError(f"ema={ema} must be between 0 and 1, or None")
-    check_choice("rematerialize", rematerialize, (None, *_KEPT))
     return TrainStep(model, optimizer, loss, preprocess, mix, accumulate, rematerialize, ema, axis_name)
 
 
@@ -249,7 +262,7 @@ class EvalStep:
     ) -> tuple[dict[str, jax.Array], Any]:
         """Adds the batch's sums to `sums`, and also returns the outputs of the net."""
         aux = self._aux(variables, batch)
-        return {name: total + aux.sums[name] for name, total in sums.items()}, aux.outputs
+        return _added(sums, aux.sums), aux.outputs
 
     def _aux(self, variables: Mapping[str, Any], batch: Batch) -> Any:
         return self.loss(self.model, variables, _prepared(self.preprocess, batch), train=False)[1]
@@ -281,6 +294,12 @@ def make_eval_step(model: nn.Module, loss: Loss, *, preprocess: Preprocess | Non
       (3, (4, 10))
     """
     return EvalStep(model, loss, preprocess)
+
+
+def _added(sums: Mapping[str, jax.Array], more: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    if sums.keys() != more.keys():
+        raise ValueError(f"sums={sorted(sums)} are not those of the loss, {sorted(more)}: begin with step.init(...)")
+    return {name: total + more[name] for name, total in sums.items()}
 
 
 def _keys(key: jax.Array) -> dict[str, jax.Array]:

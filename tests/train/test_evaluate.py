@@ -83,8 +83,8 @@ def evaluate(
     step = make_eval_step(net, loss or CrossEntropy(), preprocess=preprocess)
     if multicrop is not None:
         step, batches = make_eval_step(net, MulticropLoss(preprocess)), multicrop.batches
-    evaluator = Evaluator(CLASSIFICATION, run_of(config), step, lambda: batches(reader), layout)
-    return evaluator(layout.put(variables))
+    evaluator = Evaluator(CLASSIFICATION, step, lambda: batches(reader), layout)
+    return evaluator(run_of(config), layout.put(variables))
 
 
 def resized(image: np.ndarray, shorter: int) -> np.ndarray:

@@ -118,3 +118,9 @@ def test_images_keep_their_type():
 def test_shares_out_of_range_are_refused(options: dict[str, float]):
     with pytest.raises(ValueError, match="mixup="):
         Mixup(CLASSES, **options)
+
+
+@pytest.mark.parametrize("wrong", [{"image": jnp.zeros((4, 8, 8, 3), jnp.uint8)}, {"mask": jnp.ones(4, bool)}])
+def test_batches_that_cannot_be_mixed_are_refused(wrong: dict[str, jax.Array]):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        BOTH(jax.random.key(0), batch_of(4) | wrong)

@@ -75,9 +75,10 @@ def run_steps(
     zero = step.init(state, batch_at(0), KEY)
     compiled = pmap_step(step, layout) if engine == "pmap" else jit_step(step, layout, state)
     packed, losses = compiled.pack(layout.put_state(state)), []
+    seed = compiled.pack(layout.put(np.uint32(3)))
     for number in range(count):
         batch = {name: rows[order] for name, rows in batch_at(number).items()}
-        packed, sums = compiled(packed, compiled.pack(layout.put(zero)), batch, seed=3)
+        packed, sums = compiled(packed, compiled.pack(layout.put(zero)), batch, seed)
         totals = jax.device_get(compiled.unpack(sums))
         losses.append(float(totals["loss"]) / int(totals["count"]))
     return np.asarray(losses), jax.device_get(compiled.unpack(packed))
@@ -172,10 +173,35 @@ def test_sharded_parameters_lie_in_parts_on_the_devices_and_small_ones_whole():
         assert len(leaf.addressable_shards) == 8
         parts = leaf.size // leaf.addressable_shards[0].data.size
         assert parts == (4 if leaf.size >= 2**14 else 1)
-    after, _ = jit_step(step, layout, state)(state, layout.put(zero), batch_at(0), seed=0)
+    after, _ = jit_step(step, layout, state)(state, layout.put(zero), batch_at(0), layout.put(np.uint32(0)))
     assert jax.tree.map(lambda leaf: leaf.sharding, after) == layout.shardings(after)
 
 
 def test_shards_must_divide_the_devices():
     with pytest.raises(ValueError, match="shards=3 does not divide the 8 devices"):
         Layout.create(shards=3)
+
+
+def test_an_engine_refuses_what_is_not_its_own():
+    layout, step = Layout.create(shards=4), step_of()
+    with pytest.raises(ValueError, match="shards=4"):
+        pmap_step(step, layout)
+    with pytest.raises(ValueError, match="axis_name='device'"):
+        jit_step(step_of(engine="pmap"), layout, fresh_state(step))
+
+
+@pytest.mark.usefixtures("x64")
+def test_ggams_sum_over_parts_is_that_over_the_whole_batch():
+    evens_then_odds = [*range(0, SIZE, 2), *range(1, SIZE, 2)]
+    whole = run_steps(1, 3, evens_then_odds, norm={"groups": 2}, **FLOWING)
+    parts = run_steps(1, 3, **FLOWING | PARTS)
+    np.testing.assert_allclose(parts[0], whole[0], rtol=1e-9)
+
+
+def test_the_loop_transfers_nothing_implicitly():
+    layout, step = Layout.create(jax.devices()[:2]), step_of()
+    state = fresh_state(step)
+    compiled, sums = jit_step(step, layout, state), layout.put(step.init(state, batch_at(0), KEY))
+    packed, seed = layout.put_state(state), layout.put(np.uint32(0))
+    with jax.transfer_guard("disallow"):
+        compiled(packed, sums, batch_at(0), seed)

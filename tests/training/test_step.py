@@ -217,6 +217,39 @@ def test_arguments_out_of_range_are_refused(options: dict[str, Any], name: str):
         make_train_step(Net(), optax.sgd(0.1), CrossEntropy(), **options)
 
 
+def test_parts_weigh_equally_whatever_their_masks_leave_out():
+    step = make_train_step(Net(), optax.sgd(0.1), CrossEntropy(), preprocess=PREPROCESS, accumulate=2)
+    state, batch = state_of(step), batch_of(0) | {"mask": jnp.arange(8) != 2}
+    after, sums = step(state, step.init(state, batch, KEY), batch, KEY)
+
+    def loss(params: Any) -> Any:
+        rest, losses = state.variables["batch_stats"], []
+        for part in (slice(0, 8, 2), slice(1, 8, 2)):
+            rows = {name: value[part] for name, value in batch.items()}
+            rows["image"] = PREPROCESS(rows["image"])
+            value, aux = CrossEntropy()(Net(), {"params": params, "batch_stats": rest}, rows, train=True)
+            rest = aux.updates["batch_stats"]
+            losses.append(value)
+        return (losses[0] + losses[1]) / 2
+
+    grads = jax.grad(loss)(state.variables["params"])
+    expected = jax.tree.map(lambda p, g: p - 0.1 * g, state.variables["params"], grads)
+    assert_close(after.variables["params"], expected)
+    assert int(sums["count"]) == 7
+
+
+def test_what_does_not_go_together_is_refused():
+    step, averaging = plain_step(), plain_step(ema=0.5)
+    state = state_of(step)
+    sums = step.init(state, batch_of(0), KEY)
+    with pytest.raises(ValueError, match=r"ema=0\.5, but the state has no average"):
+        averaging(state, sums, batch_of(0), KEY)
+    with pytest.raises(ValueError, match="sums="):
+        step(state, Sums({}, sums.first_nonfinite), batch_of(0), KEY)
+    with pytest.raises(ValueError, match="accumulate=3 does not divide the batch of 8"):
+        dataclasses.replace(step, accumulate=3)(state, sums, batch_of(0), KEY)
+
+
 @pytest.mark.parametrize(
     "knobs",
     [
@@ -284,6 +317,16 @@ def test_a_mask_in_training_leaves_examples_out_of_the_mean():
     entropy = cross_entropy(aux.outputs, batch["label"], 0.1)[:5]
     assert float(loss) == pytest.approx(float(entropy.mean()), rel=1e-5)
     assert int(aux.sums["count"]) == 5
+
+
+def test_a_mask_leaves_images_out_of_ggams_loss():
+    variables, loss = attnjax.init(GUIDED_NET, KEY, (1, 8, 8, 1)), GGAM(weight=2.0, beta_norm="softmax")
+    images = PREPROCESS(batch_of(0)["image"])
+    batch = batch_of(0) | {"image": images, "mask": jnp.arange(8) < 5}
+    value, aux = loss(GUIDED_NET, variables, batch, train=True)
+    _, terms = ggam_loss(GUIDED_NET, variables, images, batch["label"], train=True, beta_norm="softmax")
+    assert float(value) == pytest.approx(float((terms.cross_entropy + 2 * terms.guidance)[:5].mean()), rel=1e-5)
+    assert float(aux.sums["loss"]) == pytest.approx(5 * float(value), rel=1e-5)
 
 
 @pytest.mark.parametrize("weight", [0.0, 2.0])

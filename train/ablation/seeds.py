@@ -23,6 +23,7 @@ from train.runs.report import is_finished
 from train.runs.session import Session, open_session
 from train.runs.setup import Setup
 from train.tasks.run import Run
+from train.tasks.task import Task
 
 Together = Literal["auto", "yes", "no"]
 
@@ -40,7 +41,12 @@ def trains_together(asked: Together) -> tuple[bool, str]:
 
 
 def train_seeds(
-    config: Config, workdirs: Mapping[int, str], together: bool, preempted: Preempted, labels: Mapping[int, str]
+    config: Config,
+    task: Task,
+    workdirs: Mapping[int, str],
+    together: bool,
+    preempted: Preempted,
+    labels: Mapping[int, str],
 ) -> Iterator[int]:
     """Trains a run for each seed to its end, resuming those that were interrupted.
 
@@ -49,6 +55,7 @@ def train_seeds(
 
     Args:
       config: the settings; its seed is replaced.
+      task: the task to train.
       workdirs: folder of the run, by seed.
       together: whether to train seeds that are at the same step together, distributed over as many devices as divide
         their number. Otherwise they run one after the other with one program, which divides each batch among the
@@ -69,7 +76,7 @@ def train_seeds(
             "several seeds require parallel.engine='jit', parallel.shard_parameters=1 and 'global' or a number for "
             f"parallel.batch_norm: got {parallel.engine!r}, {parallel.shard_parameters} and {parallel.batch_norm!r}"
         )
-    setup = Setup.create(config)
+    setup = Setup.create(config, task)
     step = setup.program.compiled()
     remaining, diverged = dict(workdirs), []
     while remaining:
@@ -125,14 +132,17 @@ def train_group(setup: Setup, workdirs: Mapping[int, str], preempted: Preempted,
             return True
         group = Group.create(setup, sessions)
         loops = [
-            Loop(session, trainer, preempted, bar=not number)
-            for number, (session, trainer) in enumerate(group.trainers)
+            Loop(session, GroupTrainer(group, number), preempted, bar=not number)
+            for number, session in enumerate(sessions)
         ]
         start, total = sessions[0].start, sessions[0].run.total_steps
         batches = [session.batches() for session in sessions]
         speed = Speed(len(loops) * setup.run.config.data.batch_size, start)
         for step in range(start, total + 1):
-            active = [loop.before(step) for loop in loops]
+            stop = preempted()
+            for loop in loops:  # a run that has diverged stops before the others have saved this step
+                loop.saves(step, stop)
+            active = [loop.before(step, stop) for loop in loops]
             if not all(active):
                 for loop, is_active in zip(loops, active, strict=True):
                     if is_active:
@@ -159,16 +169,11 @@ class Group:
     def __init__(
         self, step: Callable[..., Any], stacked: NamedSharding, setup: Setup, sessions: Sequence[Session]
     ) -> None:
-        self.stacked, self._step, self._layout, self._zero = (
-            stacked,
-            step,
-            setup.program.layout,
-            setup.program.zero_sums,
-        )
+        self.stacked, self._step = stacked, step
+        self._layout, self._zero = setup.program.layout, setup.program.zero_sums
         self._seeds = jax.device_put(np.asarray([session.run.config.seed for session in sessions], np.uint32), stacked)
         self._state = self._stack([session.restored.state for session in sessions])
         self._sums = self._stack([self._layout.put(session.sums()) for session in sessions])
-        self.trainers = [(session, GroupTrainer(self, number)) for number, session in enumerate(sessions)]
 
     @classmethod
     def create(cls, setup: Setup, sessions: Sequence[Session]) -> Group:
@@ -196,11 +201,11 @@ class Group:
 
     def state(self, number: int) -> TrainState:
         """The state of one run, sharded as its layout says."""
-        return self._layout.put(jax.tree.map(lambda leaf: np.asarray(leaf[number]), self._state))
+        return self._layout.put(jax.device_get(jax.tree.map(lambda leaf: leaf[number], self._state)))
 
     def sums(self, number: int) -> Sums:
         """The sums of one run, on the host."""
-        return jax.tree.map(lambda leaf: np.asarray(leaf[number]), self._sums)
+        return jax.device_get(jax.tree.map(lambda leaf: leaf[number], self._sums))
 
     def reset(self, number: int) -> None:
         """Sets the sums of one run to zero."""

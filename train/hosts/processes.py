@@ -9,7 +9,7 @@ import json
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 from train.config.errors import UserError, exit_message
@@ -202,3 +202,18 @@ def device_summary(batch_size: int) -> str:
         f"process {process} of {count}: {len(local)} of {all_devices} devices ({kind}), "
         f"{batch_size // count} of {batch_size} images a step"
     )
+
+
+def check_same(values: Mapping[str, Any]) -> None:
+    """Checks that all processes have the same JSON-serialisable values, by name.
+
+    Raises:
+      CollectiveError: they differ; the message names a process and the value.
+    """
+    first, *others = gather("settings", dict(values))
+    for process, other in enumerate(others, 1):
+        for name in first | other:
+            one, two = first.get(name), other.get(name)
+            if one != two:
+                difference = f"{name} is {one!r} in process 0 and {two!r} in process {process}"
+                raise CollectiveError(f"all processes must have the same settings: {difference}")

@@ -230,7 +230,8 @@ class Checkpoints:
         checksums.seal(self._path(step) + _UNFINISHED, ("state", "metrics"), {"score": score})
 
     def _score(self, step: int) -> float | None:
-        return checksums.metadata(self._path(step)).get("score")
+        stored = checksums.metadata(self._path(step))
+        return stored.get("score", stored.get("accuracy"))  # a score was called accuracy in 2026
 
     def _best_first(self, steps: list[int]) -> list[int]:
         measured = [(score, step) for step in steps if (score := self._score(step)) is not None]

@@ -20,17 +20,14 @@ class Evaluator:
 
     Args:
       task: turns sums and outputs into metrics.
-      run: the run to evaluate.
       step: evaluation step of one batch.
       batches: returns an iterator over this process's rows of every batch, each with a `mask`; the number of rows is
         divisible by the number of devices.
       layout: sharding of batches and variables.
     """
 
-    def __init__(
-        self, task: Task, run: Run, step: EvalStep, batches: Callable[[], Iterator[Batch]], layout: Layout
-    ) -> None:
-        self._task, self._run, self._eval_step, self._batches, self._layout = task, run, step, batches, layout
+    def __init__(self, task: Task, step: EvalStep, batches: Callable[[], Iterator[Batch]], layout: Layout) -> None:
+        self._task, self._eval_step, self._batches, self._layout = task, step, batches, layout
 
         def counted(variables: Any, sums: Any, batch: Any) -> Any:
             sums, outputs = step(variables, sums, batch)
@@ -40,10 +37,13 @@ class Evaluator:
         self._step = jax.jit(counted, out_shardings=shardings, donate_argnums=1)
         self._zeros: dict[str, jax.Array] | None = None
 
-    def __call__(self, variables: Mapping[str, Any], before_batch: Callable[[], object] = lambda: None) -> Any:
+    def __call__(
+        self, run: Run, variables: Mapping[str, Any], before_batch: Callable[[], object] = lambda: None
+    ) -> Any:
         """Returns the task's evaluation; every image counts once on any number of devices.
 
         Args:
+          run: the run that is evaluated.
           variables: parameters and batch statistics.
           before_batch: called before each batch; may raise to stop the evaluation.
         """
@@ -56,7 +56,7 @@ class Evaluator:
             if self._task.outputs:
                 answers = {name: array for name, array in rows.items() if name != "image"}
                 outputs.append(_unmasked(*_on_host(given, answers)))
-        return self._task.evaluation(self._run, jax.device_get(sums), outputs)
+        return self._task.evaluation(run, jax.device_get(sums), outputs)
 
     def _zero_sums(self, variables: Mapping[str, Any], batch: Any) -> dict[str, jax.Array]:
         if self._zeros is None:

@@ -1,4 +1,4 @@
-"""One run at a time in a work directory."""
+"""One run at a time in a work directory, which all processes share."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 
 from train.config.errors import UserError
+from train.hosts.processes import CollectiveError, gather
 
 
 @contextlib.contextmanager
@@ -53,3 +54,17 @@ def lock_holder(workdir: str) -> str:
     with contextlib.suppress(OSError), open(os.path.join(workdir, "lock")) as file:
         return file.read().strip()
     return ""
+
+
+def check_same_folder(workdir: str, holder: str) -> None:
+    """Checks that all processes see the lock that process 0 holds.
+
+    Raises:
+      CollectiveError: some do not; the message names them.
+    """
+    seen = gather("work directory", [workdir, lock_holder(workdir) == holder])
+    blind = [f"{folder} of process {process}" for process, (folder, sees) in enumerate(seen) if not sees]
+    if blind:
+        raise CollectiveError(
+            f"work directory {seen[0][0]} of process 0 is not {', nor '.join(blind)}: all processes must share it"
+        )

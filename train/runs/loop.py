@@ -11,11 +11,11 @@ import time
 from typing import Any
 
 import jax
+import numpy as np
 
 from attnjax.training import ParallelStep, Sums, TrainState
 from train.config import Config
 from train.hosts.processes import device_summary, is_first
-from train.runs.evaluation import Evaluator
 from train.runs.preemption import Preempted, preemption
 from train.runs.session import Session, open_session
 from train.runs.setup import Setup
@@ -57,14 +57,14 @@ def train_run(setup: Setup, step: ParallelStep, workdir: str, preempted: Preempt
         if session.finished and session.start == session.run.total_steps:
             if is_first():
                 print(f"{workdir} is finished at step {session.start}")
-            return evaluate(setup.evaluator, session.restored.state, preempted)
+            return evaluate(session, session.restored.state, preempted)
         if label is None:
             print(device_summary(session.run.config.data.batch_size), flush=True)
         trainer = Trainer(step, setup, session.restored.state, session.sums())
         loop, batches = Loop(session, trainer, preempted), session.batches()
         speed = Speed(session.run.config.data.batch_size, session.start)
         for number in range(session.start, session.run.total_steps + 1):
-            if not loop.before(number):
+            if not loop.before(number, preempted()):
                 break
             if loop.saved:
                 speed.restart(number)
@@ -84,7 +84,8 @@ class Trainer:
     """
 
     def __init__(self, step: ParallelStep, setup: Setup, state: TrainState, sums: Sums) -> None:
-        self._step, self._setup, self._seed = step, setup, setup.run.config.seed
+        self._step, self._setup = step, setup
+        self._seed = step.pack(setup.program.layout.put(np.uint32(setup.run.config.seed)))
         self._state = step.pack(state)
         self._sums = step.pack(setup.program.layout.put(sums))
 
@@ -127,16 +128,25 @@ class Loop:
         self._schedule = session.run.schedule()
         session.report.start(session.run, bar)
 
-    def before(self, step: int) -> bool:
-        """Evaluates and saves if due; returns whether to take the step."""
-        session, stop, evaluation = self._session, self._preempted(), None
+    def saves(self, step: int, stop: bool) -> bool:
+        """Whether a checkpoint is due before a step. Raises NotFiniteError if the state must not be saved."""
+        due = step > 0 and (stop or self._evaluates(step) or step % self._config.checkpoint_every_steps == 0)
+        if due:
+            self._sums()
+        return due
+
+    def _evaluates(self, step: int) -> bool:
         due = step == self._total or (step > 0 and step % self._config.evaluate_every_steps == 0)
-        due = due and not (step == session.start and session.evaluated)
-        self.saved = step > 0 and (stop or due or step % self._config.checkpoint_every_steps == 0)
+        return due and not (step == self._session.start and self._session.evaluated)
+
+    def before(self, step: int, stop: bool) -> bool:
+        """Evaluates and saves if due, or to stop; returns whether to take the step."""
+        session, evaluation = self._session, None
+        self.saved = self.saves(step, stop)
         if self.saved:
-            state, sums = self._trainer.state(), self._sums()
-            if due and not stop:
-                evaluation = evaluate(session.setup.evaluator, state, self._preempted)
+            state, sums = self._trainer.state(), self._trainer.sums()
+            if self._evaluates(step) and not stop:
+                evaluation = evaluate(session, state, self._preempted)
                 stop = evaluation is None
             session.save(step, state, sums, evaluation)
         if stop:
@@ -180,7 +190,7 @@ class _PreemptedError(Exception):
     """SIGTERM arrived during an evaluation."""
 
 
-def evaluate(evaluator: Evaluator, state: TrainState, preempted: Preempted) -> Any:
+def evaluate(session: Session, state: TrainState, preempted: Preempted) -> Any:
     """Evaluates a state; returns None if SIGTERM arrives before the end."""
 
     def check() -> None:
@@ -188,7 +198,7 @@ def evaluate(evaluator: Evaluator, state: TrainState, preempted: Preempted) -> A
             raise _PreemptedError
 
     try:
-        return evaluator(state.eval_variables, check)
+        return session.setup.evaluator(session.run, state.eval_variables, check)
     except _PreemptedError:
         return None
 

@@ -15,8 +15,7 @@ from attnjax.training import Sums, TrainState
 from train.config.errors import NotFiniteError
 from train.hosts.processes import failing_together, gather, is_first, on_first
 from train.runs.checkpoint import Checkpoints, Restored
-from train.runs.consistency import check_same_folder
-from train.runs.lock import lock_holder, locked
+from train.runs.lock import check_same_folder, lock_holder, locked
 from train.runs.record import check_claim, checkpoint_folder, claim
 from train.runs.report import NullReport, Report, is_finished
 from train.runs.setup import Setup
@@ -72,7 +71,7 @@ class Session:
     def sums(self) -> Sums:
         """The restored sums; zeros for a new run."""
         zero, stored = self.setup.program.zero_sums, self.restored.sums
-        totals = {name: np.asarray(stored.get(name, 0), total.dtype) for name, total in zero.totals.items()}
+        totals = {name: np.asarray(stored.get(name, total), total.dtype) for name, total in zero.totals.items()}
         return zero.replace(totals=totals)
 
     def save(self, step: int, state: TrainState, sums: Sums, evaluation: Any) -> None:

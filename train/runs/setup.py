@@ -28,10 +28,9 @@ from attnjax.training import (
 from train.config import Config, flatten
 from train.config.errors import UserError
 from train.data import Dataset
-from train.runs.consistency import check_same
+from train.hosts.processes import check_same
 from train.runs.evaluation import Evaluator
 from train.runs.weights import start_from
-from train.tasks.classification import CLASSIFICATION
 from train.tasks.run import Run
 from train.tasks.task import Task
 
@@ -47,6 +46,7 @@ class Program:
       model: the net.
       step: the pure training step.
       state: shapes, dtypes and shardings of the state.
+      zero_sums: the sums before the first step.
     """
 
     task: Task
@@ -55,6 +55,7 @@ class Program:
     model: nn.Module
     step: TrainStep
     state: TrainState
+    zero_sums: Sums
 
     @classmethod
     def create(cls, task: Task, run: Run, layout: Layout) -> Program:
@@ -77,18 +78,15 @@ class Program:
             ema=config.ema_decay,
             axis_name=PMAP_AXIS if config.parallel.engine == "pmap" else None,
         )
-        return cls(task, run, layout, model, step, layout.abstract(abstract_state(task, run, model)))
+        state = layout.abstract(abstract_state(task, run, model))
+        zero_sums = step.init(state, task.abstract_batch(run), jax.random.key(0))
+        return cls(task, run, layout, model, step, state, zero_sums)
 
     def compiled(self) -> ParallelStep:
         """The training step compiled for all devices by `parallel.engine`."""
         if self.run.config.parallel.engine == "pmap":
             return pmap_step(self.step, self.layout)
         return jit_step(self.step, self.layout, self.state)
-
-    @functools.cached_property
-    def zero_sums(self) -> Sums:
-        """Zero sums."""
-        return self.step.init(self.state, self.task.abstract_batch(self.run), jax.random.key(0))
 
     def fresh_state(self) -> TrainState:
         """The initial state, from the run's seed and, if given, a file of weights."""
@@ -102,22 +100,20 @@ class Program:
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """Data, program and evaluator of a run. Runs that differ only in their seed can share them.
+    """Data and program of a run. Runs that differ only in their seed share them.
 
     Attributes:
       program: net and training step.
       dataset: the images of both splits.
       test_images: the test images as the task reads them.
-      evaluator: evaluates variables on the test images.
     """
 
     program: Program
     dataset: Dataset
     test_images: Any
-    evaluator: Evaluator
 
     @classmethod
-    def create(cls, config: Config, task: Task = CLASSIFICATION) -> Setup:
+    def create(cls, config: Config, task: Task) -> Setup:
         """Opens the data and checks settings, data and devices against each other, in all processes.
 
         Raises:
@@ -131,11 +127,17 @@ class Setup:
         run = task.define(config, dataset)
         check_same(_identity(run, dataset))
         program = Program.create(task, run, layout)
-        images = task.test_images(run, dataset)
-        objective = task.objective(run, program.model)
-        step = make_eval_step(program.model, objective.evaluation_loss, preprocess=objective.preprocess)
-        batches = partial(task.evaluation_batches, run, images, (jax.process_index(), jax.process_count()))
-        return cls(program, dataset, images, Evaluator(task, run, step, batches, layout))
+        return cls(program, dataset, task.test_images(run, dataset))
+
+    @functools.cached_property
+    def evaluator(self) -> Evaluator:
+        """Evaluates variables on the test images."""
+        task, run, model = self.program.task, self.run, self.program.model
+        objective = task.objective(run, model)
+        step = make_eval_step(model, objective.evaluation_loss, preprocess=objective.preprocess)
+        process = (jax.process_index(), jax.process_count())
+        batches = partial(task.evaluation_batches, run, self.test_images, process)
+        return Evaluator(task, step, batches, self.program.layout)
 
     @property
     def run(self) -> Run:
@@ -145,7 +147,9 @@ class Setup:
     def with_seed(self, seed: int) -> Setup:
         """The same setup with another seed."""
         run = dataclasses.replace(self.run, config=dataclasses.replace(self.run.config, seed=seed))
-        return dataclasses.replace(self, program=dataclasses.replace(self.program, run=run))
+        changed = dataclasses.replace(self, program=dataclasses.replace(self.program, run=run))
+        vars(changed)["evaluator"] = self.evaluator  # compiled once for all seeds
+        return changed
 
 
 def make_layout(config: Config, devices: Sequence[jax.Device] | None = None) -> Layout:

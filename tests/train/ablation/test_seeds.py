@@ -21,7 +21,7 @@ from attnjax.models import BasicBlock, ResNet
 from attnjax.training import Layout, TrainState
 from tests.train.support import figures, outcome, replace, small
 from tests.training.nets import float_type
-from train.ablation.seeds import Group, is_done, train_seeds, trains_together
+from train.ablation.seeds import Group, GroupTrainer, is_done, train_seeds, trains_together
 from train.config import Config, ModelConfig
 from train.config.errors import NotFiniteError, UserError
 from train.runs.checkpoint import checkpoint_steps
@@ -29,7 +29,7 @@ from train.runs.loop import Trainer, train
 from train.runs.record import load_run, read_run
 from train.runs.report import Report
 from train.runs.setup import Program, Setup
-from train.tasks.classification import Classification
+from train.tasks.classification import CLASSIFICATION, Classification
 from train.tasks.run import Run
 
 SEEDS = (0, 3, 2**31 + 5, 7)
@@ -100,7 +100,7 @@ def alone(session: Beginning, step: Any, count: int) -> tuple[float, TrainState]
     """Loss and state of a run after some steps of its own."""
     trainer = Trainer(step, session.setup, session.restored.state, session.sums())
     for number in range(count):
-        trainer.take(batch(session.run.config.seed, number))
+        trainer.step(batch(session.run.config.seed, number))
     return float(trainer.sums()["loss"]), jax.device_get(trainer.state())
 
 
@@ -112,7 +112,8 @@ def check_group(seeds: Sequence[int], devices: int, used: int, count: int, chang
     for number in range(count):
         group.step([batch(seed, number) for seed in seeds])
     step = sessions[0].setup.program.compiled()
-    for session, (_, trainer) in zip(sessions, group.trainers, strict=True):
+    for number, session in enumerate(sessions):
+        trainer = GroupTrainer(group, number)
         loss, state = alone(session, step, count)
         assert float(trainer.sums()["loss"]) == pytest.approx(loss, rel=near)
         together = jax.device_get(trainer.state())
@@ -138,7 +139,7 @@ def test_sums_of_one_run_of_a_group_begin_anew_alone():
     sessions = beginnings(SEEDS[:2], 2, {})
     group = Group.create(sessions[0].setup, sessions)
     group.step([batch(seed, 0) for seed in SEEDS[:2]])
-    (_, one), (_, two) = group.trainers
+    one, two = (GroupTrainer(group, number) for number in range(2))
     one.reset()
     assert (int(one.sums()["count"]), int(two.sums()["count"])) == (0, 32)
 
@@ -158,7 +159,7 @@ def train_both(
     """Trains seeds 0 and 1; returns those that have come to their end."""
     workdirs = {seed: str(folder / f"seed_{seed}") for seed in (0, 1)}
     labels = {seed: f"seed {seed}" for seed in workdirs}
-    return list(train_seeds(config, workdirs, asked, preempted, labels))
+    return list(train_seeds(config, CLASSIFICATION, workdirs, asked, preempted, labels))
 
 
 def interrupted(monkeypatch: pytest.MonkeyPatch, folder: Path, asked: bool, seed: int, step: int) -> None:
@@ -251,7 +252,7 @@ def test_seeds_that_diverge_do_not_stop_the_others(
     monkeypatch.setattr("train.ablation.seeds.train_group", train_group)
     monkeypatch.setattr("train.ablation.seeds.train_run", train_run)
     workdirs = {seed: str(tmp_path / str(seed)) for seed in range(4)}
-    seeds = train_seeds(CUT, workdirs, together, lambda: False, dict.fromkeys(range(4), ""))
+    seeds = train_seeds(CUT, CLASSIFICATION, workdirs, together, lambda: False, dict.fromkeys(range(4), ""))
     assert [next(seeds), next(seeds)] == [2, 3]
     assert sorted(capsys.readouterr().err.splitlines()) == ["seed 0: not finite", "seed 1: not finite"]
     with pytest.raises(NotFiniteError, match=r"seed [01]: not finite; seed [01]: not finite"):
