@@ -1,4 +1,4 @@
-"""Settings of a net that its weights do not show: the same tree, but another function than the source's code."""
+"""Settings of a net that do not show in its variables, but change its function compared to the source's code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import flax.linen as nn
 
 Settings = dict[str, tuple[Any, ...]]
-"""Values that a source's code has, by `Class.field`."""
+"""Allowed values by `Class.field`."""
 
 Fields = Mapping[str, Any]
 
@@ -42,9 +42,9 @@ SETTINGS: Mapping[str, Settings] = {
     "ran-pytorch-pre": _PADDED | {"ResidualAttention.skip": ("skip",)},
     "ggam": _RESNET,
 }
-"""What each source's code has where our nets can differ without other names or shapes."""
+"""Settings of each source's code, where our nets can differ with the same names and shapes."""
 
-_IDLE: Mapping[str, Callable[[Fields], bool]] = {  # where a setting does nothing
+_IDLE: Mapping[str, Callable[[Fields], bool]] = {  # where a setting has no effect
     "ResNet.stem_pool": lambda fields: fields["stem"].startswith("cifar"),
     "ResNet.stride_at": lambda fields: not _is_bottleneck(fields["block"]) or len(fields["stage_sizes"]) < 2,
     "ResidualAttentionNet.stem_pool": lambda fields: fields["stem"].startswith("cifar"),
@@ -55,7 +55,7 @@ _IDLE: Mapping[str, Callable[[Fields], bool]] = {  # where a setting does nothin
 
 
 def differences(model: nn.Module, settings: Settings) -> list[str]:
-    """Describes, once each, the settings of a net that the source's code does not have."""
+    """Describes the settings of a net that differ from the source's code, without repetitions."""
     found: dict[str, None] = {}
     for name, fields in _parts(model):
         for setting, allowed in settings.items():
@@ -68,7 +68,7 @@ def differences(model: nn.Module, settings: Settings) -> list[str]:
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Fields]]:
-    """The name and the fields of a module, and of all modules and constructors of modules in its fields."""
+    """Yields name and fields of a module, and of all modules and module constructors in its fields."""
     if isinstance(value, list | tuple):
         for item in value:
             yield from _parts(item)

@@ -94,7 +94,7 @@ def from_torch(
     if plan.mismatch:
         hint = ""
         if allow_missing is None and not _Plan.make(entries, shapes, net, plan.source, "attention").mismatch:
-            hint = ": only attention blocks are missing, which allow_missing='attention' starts fresh"
+            hint = ": only attention blocks are missing; pass allow_missing='attention' to initialise them"
         raise ValueError(
             f"these weights, read as source={plan.source.name!r}, do not fit the net{hint}:\n{plan.mismatch.describe()}"
         )
@@ -202,8 +202,8 @@ class _Plan:
         """Warnings for the caller."""
         notes = [self.dropped_head] if self.dropped_head else []
         if self.fresh:
-            start = "fresh" if gates == "fresh" else "as the identity"
-            notes.append(f"the net's attention blocks that are not in the file, {self.fresh}, start {start}")
+            how = "newly initialised" if gates == "fresh" else "initialised as the identity"
+            notes.append(f"{self.fresh} attention blocks are not in the file and are {how}")
         return notes + ([_other_function(self.source, self.differences)] if self.differences else [])
 
 
@@ -220,7 +220,7 @@ def _absent_blocks(entries: Entries, names: Mapping[str, str]) -> set[str]:
 
 
 def _other_function(source: Source, found: list[str]) -> str:
-    return f"the net computes something else than source={source.name!r} ({source.about}): {'; '.join(found)}"
+    return f"the net computes another function than source={source.name!r} ({source.about}): {'; '.join(found)}"
 
 
 def _foreign_head(entries: Entries, names: Mapping[str, str], shapes: Shapes, source: Source) -> str | None:
@@ -229,16 +229,16 @@ def _foreign_head(entries: Entries, names: Mapping[str, str], shapes: Shapes, so
     classes = source.head_classes(heads)
     if classes is None:
         return None
-    start = f"the file's classifier of {classes} classes is left out: "
+    note = f"the classifier of {classes} classes in the file is not loaded: "
     kernel = next(
         (path for path, name in names.items() if re.search(source.head, name) and len(shapes[path]) > 1), None
     )
     if kernel is None:
-        return start + "the net has none"
+        return note + "the net has none"
     features, wanted = shapes[kernel]
     if names[kernel] in heads and (classes == wanted or heads[names[kernel]][1] != features):
         return None
-    return start + f"the net's, of {wanted}, starts fresh"
+    return note + f"that of the net, of {wanted}, is newly initialised"
 
 
 def _start(net: nn.Module, shape: tuple[int, ...], gates: str, key: jax.Array) -> dict[str, Any]:

@@ -62,7 +62,10 @@ def test_program_writes_what_reads_back_bitwise(
 def test_program_says_what_it_left_out(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = weights.parent / "out.safetensors"
     assert main([str(weights), "--model", NAME, "--num-classes", "3", "--out", str(target)]) == 0
-    assert "note: the file's classifier of 10 classes is left out: the net's, of 3, starts" in capsys.readouterr().err
+    assert (
+        "note: the classifier of 10 classes in the file is not loaded: that of the net, of 3, is"
+        in capsys.readouterr().err
+    )
     assert load_variables(target)["params"]["fc"]["kernel"].shape == (64, 3)
 
 
@@ -80,7 +83,7 @@ def test_program_says_that_the_net_computes_something_else(
     safetensors.save_file({n.replace("fc.", "last_linear."): v for n, v in cadene_names(variables).items()}, weights)
     assert main([str(weights), "--model", NAME, "--out", str(target)]) == 0
     error = capsys.readouterr().err
-    assert error.startswith("note: the net computes something else than source='cadene'")
+    assert error.startswith("note: the net computes another function than source='cadene'")
     assert "BasicBlock has branch_activation=False, not True" in error
 
 

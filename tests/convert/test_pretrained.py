@@ -108,7 +108,9 @@ def test_weights_come_from_the_cache_without_a_network(cached: tuple[Path, Any])
 
 def test_a_new_classifier_starts_fresh(cached: tuple[Path, Any]) -> None:
     cache, _ = cached
-    with pytest.warns(UserWarning, match="classifier of 1000 classes is left out: the net's, of 5, starts fresh"):
+    with pytest.warns(
+        UserWarning, match="classifier of 1000 classes in the file is not loaded: that of the net, of 5, is newly"
+    ):
         model, read = attnjax.load_pretrained("seresnet18.test_in1k", num_classes=5, cache_dir=str(cache))
     assert model.num_classes == 5
     assert read["params"]["fc"]["kernel"].shape == (512, 5)

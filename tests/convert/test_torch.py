@@ -241,12 +241,14 @@ def test_a_classifier_of_another_size_is_left_out_with_a_warning() -> None:
     variables = start(_tiny())
     state_dict = to_torch(_tiny(), variables, "torchvision")
     other = _tiny(num_classes=7)
-    with pytest.warns(UserWarning, match="classifier of 10 classes is left out: the net's, of 7, starts fresh"):
+    with pytest.warns(
+        UserWarning, match="classifier of 10 classes in the file is not loaded: that of the net, of 7, is newly"
+    ):
         read = from_torch(other, state_dict, input_shape=SHAPE, key=jax.random.key(3))
     fresh = attnjax.init(other, jax.random.key(3), SHAPE)
     assert_same(read["params"]["fc"], fresh["params"]["fc"])
     assert_same(read["params"]["stage1_block0"], variables["params"]["stage1_block0"])
-    with pytest.warns(UserWarning, match="classifier of 10 classes is left out: the net has none"):
+    with pytest.warns(UserWarning, match="classifier of 10 classes in the file is not loaded: the net has none"):
         assert "fc" not in from_torch(_tiny(num_classes=0), state_dict, input_shape=SHAPE)["params"]
 
 
@@ -263,7 +265,7 @@ def test_plain_weights_go_into_a_net_with_attention() -> None:
     state_dict = to_torch(plain, variables, "torchvision")
     with pytest.raises(ValueError, match=r"18 missing: layer1\.0\.cbam\.ChannelGate"):
         from_torch(attentive, state_dict, "attention-module", input_shape=SHAPE)
-    with pytest.warns(UserWarning, match="attention blocks that are not in the file, 2, start fresh"):
+    with pytest.warns(UserWarning, match="2 attention blocks are not in the file and are newly initialised"):
         read = from_torch(attentive, state_dict, input_shape=SHAPE, allow_missing="attention", key=jax.random.key(3))
     fresh = attnjax.init(attentive, jax.random.key(3), SHAPE)
     block = read["params"]["stage1_block0"]
@@ -285,7 +287,7 @@ def test_a_part_of_an_attention_block_must_not_be_missing() -> None:
     with pytest.raises(ValueError, match=r"1 missing: layer1\.0\.cbam\.ChannelGate\.mlp\.1\.weight"):
         from_torch(net, state_dict, input_shape=SHAPE, allow_missing="attention")
     rest = {name: value for name, value in state_dict.items() if "layer1.0.cbam" not in name}
-    with pytest.warns(UserWarning, match="not in the file, 1, start fresh"):
+    with pytest.warns(UserWarning, match="1 attention blocks are not in the file and are newly"):
         from_torch(net, rest, input_shape=SHAPE, allow_missing="attention")
 
 
@@ -293,7 +295,7 @@ def test_identity_gates_keep_the_plain_net() -> None:
     plain, attentive = _tiny(), _tiny(attention=partial(CBAM, reduction=4))
     variables = attnjax.init(plain, jax.random.key(1), SHAPE)
     state_dict = to_torch(plain, variables, "torchvision")
-    with pytest.warns(UserWarning, match="2, start as the identity"):
+    with pytest.warns(UserWarning, match="2 attention blocks .* as the identity"):
         read = from_torch(attentive, state_dict, input_shape=SHAPE, allow_missing="attention", gates="identity")
     x = jax.random.normal(jax.random.key(5), (2, *SHAPE[1:]))
     before, after = plain.apply(variables, x, train=False), attentive.apply(read, x, train=False)
@@ -403,7 +405,7 @@ OTHER_FUNCTIONS: dict[str, tuple[nn.Module, str, str]] = {
 def test_a_net_that_computes_something_else_than_the_source_is_told(case: str) -> None:
     net, source, message = OTHER_FUNCTIONS[case]
     variables = start(net)
-    with pytest.warns(UserWarning, match=rf"something else than source='{source}' \(.*\): {re.escape(message)}$"):
+    with pytest.warns(UserWarning, match=rf"another function than source='{source}' \(.*\): {re.escape(message)}$"):
         state_dict = to_torch(net, variables, source, input_shape=SHAPE)
     with pytest.warns(UserWarning, match=re.escape(message)):
         assert_same(variables, from_torch(net, state_dict, source, input_shape=SHAPE))

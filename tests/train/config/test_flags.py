@@ -370,7 +370,7 @@ def test_options_that_the_net_refuses_are_said_in_one_line(
 @pytest.mark.parametrize(
     ("called", "main_of", "arguments", "said"),
     [
-        ((loop, "train_seeds"), main, (DIGITS,), "interrupted; the same command resumes from the last checkpoint"),
+        ((loop.Setup, "create"), main, (DIGITS,), "interrupted; the same command resumes from the last checkpoint"),
         ((evaluate, "read_run"), evaluate.main, (), "interrupted"),
         ((predict, "predict"), predict.main, ("0.png",), "interrupted"),
     ],
