@@ -16,9 +16,9 @@ from train.config.ablation import Ablation, folder_name
 from train.config.errors import NotFiniteError, UserError, nearest
 from train.config.flags import config_name, parse, program, read_from_file, with_duration_of
 from train.data import Dataset
-from train.runs.lock import locked
 from train.runs.preemption import Preempted, preemption
 from train.runs.record import read_run
+from train.runs.session import locked
 from train.runs.setup import abstract_state
 from train.tasks.classification import CLASSIFICATION
 

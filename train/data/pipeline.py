@@ -68,7 +68,9 @@ class Reader:
                 f"{self.split.name(index)} has height, width and channels {image.shape}, the first image "
                 f"{self.image_shape}: set data.image_size, or data.channels where only channels differ"
             )
-        return images.set_channels(image, self.image_shape[-1]), label
+        if image.shape[-1] != self.image_shape[-1]:
+            image = images.set_channels(image, self.image_shape[-1])
+        return image, label
 
 
 def image_shape(split: Split, config: DataConfig) -> tuple[int, int, int]:

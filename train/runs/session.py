@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
+import fcntl
 import functools
+import os
+import socket
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,10 +17,9 @@ import jax
 import numpy as np
 
 from attnjax.training import Sums, TrainState
-from train.config.errors import NotFiniteError
-from train.hosts.processes import failing_together, gather, is_first, on_first
+from train.config.errors import NotFiniteError, UserError
+from train.hosts.processes import CollectiveError, failing_together, gather, is_first, on_first
 from train.runs.checkpoint import Checkpoints, Restored
-from train.runs.lock import check_same_folder, lock_holder, locked
 from train.runs.record import check_claim, checkpoint_folder, claim
 from train.runs.report import NullReport, Report, is_finished
 from train.runs.setup import Setup
@@ -134,7 +138,7 @@ def open_session(setup: Setup, workdir: str, label: str | None = None) -> Iterat
             return finished, lock_holder(workdir)
 
         finished, holder = on_first("claim the work directory", claim_folder)
-        check_same_folder(workdir, holder)
+        _check_same_folder(workdir, holder)
         kept = (run.config.keep_last_checkpoints, run.config.keep_best_checkpoints)
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(checkpoint_folder(workdir), *kept)))
         stack.enter_context(failing_together())
@@ -148,3 +152,59 @@ def open_session(setup: Setup, workdir: str, label: str | None = None) -> Iterat
         for line in restored.messages:
             session.report.say(line)
         yield session
+
+
+@contextlib.contextmanager
+def locked(workdir: str) -> Iterator[None]:
+    """Holds a lock on WORKDIR/lock; the kernel releases it when the process ends, however it ends.
+
+    Args:
+      workdir: the run's folder, created if missing.
+
+    Raises:
+      UserError: another process holds the lock, or the folder is not writable.
+    """
+    try:
+        os.makedirs(workdir, exist_ok=True)
+        file = open(os.path.join(workdir, "lock"), "ab+", buffering=0)  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise UserError(f"cannot write to work directory {workdir}: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = lock_holder(workdir) or "another process"
+            raise UserError(
+                f"{workdir} is in use by {holder}: wait until it ends, or choose another --workdir"
+            ) from None
+        except OSError as error:  # a file system without locks
+            print(
+                f"note: {workdir} cannot be locked ({error.strerror}): make sure that no other run uses it",
+                file=sys.stderr,
+            )
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without a name
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n".encode())
+        yield
+
+
+def lock_holder(workdir: str) -> str:
+    """The process that holds or last held a work directory; empty if none has."""
+    with contextlib.suppress(OSError), open(os.path.join(workdir, "lock")) as file:
+        return file.read().strip()
+    return ""
+
+
+def _check_same_folder(workdir: str, holder: str) -> None:
+    """Checks that all processes see the lock that process 0 holds.
+
+    Raises:
+      CollectiveError: some do not; the message names them.
+    """
+    seen = gather("work directory", [workdir, lock_holder(workdir) == holder])
+    blind = [f"{folder} of process {process}" for process, (folder, sees) in enumerate(seen) if not sees]
+    if blind:
+        raise CollectiveError(
+            f"work directory {seen[0][0]} of process 0 is not {', nor '.join(blind)}: all processes must share it"
+        )

@@ -16,11 +16,11 @@ import pytest
 
 from tests.train.support import ROOT
 from train.config.errors import UserError
-from train.runs.lock import locked
+from train.runs.session import locked
 
 HOLD = """\
 import sys
-from train.runs.lock import locked
+from train.runs.session import locked
 with locked(sys.argv[1]):
     print('held', flush=True)
     sys.stdin.read()

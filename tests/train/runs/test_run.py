@@ -24,15 +24,16 @@ from train import evaluate, predict
 from train.config import Config
 from train.config.errors import UserError
 from train.data import evaluation_batches, open_dataset
-from train.runs import consistency, report, session
+from train.hosts import processes
 from train.runs import provenance as versions
+from train.runs import report, session
 from train.runs.checkpoint import Checkpoints
 from train.runs.loop import train as train_run
 from train.runs.provenance import digest
 from train.runs.record import load_run
 from train.runs.setup import Setup
 from train.tasks import plots
-from train.tasks.classification import Evaluation
+from train.tasks.classification import CLASSIFICATION, Evaluation
 from train.tasks.run import Run
 
 Trained = tuple[Path, Evaluation]
@@ -421,18 +422,18 @@ def test_config_json_remembers_the_start_and_every_resume(tmp_path: Path):
 
 @pytest.mark.parametrize(("name", "value"), [("seed", 1), ("training images", 3), ("jax", "0.0")])
 def test_processes_that_differ_do_not_train(monkeypatch: pytest.MonkeyPatch, name: str, value: object):
-    monkeypatch.setattr(consistency, "gather", lambda about, mine: [mine, mine, mine | {name: value}])
+    monkeypatch.setattr(processes, "gather", lambda about, mine: [mine, mine, mine | {name: value}])
     with pytest.raises(
         UserError, match=rf"all processes must have the same settings: {name} is .* and {value!r} in process 2"
     ):
-        Setup.create(small())
+        Setup.create(small(), CLASSIFICATION)
 
 
 def test_a_work_directory_that_is_not_shared_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr(consistency, "gather", lambda about, mine: [mine, ["/b", False], mine, ["/c", False]])
+    monkeypatch.setattr(session, "gather", lambda about, mine: [mine, ["/b", False], mine, ["/c", False]])
     message = f"directory {tmp_path} of process 0 is not /b of process 1, nor /c of process 3: all processes need to"
     with pytest.raises(UserError, match=message):
-        consistency.check_same_folder(str(tmp_path), "")
+        session._check_same_folder(str(tmp_path), "")
 
 
 def test_the_images_of_a_device_are_recorded_as_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
