@@ -18,7 +18,7 @@ from train.config.ablation import Ablation
 from train.config.flags import read_config_file, read_from_file
 from train.runs.setup import abstract_state
 from train.tasks.classification import CLASSIFICATION
-from train.tasks.run import Run
+from train.tasks.recipe import Run
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs"
 ABLATIONS = sorted((FOLDER / "ablations").glob("*.py"))

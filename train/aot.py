@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from train.config import Config, flatten
-from train.config.files import replacing
+from train.config.atomic import replacing
 from train.config.flags import parse, program, read_config_file, with_duration_of
 from train.pods.batch import MOST_IMAGES, most_images
 from train.pods.compile import COMPILER, GIB, Compiled, NotEnoughMemoryError, Pod

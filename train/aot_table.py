@@ -14,8 +14,8 @@ from typing import Any
 
 import tyro
 
+from train.config.atomic import replacing
 from train.config.errors import UserError
-from train.config.files import replacing
 from train.config.flags import config_name, parse, program, read_config_file
 from train.pods.batch import most_images
 from train.pods.chips import chip_of

@@ -16,14 +16,14 @@ import numpy as np
 import tyro
 
 from attnjax.explain import METHODS, Column, gallery, grad_cam
+from train.config.atomic import replacing
 from train.config.errors import UserError
-from train.config.files import replacing
 from train.config.flags import parse, program
 from train.data import Reader, evaluation_transform, open_dataset, read_input
 from train.data.canvas import canvas_boxes
 from train.runs.record import LoadedRun, load_run, read_run
 from train.tasks.faithfulness import score_maps
-from train.tasks.run import Run
+from train.tasks.recipe import Run
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,7 +27,7 @@ from train.evaluate import main
 from train.runs.evaluation import Evaluator
 from train.tasks.classification import CLASSIFICATION, Evaluation
 from train.tasks.multicrop import Multicrop, MulticropLoss
-from train.tasks.run import Run
+from train.tasks.recipe import Run
 
 CLASSES = 7
 CONFIG: Config = replace(small(), {"data.batch_size": 8, "data.image_size": 8, "data.resize": 10})

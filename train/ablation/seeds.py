@@ -22,7 +22,7 @@ from train.runs.record import check_claim, checkpoint_folder, read_run
 from train.runs.report import is_finished
 from train.runs.session import Session, open_session
 from train.runs.setup import Setup
-from train.tasks.run import Run
+from train.tasks.recipe import Run
 from train.tasks.task import Task
 
 Together = Literal["auto", "yes", "no"]

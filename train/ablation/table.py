@@ -14,12 +14,12 @@ from typing import Any
 from matplotlib.figure import Figure
 
 import attnjax
-from train.config.files import replacing
+from train.config.atomic import replacing
 from train.runs.record import origins, read_run
 from train.runs.report import read_metrics
 from train.tasks.classification import CLASSIFICATION
 from train.tasks.plots import save
-from train.tasks.run import Run
+from train.tasks.recipe import Run
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,13 +28,13 @@ from jax.experimental import topologies
 from train.config import Config
 from train.config.errors import UserError
 from train.pods.chips import Chip, chip_of, wrong_topology
+from train.pods.hlo import Program, Traffic
 from train.pods.memory import memory_traffic
-from train.pods.program import Program, Traffic
 from train.runs.provenance import installed
 from train.runs.setup import Program as TrainingProgram
 from train.runs.setup import make_layout
 from train.tasks.classification import CLASSIFICATION
-from train.tasks.run import Run
+from train.tasks.recipe import Run
 
 COMPILER = ("jax", "jaxlib", "libtpu")
 """Packages that determine how a traced step is compiled."""

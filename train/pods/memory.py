@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from train.pods.program import Computation, Instruction, Program, called_by, num_bytes
+from train.pods.hlo import Computation, Instruction, Program, called_by, num_bytes
 
 _FREE = (
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast"),

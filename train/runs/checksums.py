@@ -7,7 +7,7 @@ import json
 import os
 from typing import Any
 
-from train.config.files import replacing
+from train.config.atomic import replacing
 
 _NAME = "checksums.json"
 

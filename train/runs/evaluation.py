@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 
 from attnjax.training import EvalStep, Layout
 from train.data import Batch
-from train.tasks.run import Run
+from train.tasks.recipe import Run
 from train.tasks.task import Task
 
 

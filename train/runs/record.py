@@ -15,14 +15,14 @@ from flax import linen as nn
 
 from attnjax.training import Layout, TrainState
 from train.config import MAY_CHANGE, Config, flatten, from_dict
+from train.config.atomic import replacing
 from train.config.errors import UserError
-from train.config.files import replacing
 from train.hosts.processes import on_first
 from train.runs.checkpoint import Checkpoints, checkpoint_steps
 from train.runs.provenance import git_commit, processor, versions
 from train.runs.setup import abstract_state
 from train.tasks.classification import CLASSIFICATION
-from train.tasks.run import Run
+from train.tasks.recipe import Run
 from train.tasks.task import Task
 
 

@@ -14,11 +14,11 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tqdm import tqdm
 
-from train.config.files import replacing
+from train.config.atomic import replacing
 from train.runs.checkpoint import checkpoint_steps
 from train.runs.record import checkpoint_folder
 from train.tasks.plots import draw_curves
-from train.tasks.run import Run
+from train.tasks.recipe import Run
 from train.tasks.task import Evaluation, Task
 
 

@@ -23,7 +23,7 @@ from train.runs.checkpoint import Checkpoints, Restored
 from train.runs.record import check_claim, checkpoint_folder, claim
 from train.runs.report import NullReport, Report, is_finished
 from train.runs.setup import Setup
-from train.tasks.run import Run
+from train.tasks.recipe import Run
 
 
 @dataclasses.dataclass(frozen=True)

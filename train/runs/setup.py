@@ -30,8 +30,8 @@ from train.config.errors import UserError
 from train.data import Dataset
 from train.hosts.processes import check_same
 from train.runs.evaluation import Evaluator
-from train.runs.weights import start_from
-from train.tasks.run import Run
+from train.runs.initial_weights import start_from
+from train.tasks.recipe import Run
 from train.tasks.task import Task
 
 

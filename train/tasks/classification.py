@@ -20,8 +20,8 @@ from attnjax.losses import GGAM, CrossEntropy
 from attnjax.models import GGAMNet
 from attnjax.training import Mixup, Normalize
 from train.config import Config
+from train.config.atomic import replacing
 from train.config.errors import UserError
-from train.config.files import replacing
 from train.data import (
     Batch,
     Dataset,
@@ -32,7 +32,7 @@ from train.data import (
     training_iterator,
     with_label_noise,
 )
-from train.tasks.run import Run
+from train.tasks.recipe import Run
 from train.tasks.task import Objective, mean
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from train.config.files import replacing
+from train.config.atomic import replacing
 
 
 def draw_curves(records: Sequence[Mapping[str, Any]], score: str, title: str, path: str) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from attnjax.training import Loss
 from train.config import Config
 from train.data import Batch, Dataset
-from train.tasks.run import Run
+from train.tasks.recipe import Run
 
 
 class Objective(NamedTuple):

@@ -30,7 +30,7 @@ from train.runs.record import load_run, read_run
 from train.runs.report import Report
 from train.runs.setup import Program, Setup
 from train.tasks.classification import CLASSIFICATION, Classification
-from train.tasks.run import Run
+from train.tasks.recipe import Run
 
 SEEDS = (0, 3, 2**31 + 5, 7)
 DROPPED: dict[str, Any] = {"dropout_rate": 0.1}

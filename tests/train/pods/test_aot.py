@@ -32,11 +32,11 @@ from train.pods import compile as tpu
 from train.pods.batch import largest_batch
 from train.pods.chips import CHIPS, Chip, chip_of
 from train.pods.compile import COMPILER, GIB, Compiled, NotEnoughMemoryError, Pod, explain
-from train.pods.program import Traffic
+from train.pods.hlo import Traffic
 from train.runs.provenance import installed
 from train.runs.setup import abstract_state, norm_options
 from train.tasks.classification import CLASSIFICATION
-from train.tasks.run import Run
+from train.tasks.recipe import Run
 
 _CHIP = Chip(memory=16.0, flops=1e12, memory_bandwidth=1e11, network_bandwidth=1e10, dimensions=2)
 _STEP = Compiled(

@@ -34,7 +34,7 @@ from train.runs.record import load_run
 from train.runs.setup import Setup
 from train.tasks import plots
 from train.tasks.classification import CLASSIFICATION, Evaluation
-from train.tasks.run import Run
+from train.tasks.recipe import Run
 
 Trained = tuple[Path, Evaluation]
 

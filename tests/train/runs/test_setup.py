@@ -11,7 +11,7 @@ from tests.train.support import replace, small
 from train.config.errors import UserError
 from train.runs.setup import abstract_state, make_layout, norm_options
 from train.tasks.classification import CLASSIFICATION
-from train.tasks.run import Run
+from train.tasks.recipe import Run
 
 CONFIG = replace(small(), {"data.batch_size": 32})
 DEVICE = {"parallel.batch_norm": "device"}

@@ -10,8 +10,8 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from train.pods.hlo import Instruction, Program, Traffic, num_bytes
 from train.pods.memory import memory_traffic
-from train.pods.program import Instruction, Program, Traffic, num_bytes
 
 # As the compiler for TPUs writes it: a collective that runs beside other work stands in several fusions.
 _BESIDE = """HloModule step, is_scheduled=true

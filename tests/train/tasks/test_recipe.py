@@ -11,7 +11,7 @@ import pytest
 
 from attnjax.training import adamw, lamb, sgd
 from tests.train.support import replace, small
-from train.tasks.run import Run
+from train.tasks.recipe import Run
 
 
 def run_of(changes: dict[str, Any]) -> Run:

@@ -17,12 +17,12 @@ from attnjax.training import Layout, TrainState
 from tests.train.support import replace, small
 from train.config import Config
 from train.config.errors import UserError
+from train.runs.initial_weights import start_from
 from train.runs.loop import train
 from train.runs.record import load_run
 from train.runs.setup import Program
-from train.runs.weights import start_from
 from train.tasks.classification import CLASSIFICATION
-from train.tasks.run import Run
+from train.tasks.recipe import Run
 
 CLASSES = tuple("0123456789")
 
