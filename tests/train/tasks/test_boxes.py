@@ -187,9 +187,10 @@ def outcome(workdir: Path) -> tuple[str, list[dict[str, Any]]]:
 def test_a_killed_run_goes_on_as_the_unbroken_one(runs: Runs, unbroken: Path, tmp_path: Path):
     runs.train(tmp_path, kill_at=55)
     assert not (tmp_path / "summary.json").exists()
-    assert any(f"{tmp_path} resumes at step 50 of 80" in line for line in runs.train(tmp_path))
+    assert any(f"{tmp_path} resumes at step" in line for line in runs.train(tmp_path))
+    assert 0 < json.loads((tmp_path / "summary.json").read_text())["resumed_at_step"] < 80
     assert outcome(tmp_path) == outcome(unbroken)
-    assert figures(tmp_path)[-1]["average_precision"] > 0.1
+    assert figures(tmp_path)[-1]["average_precision"] > 0.25
 
 
 @pytest.mark.slow
