@@ -6,10 +6,10 @@ import inspect
 
 import pytest
 
-from train.runs.report import Report, Silence
+from train.runs.report import Report, NullReport
 
 
 @pytest.mark.parametrize("name", [name for name in vars(Report) if not name.startswith("_")])
 def test_it_takes_whatever_a_report_does(name: str):
     arguments = inspect.signature(getattr(Report, name)).parameters
-    assert getattr(Silence(), name)(**dict.fromkeys(list(arguments)[1:])) is None
+    assert getattr(NullReport(), name)(**dict.fromkeys(list(arguments)[1:])) is None
