@@ -6,7 +6,7 @@ import inspect
 
 import pytest
 
-from train.runs.report import Report, NullReport
+from train.runs.report import NullReport, Report
 
 
 @pytest.mark.parametrize("name", [name for name in vars(Report) if not name.startswith("_")])
