@@ -1,8 +1,4 @@
-"""Trains CBAM-ResNet-20 on the scanned digits that scikit-learn ships, with attnjax and nothing else.
-
-pip install attnjax scikit-learn
-python docs/digits.py
-"""
+"""Trains CBAM-ResNet-20 on scikit-learn's scanned digits: pip install attnjax scikit-learn; python docs/digits.py"""
 
 import jax
 import numpy as np
@@ -13,7 +9,7 @@ import attnjax
 from attnjax.losses import CrossEntropy
 from attnjax.training import Normalize, TrainState, cosine_schedule, make_eval_step, make_train_step, sgd
 
-EPOCHS, BATCH_SIZE = 20, 64
+EPOCHS, BATCH_SIZE = 30, 64
 
 pixels, labels = load_digits(return_X_y=True)  # pixels from 0 to 16
 data = {"image": np.rint(pixels * 255 / 16).astype(np.uint8).reshape(-1, 8, 8, 1), "label": labels.astype(np.int32)}
@@ -31,8 +27,10 @@ state = TrainState.create(attnjax.init(model, key, (1, 8, 8, 1)), optimizer)
 step = make_train_step(model, optimizer, loss, preprocess=preprocess)
 sums = step.init(state, {name: values[batches[0]] for name, values in data.items()}, key)
 update = jax.jit(step, donate_argnums=(0, 1))
-for batch in batches:
-    state, sums = update(state, sums, {name: values[batch] for name, values in data.items()}, key)
+for rows in batches:
+    shifts = rng.integers(-1, 2, (BATCH_SIZE, 2))  # of each image, by at most one pixel
+    images = np.stack([np.roll(data["image"][row], shift, (0, 1)) for row, shift in zip(rows, shifts, strict=True)])
+    state, sums = update(state, sums, {"image": images, "label": data["label"][rows]}, key)
 
 held_out = {name: values[test] for name, values in data.items()}
 evaluate = make_eval_step(model, loss, preprocess=preprocess)
