@@ -14,6 +14,7 @@ from attnjax.attention._ran import ResidualAttention
 from attnjax.attention._residual_unit import ResidualUnit
 from attnjax.attention._se import EffectiveSqueezeExcite, SqueezeExcite
 from attnjax.attention._selective_kernel import SelectiveKernel
+from attnjax.attention._simam import SimAM
 from attnjax.attention._triplet import TripletAttention
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "ResidualAttention",
     "ResidualUnit",
     "SelectiveKernel",
+    "SimAM",
     "SpatialGate",
     "SqueezeExcite",
     "TripletAttention",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import flax.linen as nn
 
 from attnjax._partial import Partial
-from attnjax.attention import CoordinateAttention, GatherExcite, GlobalContext, TripletAttention
+from attnjax.attention import CoordinateAttention, GatherExcite, GlobalContext, SimAM, TripletAttention
 from attnjax.models._architectures import (
     bam,
     caffe,
@@ -70,6 +70,7 @@ _GC = "Cao et al., GCNet: Non-local Networks Meet Squeeze-Excitation Networks an
 _SK = "Li et al., Selective Kernel Networks, CVPR 2019"
 _COORDINATE = "Hou et al., Coordinate Attention for Efficient Mobile Network Design, CVPR 2021"
 _TRIPLET = "Misra et al., Rotate to Attend: Convolutional Triplet Attention Module, WACV 2021"
+_SIMAM = "Yang et al., SimAM: A Simple, Parameter-Free Attention Module for Convolutional Neural Networks, ICML 2021"
 
 _IN_CBAM_TABLE = "CBAM paper, single 224 crop"
 _IN_SE_README = "hujie-frank/SENet README, single 224 crop"
@@ -309,6 +310,9 @@ TABLE = [
     _net("cbam_resnet56_cifar", Partial(small(9), **cbam), 865_589, 126_945_344, _SMALL, _CBAM,
         size=32, classes=10),
     _net("cbam_resnet110_cifar", Partial(small(18), **cbam), 1_750_352, 255_544_832, _SMALL, _CBAM,
+        size=32, classes=10),
+    _net("simam_resnet20_cifar", Partial(small(3), attention=SimAM), 272_474, 40_813_184,
+        "CIFAR: block before the addition; the released net has it before the second 3x3's norm", _SIMAM,
         size=32, classes=10),
     _net("resnet18_cifar", Partial(r18, **cifar_stem), 11_220_132, 555_468_800, _FOUR_STAGES, _RESNET,
         size=32, classes=100),

@@ -1,4 +1,4 @@
-"""ECA, GatherExcite, GlobalContext, SelectiveKernel, Coordinate and Triplet attention; gates opened for fine-tuning."""
+"""ECA, GatherExcite, GlobalContext, SelectiveKernel, Coordinate, Triplet and SimAM; gates opened for fine-tuning."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from attnjax.attention import (
     GlobalContext,
     PyramidSqueezeAttention,
     SelectiveKernel,
+    SimAM,
     SpatialGate,
     SqueezeExcite,
     TripletAttention,
@@ -186,6 +187,14 @@ def test_turning_the_image_swaps_two_branches_of_triplet_attention() -> None:
     np.testing.assert_allclose(out, block.apply(variables, x, train=False), rtol=1e-5, atol=1e-6)
 
 
+def test_simam_is_its_equation_and_one_pixel_is_a_constant_map() -> None:
+    x = jnp.asarray([1.0, 1.0, 1.0, 5.0]).reshape(1, 2, 2, 1)  # mean 2, d = 1, 1, 1, 9 and v = 12 / 3
+    y = np.array([1, 1, 1, 9]) / (4 * (4 + 0.5)) + 0.5
+    np.testing.assert_allclose(sown(SimAM(e_lambda=0.5), {}, x).ravel(), 1 / (1 + np.exp(-y)), rtol=1e-6)
+    for constant in (x[:, :1, :1], jnp.full((1, 2, 3, 1), 2.0)):
+        np.testing.assert_allclose(sown(SimAM(), {}, constant), 1 / (1 + np.exp(-0.5)), rtol=1e-6)
+
+
 def wave(shape: tuple[int, ...], start: int) -> np.ndarray:
     return np.cos(start + 0.7 * np.arange(np.prod(shape))).reshape(shape).astype(np.float32)
 
@@ -301,6 +310,7 @@ def test_released_code_gives_the_same_numbers(
         (SqueezeExcite(divisor=0), "divisor=0 must be at least 1"),
         (SqueezeExcite(norm="group"), "norm='group' is not one of 'none', 'batch', 'layer'"),
         (TripletAttention(kernel_size=4), "kernel_size=4 must be odd"),
+        (SimAM(e_lambda=0.0), "e_lambda=0.0 must be positive"),
     ],
 )
 def test_wrong_arguments_are_named(block: nn.Module, message: str) -> None:
@@ -372,6 +382,7 @@ def test_identity_start_of_a_net_changes_its_gates_only() -> None:
         (CBAM(spatial_norm="none"), "has no batch norm that could open its spatial gate"),
         (EfficientChannelAttention(), "has no bias"),
         (GatherExcite(), "has no parameter"),
+        (SimAM(), "has no parameter"),
         (CoordinateAttention(skip=True), "adds its input to a gated one"),
         (SelectiveKernel(32), r"\(SelectiveKernel\) is no rescaling of its input"),
         (PyramidSqueezeAttention(32, groups=(1, 2, 4, 8)), "is no rescaling"),
