@@ -161,7 +161,7 @@ def pmap_step(step: TrainStep, layout: Layout) -> ParallelStep:
     """Compiles a training step with `jax.pmap` over the devices of a layout without shards.
 
     It takes the same steps as `jit_step`, except for the random numbers of dropout. Batch norms see the images of their
-    device, or with `axis_name=PMAP_AXIS` those of all devices.
+    device, or with an `axis_name` of `PMAP_AXIS` those of all devices.
 
     Args:
       step: see `make_train_step`; its `axis_name` is replaced.
