@@ -91,41 +91,49 @@ class CrossEntropy:
             variables, batch["image"], train=train, mutable=["batch_stats"] if train else [], rngs=rngs
         )
         logits, updates = passed
-        sums = classification_sums(logits, batch, train=train)
-        if not train:
-            return sums["loss"] / jnp.maximum(sums["count"], 1).astype(sums["loss"].dtype), Aux(logits, updates, sums)
-        entropy, mask = cross_entropy(logits, batch.get("target", batch["label"]), self.smoothing), batch.get("mask")
-        loss = masked_mean(entropy, mask)
-        sums["loss"] = loss * sums["count"].astype(loss.dtype)
-        return loss, Aux(logits, updates, sums)
+        if train:
+            losses = cross_entropy(logits, batch.get("target", batch["label"]), self.smoothing)
+        else:
+            losses = cross_entropy(logits, batch["label"])
+        sums = classification_sums(logits, losses, batch, train=train)
+        return masked_mean(losses, batch.get("mask")), Aux(logits, updates, sums)
 
 
-def classification_sums(logits: jax.Array, batch: Mapping[str, jax.Array], *, train: bool) -> dict[str, jax.Array]:
+def classification_sums(
+    logits: jax.Array, losses: jax.Array, batch: Mapping[str, jax.Array], *, train: bool
+) -> dict[str, jax.Array]:
     """The sums of a classifier over the images of a batch that are not masked out, see `CrossEntropy`.
 
     Args:
       logits: (b, n), floating.
+      losses: the loss of each image, (b,), floating.
       batch: `label`, integers (b,), and optionally `mask`, bool (b,).
-      train: whether to omit `loss`, `top5` and `confusion`.
+      train: whether to omit `top5` and `confusion`.
+
+    Returns:
+      Sums by name: `loss`, `correct`, `count` and, in evaluation, `top5` and `confusion`.
 
     Example:
       >>> import jax.numpy as jnp
       >>> from attnjax.losses import classification_sums
-      >>> batch = {"label": jnp.array([0, 1])}
-      >>> sums = classification_sums(jnp.array([[2.0, 1.0], [2.0, 1.0]]), batch, train=False)
+      >>> batch, losses = {"label": jnp.array([0, 1])}, jnp.array([0.3, 1.3])
+      >>> sums = classification_sums(jnp.array([[2.0, 1.0], [2.0, 1.0]]), losses, batch, train=False)
       >>> sums["correct"].item(), sums["confusion"].tolist()
       (1, [[1, 0], [1, 0]])
     """
     labels, mask = batch["label"], mask_of(batch)
     correct = logits.argmax(-1).astype(labels.dtype) == labels
-    sums = {"correct": (correct & mask).sum(dtype=jnp.int32), "count": mask.sum(dtype=jnp.int32)}
+    sums = {
+        "loss": jnp.where(mask, losses, 0).sum(),
+        "correct": (correct & mask).sum(dtype=jnp.int32),
+        "count": mask.sum(dtype=jnp.int32),
+    }
     if train:
         return sums
     _, predictions = jax.lax.top_k(logits, min(5, logits.shape[-1]))
     top5 = (predictions == labels[:, None]).any(-1)
     confusion = jnp.zeros((logits.shape[-1],) * 2, jnp.int32)
     return sums | {
-        "loss": jnp.where(mask, cross_entropy(logits, labels), 0).sum(),
         "top5": (top5 & mask).sum(dtype=jnp.int32),
         "confusion": confusion.at[labels, logits.argmax(-1)].add(mask.astype(jnp.int32)),
     }
@@ -137,7 +145,18 @@ def mask_of(batch: Mapping[str, jax.Array]) -> jax.Array:
 
 
 def masked_mean(values: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """The mean of those values, (b,), that the mask, bool (b,), keeps; of all of them without one."""
+    """The mean over the images of a batch that are not masked out.
+
+    Args:
+      values: (b,), floating.
+      mask: bool (b,), or None for all.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from attnjax.losses import masked_mean
+      >>> masked_mean(jnp.array([1.0, 2.0, 9.0]), jnp.array([True, True, False])).item()
+      1.5
+    """
     if mask is None:
         return values.mean()
     return jnp.where(mask, values, 0).sum() / jnp.maximum(mask.sum(), 1).astype(values.dtype)

@@ -233,16 +233,18 @@ class GGAM:
         options = {name: getattr(self, name) for name in names}
         labels = batch.get("target", batch["label"]) if train else batch["label"]
         _, terms = ggam_loss(model, variables, batch["image"], labels, train=train, rngs=rngs, **options)
-        sums, mask = classification_sums(terms.logits, batch, train=train), mask_of(batch)
-        sums["kl"] = jnp.where(mask, terms.guidance, 0).sum()
         if not train:
+            losses, mask = cross_entropy(terms.logits, batch["label"]), mask_of(batch)
+            sums = classification_sums(terms.logits, losses, batch, train=False)
+            sums["kl"] = jnp.where(mask, terms.guidance, 0).sum()
             sums["correlation"] = jnp.where(mask, _correlation(terms.channel_weights, terms.cam_weights), 0).sum()
-            return masked_mean(cross_entropy(terms.logits, batch["label"]), mask), Aux(terms.logits, {}, sums)
+            return masked_mean(losses, batch.get("mask")), Aux(terms.logits, {}, sums)
         # A part of a batch takes its share of the sum over the whole.
         weight = self.weight if self.batch_size is None else self.weight * self.batch_size
-        given = batch.get("mask")
-        loss = masked_mean(terms.cross_entropy, given) + weight * masked_mean(terms.guidance, given)
-        sums["loss"] = loss * sums["count"].astype(loss.dtype)
+        sums = classification_sums(terms.logits, terms.cross_entropy + weight * terms.guidance, batch, train=True)
+        sums["kl"] = jnp.where(mask_of(batch), terms.guidance, 0).sum()
+        kept = batch.get("mask")
+        loss = masked_mean(terms.cross_entropy, kept) + weight * masked_mean(terms.guidance, kept)
         return loss, Aux(terms.logits, terms.updates, sums)
 
 

@@ -309,16 +309,6 @@ def test_evaluation_counts_what_is_not_masked_and_does_not_smooth():
     assert int(again["count"]) == 7
 
 
-def test_a_mask_in_training_leaves_examples_out_of_the_mean():
-    step = plain_step()
-    state = state_of(step)
-    variables, batch = state.variables, masked(5) | {"image": PREPROCESS(batch_of(0)["image"])}
-    loss, aux = CrossEntropy(0.1)(Net(), variables, batch, train=True)
-    entropy = cross_entropy(aux.outputs, batch["label"], 0.1)[:5]
-    assert float(loss) == pytest.approx(float(entropy.mean()), rel=1e-5)
-    assert int(aux.sums["count"]) == 5
-
-
 def test_a_mask_leaves_images_out_of_ggams_loss():
     variables, loss = attnjax.init(GUIDED_NET, KEY, (1, 8, 8, 1)), GGAM(weight=2.0, beta_norm="softmax")
     images = PREPROCESS(batch_of(0)["image"])

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from attnjax.losses import classification_sums
+from attnjax.losses import classification_sums, cross_entropy, masked_mean
 from attnjax.training import Aux
 from train.config import DataConfig
 from train.config.errors import UserError
@@ -136,5 +136,6 @@ class MulticropLoss:
         predictions = [log_probabilities(images) for name, images in batch.items() if name.startswith("image")]
         together = jnp.concatenate(predictions, axis=1)
         logits = jax.nn.logsumexp(together, axis=1) - math.log(together.shape[1])
-        sums = classification_sums(logits, batch, train=False)
-        return sums["loss"] / sums["count"].astype(sums["loss"].dtype), Aux(logits, {}, sums)
+        losses = cross_entropy(logits, batch["label"])
+        sums = classification_sums(logits, losses, batch, train=False)
+        return masked_mean(losses, batch.get("mask")), Aux(logits, {}, sums)
