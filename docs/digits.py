@@ -1,4 +1,4 @@
-"""Trains CBAM-ResNet-20 on scikit-learn's scanned digits: pip install attnjax scikit-learn; python docs/digits.py"""
+"""Trains CBAM-ResNet-20 on scikit-learn's scanned digits: pip install . scikit-learn; python docs/digits.py"""
 
 import jax
 import numpy as np
