@@ -213,7 +213,7 @@ def seeded(step: TrainStep) -> Callable[..., Any]:
       key<fry>
     """
 
-    def seeded_step(state: Any, sums: Any, batch: Any, seed: Any) -> Any:
+    def train_step(state: Any, sums: Any, batch: Any, seed: Any) -> Any:
         return step(state, sums, batch, jax.random.key(seed))
 
-    return seeded_step
+    return train_step

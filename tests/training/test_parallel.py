@@ -190,14 +190,6 @@ def test_an_engine_refuses_what_is_not_its_own():
         jit_step(step_of(engine="pmap"), layout, fresh_state(step))
 
 
-@pytest.mark.usefixtures("x64")
-def test_ggams_sum_over_parts_is_that_over_the_whole_batch():
-    evens_then_odds = [*range(0, SIZE, 2), *range(1, SIZE, 2)]
-    whole = run_steps(1, 3, evens_then_odds, norm={"groups": 2}, **FLOWING)
-    parts = run_steps(1, 3, **FLOWING | PARTS)
-    np.testing.assert_allclose(parts[0], whole[0], rtol=1e-9)
-
-
 def test_the_loop_transfers_nothing_implicitly():
     layout, step = Layout.create(jax.devices()[:2]), step_of()
     state = fresh_state(step)

@@ -281,9 +281,23 @@ def test_a_step_with_ggam_is_one_on_its_loss(knobs: dict[str, Any]):
     assert float(sums["kl"]) > 1e-6
 
 
-def test_ggams_sum_needs_the_size_of_the_whole_batch():
+def test_ggams_sum_over_parts_is_that_over_the_whole_batch():
+    variables = attnjax.init(GUIDED_NET, KEY, (1, 8, 8, 1))
+    loss, values, entropy, guidance = GGAM(weight=2.0, reduction="sum", batch_size=8), [], [], []
+    for part in (slice(0, 4), slice(4, 8)):
+        batch = {"image": PREPROCESS(batch_of(0)["image"][part]), "label": batch_of(0)["label"][part]}
+        values.append(float(loss(GUIDED_NET, variables, batch, train=True)[0]))
+        _, terms = ggam_loss(GUIDED_NET, variables, batch["image"], batch["label"], train=True)
+        entropy.append(terms.cross_entropy)
+        guidance.append(terms.guidance)
+    expected = float(jnp.concatenate(entropy).mean() + 2 * jnp.concatenate(guidance).sum())
+    assert np.mean(values) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"reduction": "sum"}, {"batch_size": 8}])
+def test_ggams_sum_and_nothing_else_needs_the_size_of_the_whole_batch(options: dict[str, Any]):
     with pytest.raises(ValueError, match="batch_size"):
-        GGAM(reduction="sum")
+        GGAM(**options)
 
 
 def masked(count: int) -> dict[str, jax.Array]:

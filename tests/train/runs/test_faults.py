@@ -24,8 +24,8 @@ from train.__main__ import main
 from train.config.errors import UserError
 from train.data import sources
 from train.runs import checksums
-from train.runs import setup as shared
 from train.runs.loop import train
+from train.tasks import classification
 from train.tasks.classification import Evaluation
 
 Trained = tuple[Path, Evaluation]
@@ -191,9 +191,9 @@ def test_sigterm_in_an_evaluation_saves_at_once_and_the_evaluation_is_done_later
                 os.kill(os.getpid(), signal.SIGTERM)
             yield batch
 
-    config, original = small({"log_every_steps": 3}), evaluate.evaluation_batches
+    config, original = small({"log_every_steps": 3}), classification.evaluation_batches
     with monkeypatch.context() as patched:
-        patched.setattr(evaluate, "evaluation_batches", batches)
+        patched.setattr(classification, "evaluation_batches", batches)
         assert train(config, str(tmp_path)) is None
     assert asked[-1] == 3
     said = capsys.readouterr().out
@@ -213,8 +213,8 @@ def test_sigterm_before_the_first_step_ends_well(
         os.kill(os.getpid(), signal.SIGTERM)
         return original(*arguments)
 
-    original = shared.open_dataset
-    monkeypatch.setattr(shared, "open_dataset", open_dataset)
+    original = classification.open_dataset
+    monkeypatch.setattr(classification, "open_dataset", open_dataset)
     assert train(small(), str(tmp_path)) is None
     assert capsys.readouterr().out.endswith("SIGTERM: nothing to save yet; the same command resumes from there\n")
     assert not any((tmp_path / "checkpoints").iterdir())
