@@ -41,10 +41,8 @@ def _compile_quickly(request: pytest.FixtureRequest) -> Iterator[None]:
 
     What is made for several tests has it too: it comes before this in the first of them.
     """
-    quickly = (
-        request.path.parent.name in ("attention", "explain", "losses", "models", "training")
-        or request.path.stem == "test_blocks"
-    )
+    folders = ("attention", "explain", "models", "training")
+    quickly = request.path.parent.name in folders or request.path.stem == "test_blocks"
     jax.config.update("jax_disable_most_optimizations", quickly)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
