@@ -72,5 +72,5 @@ def test_a_file_system_without_locks_is_told_of(
     monkeypatch.setattr(fcntl, "flock", refuse)
     with locked(str(tmp_path)):
         pass
-    message = f"note: {tmp_path} cannot be locked (Function not implemented): let no other run use it\n"
-    assert capsys.readouterr().err == message
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"note: {tmp_path} cannot be locked (Function not implemented)")
