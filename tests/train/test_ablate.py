@@ -122,7 +122,7 @@ def test_a_table_that_was_killed_in_mid_run_goes_on_and_ends_as_the_unbroken_one
     assert said[1] == f"[1/2] wide | 12, seed 0: {tmp_path}/wide_12/seed_0 resumes at step 2 of 4"
     assert table(tmp_path) == table(study)
     ablate.main(flags)
-    assert capsys.readouterr().out.startswith("0 runs to train, 4 are done")
+    assert capsys.readouterr().out.startswith("0 runs to train, 4 finished")
     assert table(tmp_path) == table(study)
 
 
@@ -166,7 +166,7 @@ def test_a_file_without_an_ablation_is_named(fails: Fails, capsys: pytest.Captur
         ablate.main(["--help"])
     assert stop.value.code == 0
     assert "--seeds" in capsys.readouterr().out
-    assert fails(ablate.main).startswith("error: give the file of an ablation first")
+    assert fails(ablate.main).startswith("error: the first argument must be an ablation")
     assert fails(ablate.main, DIGITS).endswith("must define ablation = Ablation(...), see train/config/ablation.py")
 
 
