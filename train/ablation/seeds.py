@@ -140,8 +140,9 @@ def train_group(setup: Setup, workdirs: Mapping[int, str], preempted: Preempted,
         speed = Speed(len(loops) * setup.run.config.data.batch_size, start)
         for step in range(start, total + 1):
             stop = preempted()
-            for loop in loops:  # a run that has diverged stops before the others have saved this step
-                loop.saves(step, stop)
+            for loop in loops:
+                if loop.saves(step, stop):
+                    loop.sums()  # a run that has diverged stops before the others save this step
             active = [loop.before(step, stop) for loop in loops]
             if not all(active):
                 for loop, is_active in zip(loops, active, strict=True):

@@ -231,7 +231,7 @@ class Checkpoints:
 
     def _score(self, step: int) -> float | None:
         stored = checksums.metadata(self._path(step))
-        return stored.get("score", stored.get("accuracy"))  # a score was called accuracy in 2026
+        return stored.get("score", stored.get("accuracy"))
 
     def _best_first(self, steps: list[int]) -> list[int]:
         measured = [(score, step) for step in steps if (score := self._score(step)) is not None]

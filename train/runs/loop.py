@@ -129,11 +129,8 @@ class Loop:
         session.report.start(session.run, bar)
 
     def saves(self, step: int, stop: bool) -> bool:
-        """Whether a checkpoint is due before a step. Raises NotFiniteError if the state must not be saved."""
-        due = step > 0 and (stop or self._evaluates(step) or step % self._config.checkpoint_every_steps == 0)
-        if due:
-            self._sums()
-        return due
+        """Whether a checkpoint is due before a step."""
+        return step > 0 and (stop or self._evaluates(step) or step % self._config.checkpoint_every_steps == 0)
 
     def _evaluates(self, step: int) -> bool:
         due = step == self._total or (step > 0 and step % self._config.evaluate_every_steps == 0)
@@ -144,7 +141,7 @@ class Loop:
         session, evaluation = self._session, None
         self.saved = self.saves(step, stop)
         if self.saved:
-            state, sums = self._trainer.state(), self._trainer.sums()
+            state, sums = self._trainer.state(), self.sums()
             if self._evaluates(step) and not stop:
                 evaluation = evaluate(session, state, self._preempted)
                 stop = evaluation is None
@@ -159,7 +156,7 @@ class Loop:
     def stop(self, step: int) -> None:
         """Saves and stops before a step that `before` allowed but that cannot be taken."""
         if not self.saved and step > 0:
-            self._session.save(step, self._trainer.state(), self._sums(), None)
+            self._session.save(step, self._trainer.state(), self.sums(), None)
         self._session.stop(step)
 
     def after(self, step: int, speed: Speed) -> None:
@@ -168,10 +165,10 @@ class Loop:
         report.tick()
         first = step == self._session.start
         if first:
-            self._sums()
+            self.sums()
             report.compiled()
         if done % self._config.log_every_steps == 0 or done == self._total:
-            sums = self._sums()
+            sums = self.sums()
             self._session.checkpoints.check()
             figures = self._session.setup.program.task.figures(sums.totals)
             rate = float(jax.device_get(self._schedule(step)))
@@ -180,7 +177,8 @@ class Loop:
         elif first:
             speed.restart(done)
 
-    def _sums(self) -> Sums:
+    def sums(self) -> Sums:
+        """The sums since the last log line, on the host. Raises NotFiniteError if a step was not finite."""
         sums = self._trainer.sums()
         self._session.check(sums)
         return sums
