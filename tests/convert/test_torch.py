@@ -455,7 +455,7 @@ def test_identity_needs_missing_attention_and_gates_that_can_open() -> None:
     state_dict = to_torch(plain, attnjax.init(plain, jax.random.key(0), (1, 32, 32, 3)), "torchvision")
     with pytest.raises(ValueError, match="it needs allow_missing='attention'"):
         from_torch("cbam_resnet20_cifar", state_dict, gates="identity")
-    with pytest.raises(ValueError, match="only attention blocks are missing, which allow_missing='attention' starts"):
+    with pytest.raises(ValueError, match="only attention blocks are missing; pass allow_missing='attention'"):
         from_torch("cbam_resnet20_cifar", state_dict)
     shut = plain.clone(attention=GatherExcite)
     with pytest.raises(ValueError, match="has no parameter that could open its gate"):

@@ -96,7 +96,8 @@ def _bam_channel(gate_channel: int, reduction_ratio: int = 16, num_layers: int =
 def _bam_spatial(
     gate_channel: int, reduction_ratio: int = 16, dilation_conv_num: int = 2, dilation_val: int = 4
 ) -> Mapped:
-    branch = partial(attention.BAMSpatialBranch, reduction_ratio, dilation_val, dilation_conv_num)
+    dilation = {"dilation": dilation_val} if dilation_conv_num else {}
+    branch = partial(attention.BAMSpatialBranch, reduction_ratio, num_dilated=dilation_conv_num, **dilation)
     return Mapped(
         partial(adapters.Broadcast, branch, "spatial_branch"),
         "attention-module",

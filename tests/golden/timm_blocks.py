@@ -54,7 +54,7 @@ def _place(ours: str = "", theirs: str = "") -> dict[str, str]:
 
 
 def _hidden(rd_ratio: float, rd_channels: int | None, rd_divisor: int) -> dict[str, Any]:
-    return {"reduction": 1 / rd_ratio, "hidden": rd_channels, "divisor": rd_divisor}
+    return {"hidden": rd_channels} if rd_channels else {"reduction": 1 / rd_ratio, "divisor": rd_divisor}
 
 
 def _pool(add_maxpool: bool) -> str:
@@ -91,6 +91,11 @@ def _ese(channels: int, add_maxpool: bool = False, gate_layer: Layer = "hard_sig
     return Mapped(partial(attention.EffectiveSqueezeExcite, pool=_pool(add_maxpool), gate_fn=gate), **_place())
 
 
+def _kernel(channels: int | None, kernel_size: int, gamma: float, beta: float) -> dict[str, Any]:
+    """timm works out the size where it knows the channels, and takes it as given elsewhere."""
+    return {"kernel_size": None, "gamma": gamma, "beta": beta} if channels else {"kernel_size": kernel_size}
+
+
 def _eca(
     channels: int | None = None,
     kernel_size: int = 3,
@@ -103,7 +108,7 @@ def _eca(
     rd_divisor: int = 8,
     use_mlp: bool = False,
 ) -> Mapped:
-    options: dict[str, Any] = {"kernel_size": None if channels else kernel_size, "gamma": gamma, "beta": beta}
+    options = _kernel(channels, kernel_size, gamma, beta)
     if use_mlp:
         assert channels is not None
         options["hidden"] = rd_channels or hidden_width(channels, 1 / rd_ratio, rd_divisor, keep=0.9)
@@ -121,9 +126,7 @@ def _ceca(
 ) -> Mapped:
     block = partial(
         attention.EfficientChannelAttention,
-        kernel_size=None if channels else kernel_size,
-        gamma=gamma,
-        beta=beta,
+        **_kernel(channels, kernel_size, gamma, beta),
         circular=True,
         use_bias=act_layer is not None,
         gate_fn=_function(gate_layer),
@@ -151,9 +154,9 @@ def _gather_excite(
         extent=extent,
         parametrised=extra_params,
         use_mlp=use_mlp,
-        **_hidden(rd_ratio, rd_channels, rd_divisor),
-        pool=_pool(add_maxpool),
-        activation=_function(act_layer),
+        **(_hidden(rd_ratio, rd_channels, rd_divisor) if use_mlp else {}),
+        **({} if extra_params else {"pool": _pool(add_maxpool)}),
+        **({"activation": _function(act_layer)} if use_mlp or (extra_params and extent > 2) else {}),
         gate_fn=_function(gate_layer),
         **({"padded": True} if extra_params and not extent else {}),
     )
@@ -180,7 +183,7 @@ def _global_context(
         **_hidden(rd_ratio, rd_channels, rd_divisor),
         epsilon=1e-6,
         activation=_function(act_layer),
-        gate_fn=_function(gate_layer),
+        **({"gate_fn": _function(gate_layer)} if fuse_scale else {}),
     )
     return Mapped(block, **_place())
 

@@ -398,7 +398,7 @@ def test_damaged_reports_do_not_stop_a_run(trained: Trained, tmp_path: Path, nam
 
 def test_a_foreign_config_json_is_left_alone(tmp_path: Path):
     (tmp_path / "config.json").write_text('{"name": "precious"}')
-    with pytest.raises(UserError, match=r"is not the config\.json of a run"):
+    with pytest.raises(UserError, match=re.escape(str(tmp_path / "config.json"))):
         train_run(small(), str(tmp_path))
     assert (tmp_path / "config.json").read_text() == '{"name": "precious"}'
 
@@ -431,8 +431,7 @@ def test_processes_that_differ_do_not_train(monkeypatch: pytest.MonkeyPatch, nam
 
 def test_a_work_directory_that_is_not_shared_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(session, "gather", lambda about, mine: [mine, ["/b", False], mine, ["/c", False]])
-    message = f"directory {tmp_path} of process 0 is not /b of process 1, nor /c of process 3: all processes need to"
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=f"{tmp_path} of process 0 is not /b of process 1, nor /c of process 3"):
         session._check_same_folder(str(tmp_path), "")
 
 

@@ -18,7 +18,7 @@ from train import explain
 from train.config import Config, DataConfig
 from train.data import open_dataset
 from train.data.canvas import canvas_boxes
-from train.runs.record import LoadedRun, Run
+from train.runs.record import Run
 from train.tasks import faithfulness
 from train.tasks.classification import Evaluation
 
@@ -36,12 +36,14 @@ class Bright(nn.Module):
         return 100 * jnp.stack([0.5 - light, light - 0.5], -1)
 
 
-LOADED = LoadedRun(
-    Bright(),
-    {"params": {"conv": {"kernel": jnp.ones((1, 1, 1, 1)), "bias": jnp.zeros(1)}}},
-    ("dark", "bright"),
-    lambda images: images.astype(jnp.float32) / 255,
-)
+VARIABLES = {"params": {"conv": {"kernel": jnp.ones((1, 1, 1, 1)), "bias": jnp.zeros(1)}}}
+
+
+def score_maps(images: np.ndarray, boxes: np.ndarray | None, batch_size: int) -> dict[str, dict[str, float]]:
+    ones, options = np.ones(len(images), int), {"layer": "conv", "batch_size": batch_size}
+    return faithfulness.score_maps(
+        Bright(), VARIABLES, lambda x: x.astype(jnp.float32) / 255, images, ones, boxes, **options
+    )
 
 
 @pytest.fixture
@@ -54,7 +56,7 @@ def test_scores_are_means_over_all_images_and_a_map_of_the_spot_has_the_best():
     images = np.zeros((3, 6, 6, 1), np.uint8)
     images[[0, 1, 2], [1, 3, 5], [1, 3, 0]] = 255
     boxes = np.array([[0, 0, 3, 3], [2, 2, 5, 5], [0, 3, 3, 6]])  # the last one is elsewhere
-    table = faithfulness.score_maps(LOADED, images, np.ones(3, int), boxes, layer="conv", batch_size=2)
+    table = score_maps(images, boxes, 2)
     assert list(table) == ["layer_cam", "centre", "random"]
     assert {tuple(row) for row in table.values()} == {("pointing_game", "insertion", "deletion", "road")}
     assert table["layer_cam"]["pointing_game"] == pytest.approx(2 / 3)
@@ -64,7 +66,7 @@ def test_scores_are_means_over_all_images_and_a_map_of_the_spot_has_the_best():
     for name in ("centre", "random"):
         assert table[name]["road"] < 0.4
         assert table[name]["insertion"] < table["layer_cam"]["insertion"]
-    alone = faithfulness.score_maps(LOADED, images, np.ones(3, int), None, layer="conv", batch_size=4)
+    alone = score_maps(images, None, 4)
     assert alone["layer_cam"] == {
         name: pytest.approx(value, abs=1e-6) for name, value in table["layer_cam"].items() if name != "pointing_game"
     }
