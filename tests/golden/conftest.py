@@ -39,10 +39,14 @@ def cost(fixture: Fixture) -> int:
 def with_gradients(folder: Path, full: bool) -> list[Fixture]:
     """Nets whose gradients are checked: all that have them, or the cheapest of each family."""
     fixtures = [fixture for fixture in find_fixtures(folder, "model") if "train64/loss" in fixture.keys]
-    if full:
-        return fixtures
+    return fixtures if full else cheapest(fixtures)
+
+
+def cheapest(fixtures: list[Fixture], count: int = 1) -> list[Fixture]:
+    """The cheapest nets of each family."""
     families = dict.fromkeys(fixture.manifest["family"] for fixture in fixtures)
-    return [min((f for f in fixtures if f.manifest["family"] == family), key=cost) for family in families]
+    members = ([f for f in fixtures if f.manifest["family"] == family] for family in families)
+    return [fixture for each in members for fixture in sorted(each, key=cost)[:count]]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -96,10 +96,8 @@ REFERENCES: dict[str, dict[str, Any]] = {
     "groups of 4": {"norm": {"groups": 8}},
     "groups of 2": {"norm": {"groups": 16}},
     "parts": PARTS,
-    "parts, groups of 2": PARTS | {"norm": {"groups": 8}},
     "mixed": MIXED,
     "guided": GUIDED,
-    "flowing, parts": FLOWING | PARTS,
     "flowing, mixed": FLOWING | {"mix": MIXED["mix"]},
 }
 
@@ -111,18 +109,13 @@ REFERENCES: dict[str, dict[str, Any]] = {
         ("plain", {}),
         ("plain", PMAP | {"norm": ALL}),
         ("plain", {"shards": 4}),
-        ("plain", {"rematerialize": "block"}),
         ("plain", PMAP | {"norm": ALL, "rematerialize": "stage"}),
-        ("groups of 4", REFERENCES["groups of 4"]),
         ("groups of 4", PMAP),
         ("groups of 2", PMAP | {"norm": {"groups": 2}}),
         ("parts", PMAP | PARTS | {"norm": ALL}),
         ("mixed", MIXED),
-        ("mixed", PMAP | MIXED | {"norm": ALL}),
-        ("parts, groups of 2", REFERENCES["parts, groups of 2"]),
         ("guided", PMAP | GUIDED | {"norm": ALL, "rematerialize": "block"}),
-        ("flowing, parts", PMAP | FLOWING | PARTS | {"norm": ALL}),
-        ("flowing, mixed", REFERENCES["flowing, mixed"]),
+        ("flowing, mixed", PMAP | REFERENCES["flowing, mixed"] | {"norm": ALL}),
     ],
 )
 def test_eight_devices_take_the_steps_of_one(reference: str, options: dict[str, Any]):
