@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,20 +41,28 @@ def cost(fixture: Fixture) -> int:
 def with_gradients(folder: Path, full: bool) -> list[Fixture]:
     """Nets whose gradients are checked: all that have them, or the cheapest of each family."""
     fixtures = [fixture for fixture in find_fixtures(folder, "model") if "train64/loss" in fixture.keys]
-    return fixtures if full else cheapest(fixtures)
+    return fixtures if full else cheapest(fixtures, lambda fixture: fixture.manifest["family"])
 
 
-def cheapest(fixtures: list[Fixture], count: int = 1) -> list[Fixture]:
-    """The cheapest nets of each family."""
-    families = dict.fromkeys(fixture.manifest["family"] for fixture in fixtures)
-    members = ([f for f in fixtures if f.manifest["family"] == family] for family in families)
-    return [fixture for each in members for fixture in sorted(each, key=cost)[:count]]
+def nets(folder: Path, full: bool) -> list[Fixture]:
+    """Nets whose size and logits are checked: all, or the cheapest of those whose names differ in numbers alone."""
+    fixtures = find_fixtures(folder, "model")
+    return fixtures if full else cheapest(fixtures, lambda fixture: re.sub(r"\d+", "", fixture.manifest["id"]))
+
+
+def cheapest(fixtures: list[Fixture], key: Callable[[Fixture], str]) -> list[Fixture]:
+    """The cheapest of the nets that have the same key."""
+    groups: dict[str, list[Fixture]] = {}
+    for fixture in fixtures:
+        groups.setdefault(key(fixture), []).append(fixture)
+    return [min(group, key=cost) for group in groups.values()]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     folder, full = metafunc.config.getoption("--golden"), metafunc.config.getoption("--full")
     for argument in {*CHECKED, "trained_model"} & set(metafunc.fixturenames):
-        found = with_gradients(folder, full) if argument == "trained_model" else find_fixtures(folder, argument)
+        chosen = {"model": nets, "trained_model": with_gradients}
+        found = chosen[argument](folder, full) if argument in chosen else find_fixtures(folder, argument)
         slow = [argument == "trained_model" and cost(fixture) > SLOW_MACS for fixture in found]
         cases = [
             pytest.param(fixture, id=fixture.manifest["id"], marks=pytest.mark.slow if is_slow else ())

@@ -43,11 +43,11 @@ def float_type() -> Any:
     return np.float64 if jax.config.jax_enable_x64 else np.float32
 
 
-def cbam_net(norm: dict[str, Any]) -> ResNet:
+def cbam_net(norm: dict[str, Any], width: int = 64) -> ResNet:
     """One block with CBAM, of the test's type."""
     types: dict[str, Any] = {"dtype": float_type(), "param_dtype": float_type(), "norm": partial(BatchNorm, **norm)}
     attention = partial(CBAM, reduction=4)
-    return ResNet((1,), BasicBlock, 10, attention=attention, widths=(64,), stem="cifar", stem_width=64, **types)
+    return ResNet((1,), BasicBlock, 10, attention=attention, widths=(width,), stem="cifar", stem_width=width, **types)
 
 
 def ggam_net(norm: dict[str, Any]) -> GGAMNet:
