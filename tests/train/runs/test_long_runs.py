@@ -10,10 +10,6 @@ from tests.train.support import DIGITS, lines, run
 
 
 @pytest.mark.slow
-def test_the_embedded_default_gets_98_5_percent_and_repeats_itself(tmp_path: Path):
-    digests = set()
-    for name in ("first", "second"):
-        accuracy = lines(run("train", DIGITS, "--workdir", tmp_path / name))[-1]
-        assert float(accuracy.removeprefix("test_accuracy=")) >= 0.985
-        digests.add(lines(run("train.evaluate", "--workdir", tmp_path / name, "--digest"))[-1])
-    assert len(digests) == 1
+def test_the_embedded_default_gets_98_5_percent(tmp_path: Path):
+    accuracy = lines(run("train", DIGITS, "--workdir", tmp_path))[-1]
+    assert float(accuracy.removeprefix("test_accuracy=")) >= 0.985
