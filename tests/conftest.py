@@ -41,7 +41,9 @@ def _compile_quickly(request: pytest.FixtureRequest) -> Iterator[None]:
 
     What is made for several tests has it too: it comes before this in the first of them.
     """
-    quickly = request.path.parent.name in ("attention", "explain", "models") or request.path.stem == "test_blocks"
+    folders = ("attention", "explain", "models", "training")
+    quickly = request.path.parent.name in folders or request.path.stem == "test_blocks"
+    quickly &= request.node.get_closest_marker("optimized") is None
     jax.config.update("jax_disable_most_optimizations", quickly)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
