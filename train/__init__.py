@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from train.runs.loop import train as train
-    from train.runs.record import load_run as load_run
+    from train.config import Config
+    from train.runs.record import LoadedRun
+    from train.tasks.task import Task
 
 __all__ = ["load_run", "train"]
 
@@ -25,7 +25,6 @@ _EXTRA = (
     "tqdm",
     "tyro",
 )
-_MODULES = {"load_run": "train.runs.record", "train": "train.runs.loop"}
 
 if _missing := [name for name in _EXTRA if importlib.util.find_spec(name) is None]:
     _message = f"{', '.join(_missing)} not installed: pip install -e '.[train]'"
@@ -35,7 +34,17 @@ if _missing := [name for name in _EXTRA if importlib.util.find_spec(name) is Non
     raise ImportError(_message)
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module 'train' has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
+def train(config: Config, workdir: str, task: Task | None = None) -> Any:
+    """Trains the run in a folder, see `train.runs.loop.train`; the task is image classification unless given."""
+    from train.runs import loop
+    from train.tasks.classification import CLASSIFICATION
+
+    return loop.train(config, workdir, CLASSIFICATION if task is None else task)
+
+
+def load_run(workdir: str, checkpoint: str = "last", task: Task | None = None) -> LoadedRun:
+    """Loads a trained net, see `train.runs.record.load_run`; the task is image classification unless given."""
+    from train.runs import record
+    from train.tasks.classification import CLASSIFICATION
+
+    return record.load_run(workdir, CLASSIFICATION if task is None else task, checkpoint)

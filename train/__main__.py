@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> None:
     parsed = parse(Arguments, flags, default=default, prog="python -m train CONFIG")
 
     with connected(parsed.hosts):
-        from train.runs.loop import train
+        from train import train
 
         result = train(parsed.config, parsed.workdir)
         if result is not None and is_first():

@@ -143,7 +143,7 @@ class _Study:
         for label, done in self._done.items():
             if done:
                 folders = [self._folder(label, seed) for seed in sorted(done)]
-                rows.append(Row.read(label, folders, ablation.published.get(label, "")))
+                rows.append(Row.read(label, CLASSIFICATION, folders, ablation.published.get(label, "")))
         first, last = self._seeds[0], self._seeds[-1]
         seeds = f"seeds {first} to {last}" if last > first else f"seed {first}"
         return write_table(self._arguments.workdir, rows, about(self._name, rows, seeds), ablation.source)

@@ -22,6 +22,7 @@ from train.config.flags import parse, program
 from train.data import Reader, evaluation_transform, open_dataset, read_input
 from train.data.canvas import canvas_boxes
 from train.runs.record import LoadedRun, load_run, read_run
+from train.tasks.classification import CLASSIFICATION
 from train.tasks.faithfulness import score_maps
 from train.tasks.recipe import Run
 
@@ -195,10 +196,10 @@ def main(arguments: Sequence[str]) -> None:
                 raise UserError(f"{workdir} has other {what} than {parsed.workdir}: {getattr(other, what)}")
     if parsed.scores:
         for workdir in workdirs:
-            print_scores(workdir, scores(load_run(workdir, parsed.checkpoint), pictures, parsed))
+            print_scores(workdir, scores(load_run(workdir, CLASSIFICATION, parsed.checkpoint), pictures, parsed))
         return
     columns = [
-        column(title, load_run(workdir, parsed.checkpoint), pictures, parsed)
+        column(title, load_run(workdir, CLASSIFICATION, parsed.checkpoint), pictures, parsed)
         for title, workdir in zip(titles(workdirs), workdirs, strict=True)
     ]
     figure = gallery(jnp.asarray(pictures.images), columns, pictures.names)

@@ -17,6 +17,7 @@ from train.config.flags import parse, program
 from train.data import read_input
 from train.data.images import UnreadableImageError
 from train.runs.record import LoadedRun, load_run, read_run
+from train.tasks.classification import CLASSIFICATION
 
 
 class Prediction(NamedTuple):
@@ -43,7 +44,7 @@ def predict(workdir: str, paths: Sequence[str], checkpoint: str = "last") -> Ite
       UserError: the folder does not hold a run; or, after all other predictions, files could not be read.
     """
     run = read_run(workdir)
-    loaded = load_run(workdir, checkpoint)
+    loaded = load_run(workdir, CLASSIFICATION, checkpoint)
     probabilities = jax.jit(partial(_probabilities, loaded))
     size = min(len(paths), run.config.data.batch_size)
     failures: list[str] = []

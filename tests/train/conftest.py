@@ -12,9 +12,9 @@ from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 from tests.train.support import small, write_images
+from train import train
 from train.config.flags import program
 from train.data import open_dataset
-from train.runs.loop import train
 from train.tasks.classification import Evaluation
 
 

@@ -18,11 +18,11 @@ import numpy as np
 from PIL import Image
 
 from attnjax.training import TrainState
+from train import load_run
 from train.config import Config, DataConfig
 from train.config.flags import read_config_file
 from train.data import Reader, Split, image_shape
 from train.runs.provenance import digest
-from train.runs.record import load_run
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = str(ROOT / "configs" / "digits" / "digits_cbam.py")

@@ -14,12 +14,12 @@ from PIL import Image
 
 import attnjax
 from tests.train.support import DIGITS, run
-from train import ablate
+from train import ablate, load_run
 from train.config import Config, ModelConfig, OptimizerConfig
 from train.config.ablation import Ablation, folder_name, with_settings
 from train.config.errors import UserError
 from train.config.flags import read_config_file
-from train.runs.record import load_run, read_run
+from train.runs.record import read_run
 from train.runs.report import Report
 
 Fails = Callable[..., str]

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from train import explain
+from train import explain, load_run
 from train.data import open_dataset
-from train.runs.record import load_run, read_run
+from train.runs.record import read_run
 from train.tasks.classification import Evaluation
 
 Trained = tuple[Path, Evaluation]

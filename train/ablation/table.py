@@ -11,15 +11,16 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flax import linen as nn
 from matplotlib.figure import Figure
 
 import attnjax
 from train.config.atomic import replacing
 from train.runs.record import origins, read_run
 from train.runs.report import read_metrics
-from train.tasks.classification import CLASSIFICATION
 from train.tasks.plots import save
 from train.tasks.recipe import Run
+from train.tasks.task import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,12 +74,12 @@ class Row:
     origins: Sequence[str]
 
     @classmethod
-    def read(cls, variant: str, workdirs: Sequence[str], published: str) -> Row:
+    def read(cls, variant: str, task: Task, workdirs: Sequence[str], published: str) -> Row:
         """Reads the row from the folders of a variant's finished runs, at least one."""
         run = read_run(workdirs[0])
         outcomes = [Outcome.read(workdir) for workdir in workdirs]
         machines = [origin for workdir in workdirs for origin in origins(workdir)]
-        return cls(variant, run, *_counts(run), outcomes, published, machines)
+        return cls(variant, run, *_counts(task.model(run), (1, *run.image_shape)), outcomes, published, machines)
 
     def figures(self, name: str) -> list[float]:
         """A metric of all seeds; empty if unknown."""
@@ -86,9 +87,8 @@ class Row:
 
 
 @functools.cache
-def _counts(run: Run) -> tuple[int, int]:
+def _counts(model: nn.Module, shape: tuple[int, ...]) -> tuple[int, int]:
     """Number of parameters and of multiply-accumulates."""
-    model, shape = CLASSIFICATION.model(run), (1, *run.image_shape)
     return attnjax.count_parameters(model, shape), attnjax.count_macs(model, shape)
 
 

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from train.hosts.launcher import Rank
 
-_RESUME = "start all processes again, and the same command goes on from the last checkpoint"
+_RESUME = "start all processes again with the same command: it resumes from the last checkpoint"
 
 
 class Peer:

@@ -19,11 +19,10 @@ from train.hosts.processes import device_summary, is_first
 from train.runs.preemption import Preempted, preemption
 from train.runs.session import Session, open_session
 from train.runs.setup import Setup
-from train.tasks.classification import CLASSIFICATION
 from train.tasks.task import Task
 
 
-def train(config: Config, workdir: str, task: Task = CLASSIFICATION) -> Any:
+def train(config: Config, workdir: str, task: Task) -> Any:
     """Trains the run in a folder to its end, resuming it if it was interrupted.
 
     Args:

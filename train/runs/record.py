@@ -21,7 +21,6 @@ from train.hosts.processes import on_first
 from train.runs.checkpoint import Checkpoints, checkpoint_steps
 from train.runs.provenance import git_commit, processor, versions
 from train.runs.setup import abstract_state
-from train.tasks.classification import CLASSIFICATION
 from train.tasks.recipe import Run
 from train.tasks.task import Task
 
@@ -46,13 +45,13 @@ class LoadedRun:
         return iter((self.model, self.variables, self.class_names))
 
 
-def load_run(workdir: str, checkpoint: str = "last", task: Task = CLASSIFICATION) -> LoadedRun:
+def load_run(workdir: str, task: Task, checkpoint: str = "last") -> LoadedRun:
     """Loads the trained net of a run.
 
     Args:
       workdir: the run's folder.
-      checkpoint: `last`, `best` (the highest test accuracy) or a step.
       task: the task of the run.
+      checkpoint: `last`, `best` (the highest score of the task) or a step.
 
     Returns:
       Model, variables, class names and preprocessing.

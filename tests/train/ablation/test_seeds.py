@@ -21,12 +21,13 @@ from attnjax.models import BasicBlock, ResNet
 from attnjax.training import Layout, TrainState
 from tests.train.support import figures, outcome, replace, small
 from tests.training.nets import float_type
+from train import load_run, train
 from train.ablation.seeds import Group, GroupTrainer, is_done, train_seeds, trains_together
 from train.config import Config, ModelConfig
 from train.config.errors import NotFiniteError, UserError
 from train.runs.checkpoint import checkpoint_steps
-from train.runs.loop import Trainer, train
-from train.runs.record import load_run, read_run
+from train.runs.loop import Trainer
+from train.runs.record import read_run
 from train.runs.report import Report
 from train.runs.setup import Program, Setup
 from train.tasks.classification import CLASSIFICATION, Classification

@@ -18,14 +18,13 @@ import numpy as np
 import pytest
 
 from tests.train.support import DIGITS, ROOT, SMALL, run, small, write_images
-from train import evaluate, predict
+from train import evaluate, load_run, predict, train
 from train.__main__ import Arguments, main
 from train.config import Config, from_dict
 from train.config.errors import UserError
 from train.config.flags import find_config, parse, program, read_config_file, with_duration_of
 from train.runs import loop
 from train.runs.checkpoint import Checkpoints
-from train.runs.record import load_run
 from train.tasks.classification import Evaluation
 
 Fails = Callable[..., str]
@@ -418,7 +417,7 @@ def test_an_interrupt_that_falls_into_a_destructor_is_not_lost(
 
 def test_a_user_error_is_a_value_error_for_those_who_call_from_python(tmp_path: Path):
     with pytest.raises(ValueError, match=r"model\.num_classes=3"):
-        loop.train(small({"model.num_classes": 3}), str(tmp_path))
+        train(small({"model.num_classes": 3}), str(tmp_path))
     assert issubclass(UserError, ValueError)
     assert list(tmp_path.iterdir()) == []
 

@@ -15,13 +15,13 @@ import pytest
 
 from tests.train import tiny_digits
 from tests.train.support import SMALL, small, write_images
+from train import train
 from train.__main__ import main
 from train.config import DataConfig
 from train.config.errors import UserError
 from train.data import Dataset, Split, open_dataset
 from train.data.images import UnreadableImageError
 from train.data.sources import SOURCES
-from train.runs.loop import train
 
 
 def labels(split: Split) -> list[int]:

@@ -16,7 +16,7 @@ from train.config.errors import UserError, exit_message
 from train.hosts.processes import Hosts, barrier, connected, device_summary, gather, is_first, on_first
 from train.runs.preemption import preemption
 
-_RESUME = "start all processes again, and the same command goes on from the last checkpoint"
+_RESUME = "start all processes again with the same command: it resumes from the last checkpoint"
 
 
 def scenario(name: str) -> list[str]:

@@ -19,12 +19,11 @@ import pytest
 from tests.train.faults import ENGINES, Runs
 from tests.train.runs.test_damaged_checkpoints import DAMAGE, flip
 from tests.train.support import SMALL, figures, kill_at, lines, outcome, run, small, training, write_images
-from train import evaluate
+from train import evaluate, train
 from train.__main__ import main
 from train.config.errors import UserError
 from train.data import sources
 from train.runs import checksums
-from train.runs.loop import train
 from train.tasks import classification
 from train.tasks.classification import Evaluation
 

@@ -15,11 +15,10 @@ import attnjax
 from attnjax.convert import save_weights
 from attnjax.training import Layout, TrainState
 from tests.train.support import replace, small
+from train import load_run, train
 from train.config import Config
 from train.config.errors import UserError
 from train.runs.initial_weights import start_from
-from train.runs.loop import train
-from train.runs.record import load_run
 from train.runs.setup import Program
 from train.tasks.classification import CLASSIFICATION
 from train.tasks.recipe import Run

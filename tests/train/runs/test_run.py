@@ -20,7 +20,8 @@ from PIL import Image
 import train
 from attnjax.training import Normalize
 from tests.train.support import ROOT, figures, reader_of_split, small
-from train import evaluate, predict
+from train import evaluate, load_run, predict
+from train import train as train_run
 from train.config import Config
 from train.config.errors import UserError
 from train.data import evaluation_batches, open_dataset
@@ -28,9 +29,7 @@ from train.hosts import processes
 from train.runs import provenance as versions
 from train.runs import report, session
 from train.runs.checkpoint import Checkpoints
-from train.runs.loop import train as train_run
 from train.runs.provenance import digest
-from train.runs.record import load_run
 from train.runs.setup import Setup
 from train.tasks import plots
 from train.tasks.classification import CLASSIFICATION, Evaluation
@@ -221,11 +220,6 @@ def test_predict_prints_path_class_and_probability(
     assert [line[1] for line in lines] == [class_names[row.argmax()] for row in shares]
     assert all(re.fullmatch(r"[01]\.\d{4}", line[2]) for line in lines)
     np.testing.assert_allclose([float(line[2]) for line in lines], shares.max(-1), atol=1e-4)
-
-
-def test_the_package_gives_its_functions_each_time():
-    for _ in range(2):
-        assert (train.train, train.load_run) == (train_run, load_run)
 
 
 def test_predict_takes_more_images_than_a_batch_one_by_one_alike(trained: Trained, digit_files: list[Path]):

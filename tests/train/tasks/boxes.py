@@ -354,7 +354,7 @@ def main(arguments: Sequence[str]) -> None:
         Arguments, arguments, default=Arguments(CONFIG, "runs/boxes"), prog="python -m tests.train.tasks.boxes"
     )
     with connected(parsed.hosts):
-        from train.runs.loop import train
+        from train import train
 
         result = train(parsed.config, parsed.workdir, Boxes())
         if result is not None and is_first():

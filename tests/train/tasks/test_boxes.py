@@ -23,9 +23,8 @@ from tests.train.tasks.boxes import (
     Predictions,
     average_precision,
 )
-from train.runs.loop import train
+from train import load_run, train
 from train.runs.provenance import digest
-from train.runs.record import load_run
 
 SHORT = {
     "model.name": "resnet18",
