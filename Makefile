@@ -7,12 +7,13 @@ RUN ?= runs/digits_cbam
 WORKERS ?= 2
 POD ?= imagenet_resnet50 imagenet_cbam_resnet50 imagenet_attention56
 
-.PHONY: help train test test-slow test-notebooks docs faults pod pod-all lint clean
+.PHONY: help train test test-slow test-full test-notebooks docs faults pod pod-all lint clean
 
 help:
 	@echo "make train           train CBAM-ResNet-20 on the embedded digits (RUN=$(RUN)): a minute or two on two CPU cores"
-	@echo "make test            the tests, but for the long ones, WORKERS=$(WORKERS) at a time"
+	@echo "make test            the tests of one net and block of each kind, but for the long ones, WORKERS=$(WORKERS) at a time"
 	@echo "make test-slow       the long tests: whole runs, kills"
+	@echo "make test-full       all tests, of every net, block and setting: an hour or two"
 	@echo "make test-notebooks  run the notebooks: some minutes"
 	@echo "make docs            build the documentation into docs/_build/html, warnings as errors"
 	@echo "make faults          kill training runs at 60 random moments, saves included: each must end as the unbroken one"
@@ -29,6 +30,9 @@ test: $(VENV)/dev.done
 
 test-slow: $(VENV)/dev.done
 	$(BIN)/python -m pytest -m slow --numprocesses $(WORKERS) --dist worksteal
+
+test-full: $(VENV)/dev.done
+	$(BIN)/python -m pytest --full --numprocesses $(WORKERS) --dist worksteal
 
 test-notebooks: $(VENV)/dev.done
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest --nbmake --nbmake-timeout=600 --numprocesses $(WORKERS) notebooks

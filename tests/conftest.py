@@ -20,7 +20,14 @@ ROOT = Path(__file__).resolve().parent.parent
 def pytest_addoption(parser: pytest.Parser) -> None:
     stored = ROOT / "tests" / "golden" / "fixtures"
     parser.addoption("--golden", type=Path, default=stored, help="folder of reference fixtures")
-    parser.addoption("--full", action="store_true", help="check everything that the reference fixtures hold")
+    parser.addoption("--full", action="store_true", help="check every net, block and setting, not one of each kind")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--full"):
+        full = [item for item in items if item.get_closest_marker("full")]
+        config.hook.pytest_deselected(items=full)
+        items[:] = [item for item in items if not item.get_closest_marker("full")]
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import pytest
 
 import attnjax
+from tests.kinds import numbers, one_of_each_kind, without_numbers
 from train.config import Config, GGAMConfig, ModelConfig
 from train.config.ablation import Ablation
 from train.config.flags import read_config_file, read_from_file
@@ -107,11 +108,24 @@ def abstract_params(model: ModelConfig, shape: tuple[int, int, int]) -> Any:
     return jax.eval_shape(init, jax.random.key(0), images)["params"]
 
 
-@every_config
+def kind(path: Path) -> str:
+    return without_numbers(path.stem)
+
+
+def sizes(path: Path) -> list[int]:
+    return numbers(path.stem)
+
+
+@pytest.mark.parametrize("path", one_of_each_kind(CONFIGS, kind, sizes, lambda path: path.stem))
 def test_its_net_takes_its_images_and_its_optimizer_the_net(path: Path):
     run = run_of(load(path))
+    jax.eval_shape(run.optimizer().init, abstract_params(run.config.model, run.image_shape))
+
+
+@every_config
+def test_its_net_has_the_classes_of_its_images(path: Path):
+    run = run_of(load(path))
     config = run.config
-    jax.eval_shape(run.optimizer().init, abstract_params(config.model, run.image_shape))
     assert config.model.num_classes in (None, len(run.class_names))
     assert (config.model.num_classes == 1000) == (config.data.source == "tfds:imagenet2012")
 

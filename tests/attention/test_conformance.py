@@ -41,6 +41,7 @@ from attnjax.attention import (
 )
 from attnjax.layers import BatchNorm
 from attnjax.models import resnext_unit
+from tests.kinds import one_of_each_kind
 
 _before_norm = r"(.*/)?(fc1|reduce_conv|dilated_conv\d)/bias"
 
@@ -118,6 +119,9 @@ BFLOAT16_ERROR = 0.03
 """Largest error of a bfloat16 output, as a part of the output's largest value."""
 
 every_block = pytest.mark.parametrize("name", BLOCKS)
+a_block_of_each_class = pytest.mark.parametrize(
+    "name", one_of_each_kind(BLOCKS, lambda name: type(BLOCKS[name]), list(BLOCKS).index)
+)
 
 
 def images(shape: tuple[int, ...] = SHAPE, dtype: Any = jnp.float32) -> jax.Array:
@@ -179,7 +183,7 @@ def test_shape_is_as_declared_and_type_is_the_inputs(name: str, dtype: Any) -> N
     chex.assert_tree_all_finite(y)
 
 
-@every_block
+@a_block_of_each_class
 def test_parameters_are_float32_whatever_the_compute_type(name: str) -> None:
     low = BLOCKS[name].clone(dtype=jnp.bfloat16)
     variables = attnjax.init(low, jax.random.key(0), SHAPE)
@@ -191,7 +195,7 @@ def test_parameters_are_float32_whatever_the_compute_type(name: str) -> None:
     np.testing.assert_allclose(near.astype(jnp.float32), exact, rtol=0, atol=BFLOAT16_ERROR * largest)
 
 
-@every_block
+@a_block_of_each_class
 def test_jit_equals_eager_and_traces_once(name: str) -> None:
     block, variables = BLOCKS[name], recipe_weights(name)
 
@@ -206,7 +210,7 @@ def test_jit_equals_eager_and_traces_once(name: str) -> None:
     )
 
 
-@every_block
+@a_block_of_each_class
 def test_vmap_equals_the_loop(name: str) -> None:
     variables, stack = recipe_weights(name), images((3, *SHAPE))
     mapped = jax.jit(jax.vmap(partial(BLOCKS[name].apply, train=False), in_axes=(None, 0)))(variables, stack)
@@ -214,7 +218,7 @@ def test_vmap_equals_the_loop(name: str) -> None:
     np.testing.assert_allclose(mapped, looped, rtol=1e-5, atol=1e-6)
 
 
-@every_block
+@a_block_of_each_class
 def test_vmap_over_parameters_equals_the_loop(name: str) -> None:
     trees = [jax.tree.map(lambda leaf, scale=scale: leaf * scale, recipe_weights(name)) for scale in (0.5, 1.0)]
     if not jax.tree.leaves(trees):
@@ -287,7 +291,7 @@ def test_identity_start_hands_the_input_through_or_is_refused(name: str) -> None
     np.testing.assert_allclose(outputs(name)(variables, images()), images(), rtol=0.01)
 
 
-@every_block
+@a_block_of_each_class
 def test_float64_is_float64_throughout(name: str) -> None:
     x = images()
     low = outputs(name)(recipe_weights(name), x)

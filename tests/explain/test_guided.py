@@ -85,7 +85,7 @@ def test_other_activations_keep_their_gradients(variables: Any) -> None:
 
 
 def test_guided_grad_cam_is_the_product_with_the_map() -> None:
-    net = attnjax.create_model("cbam_resnet20_cifar", num_classes=10)
+    net = attnjax.create_model("cbam_resnet20_cifar", num_classes=10, stage_sizes=(1, 1, 1))
     images = noise(2, 16, 16, 3)
     variables = attnjax.init(net, jax.random.key(0), images.shape)
     target = jnp.array([3, 7])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import re
 from functools import partial
 
 import jax
@@ -13,8 +12,12 @@ import pytest
 
 import attnjax
 from attnjax.layers import BatchNorm
+from tests.kinds import one_of_each_kind, without_numbers
 
-every_net = pytest.mark.parametrize("name", attnjax.list_models())
+every_net = pytest.mark.parametrize(
+    "name",
+    one_of_each_kind(attnjax.list_models(), without_numbers, lambda name: attnjax.model_info(name).parameters),
+)
 
 
 @every_net
@@ -33,15 +36,7 @@ def test_counts_of_the_papers(name: str, parameters: int) -> None:
     assert attnjax.model_info(name).parameters == parameters
 
 
-def one_of_each_family() -> list[str]:
-    """Of the nets whose names differ in their numbers alone, the one with the fewest parameters."""
-    families: dict[str, list[str]] = {}
-    for name in attnjax.list_models():
-        families.setdefault(re.sub(r"\d+", "", name), []).append(name)
-    return [min(names, key=lambda name: attnjax.model_info(name).parameters) for names in families.values()]
-
-
-@pytest.mark.parametrize("name", one_of_each_family())
+@every_net
 def test_features_keep_or_halve_the_map_logits_have_the_classes_and_norms_are_as_given(name: str) -> None:
     norm = partial(BatchNorm, param_dtype=jnp.bfloat16)
     model, info = attnjax.create_model(name, num_classes=7, norm=norm), attnjax.model_info(name)

@@ -1,0 +1,32 @@
+"""Of things of one kind, the tests check the cheapest; all of them with --full."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, TypeVar
+
+import pytest
+
+T = TypeVar("T")
+
+
+def without_numbers(name: str) -> str:
+    """The kind of things whose names differ in their numbers alone."""
+    return re.sub(r"\d+", "", name)
+
+
+def numbers(name: str) -> list[int]:
+    """A cost of things whose names tell their sizes."""
+    return [int(number) for number in re.findall(r"\d+", name)]
+
+
+def one_of_each_kind(
+    things: Iterable[T], kind: Callable[[T], Hashable], cost: Callable[[T], Any], name: Callable[[T], str] = str
+) -> list[Any]:
+    """Parameters for a test, one for each thing; all but the cheapest of each kind are marked `full`."""
+    things, cheapest = list(things), {}
+    for thing in sorted(things, key=cost, reverse=True):
+        cheapest[kind(thing)] = thing
+    kept = {id(thing) for thing in cheapest.values()}
+    return [pytest.param(each, id=name(each), marks=() if id(each) in kept else pytest.mark.full) for each in things]
