@@ -4,8 +4,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+from tests.compilation import quickly
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.update(quickly(devices=8))
 
 import chex
 import jax
@@ -43,14 +45,8 @@ def _count_traces_anew() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _compile_quickly(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Tests of blocks and nets compile much and compute little; the others have the compiler's full optimisation.
-
-    What is made for several tests has it too: it comes before this in the first of them.
-    """
-    folders = ("attention", "explain", "models", "training")
-    quickly = request.path.parent.name in folders or request.path.stem == "test_blocks"
-    quickly &= request.node.get_closest_marker("optimized") is None
-    jax.config.update("jax_disable_most_optimizations", quickly)
+def _optimize(request: pytest.FixtureRequest) -> Iterator[None]:
+    optimized = request.node.get_closest_marker("optimized") is not None
+    jax.config.update("jax_disable_most_optimizations", not optimized)
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update("jax_disable_most_optimizations", True)

@@ -11,6 +11,11 @@ import pytest
 T = TypeVar("T")
 
 
+def only_in_full(*values: Any) -> Any:
+    """Values of a test's parameters that are checked with --full alone."""
+    return pytest.param(*values, marks=pytest.mark.full)
+
+
 def without_numbers(name: str) -> str:
     """The kind of things whose names differ in their numbers alone."""
     return re.sub(r"\d+", "", name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import inspect
+import os
 import re
 import shlex
 import subprocess
@@ -21,6 +22,8 @@ from typing import Any, NamedTuple
 import jax
 import pytest
 import tyro
+
+from tests.compilation import quickly
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in page.parts)]
@@ -149,5 +152,6 @@ def test_the_readme_is_short() -> None:
 @pytest.mark.slow
 def test_the_script_of_the_digits_reaches_98_percent() -> None:
     command = [sys.executable, str(ROOT / "docs" / "digits.py")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    optimized = {name: value for name, value in os.environ.items() if name not in quickly(devices=1)}
+    done = subprocess.run(command, env=optimized, capture_output=True, text=True, check=True)
     assert float(done.stdout.split()[-1]) >= 0.98

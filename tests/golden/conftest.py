@@ -14,6 +14,8 @@ from tests.kinds import one_of_each_kind, without_numbers
 
 CHECKED = ("block", "cam", "model", "ggam")
 """Kinds of fixtures that are compared."""
+GRADIENT_MACS = 2e8
+"""Nets of more multiply-accumulates have their gradients in float64 checked with --full alone."""
 
 
 def read_index(folder: Path) -> list[dict[str, str]]:
@@ -40,10 +42,6 @@ def without_sizes(fixture: Fixture) -> str:
     )
 
 
-def family(fixture: Fixture) -> str:
-    return str(fixture.manifest["family"])
-
-
 def cost(fixture: Fixture) -> int:
     """Multiply-accumulates, or the values of the input where they are not told."""
     return int(fixture.manifest.get("macs") or fixture.images("eval").size)
@@ -53,7 +51,10 @@ def parameters(argument: str, folder: Path) -> list[Any]:
     """Every fixture that an argument of a test stands for."""
     if argument == "trained_model":
         trained = [fixture for fixture in find_fixtures(folder, "model") if "train64/loss" in fixture.keys]
-        return one_of_each_kind(trained, family, cost, name)
+        return [
+            pytest.param(fixture, id=name(fixture), marks=pytest.mark.full if cost(fixture) > GRADIENT_MACS else ())
+            for fixture in trained
+        ]
     return one_of_each_kind(find_fixtures(folder, argument), without_sizes, cost, name)
 
 

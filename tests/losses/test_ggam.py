@@ -235,6 +235,7 @@ def test_training_gives_the_nets_own_logits_and_statistics(small: Any) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("statistics", ["running", "batch"])
 @pytest.mark.parametrize("stop", [True, False])
 def test_gradients_are_those_of_finite_differences(small: Any, stop: bool, statistics: Any) -> None:
@@ -268,6 +269,7 @@ def test_gradients_are_those_of_finite_differences(small: Any, stop: bool, stati
             assert (there - back) / (2 * length) == pytest.approx(slope, rel=1e-5), name
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("stop", [True, False])
 def test_only_a_flowing_gradient_reaches_the_head_through_beta(small: Any, stop: bool) -> None:
     labels = jnp.asarray([0, 1, 2, 0], jnp.int32)

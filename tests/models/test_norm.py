@@ -19,6 +19,7 @@ import attnjax
 from attnjax.attention import BAM, CBAM, ResidualAttention, ResidualUnit, SelectiveKernel, SqueezeExcite
 from attnjax.layers import BatchNorm
 from attnjax.models import VGG, BasicBlock, Bottleneck, GGAMNet, MobileNet, ResidualAttentionNet, ResNet
+from tests.kinds import only_in_full
 
 _resnet = partial(ResNet, (1, 1), num_classes=3, widths=(8, 16), stem="cifar", stem_width=8)
 _module = partial(ResidualAttention, p=0, t=1, post=0, bottom=1, pools=1)
@@ -115,7 +116,7 @@ def _variables(net: Callable[..., nn.Module], shape: tuple[int, ...]) -> Any:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf + 0.1 * np.abs(rng.standard_normal(leaf.shape))), tree)
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", ["cbam", *map(only_in_full, ("bam", "sk")), "ran"])
 def test_groups_are_devices_and_a_named_axis_is_the_global_batch(name: str) -> None:
     devices = 4
     with jax.enable_x64(True):

@@ -32,7 +32,7 @@ from train.hosts.processes import check_same
 from train.runs.evaluation import Evaluator
 from train.runs.initial_weights import start_from
 from train.tasks.recipe import Run
-from train.tasks.task import Task
+from train.tasks.task import Objective, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Program:
       run: the run's settings and data description.
       layout: sharding of arrays on devices.
       model: the net.
+      objective: its losses and preprocessing.
       step: the pure training step.
       state: shapes, dtypes and shardings of the state.
       zero_sums: the sums before the first step.
@@ -53,6 +54,7 @@ class Program:
     run: Run
     layout: Layout
     model: nn.Module
+    objective: Objective
     step: TrainStep
     state: TrainState
     zero_sums: Sums
@@ -80,7 +82,7 @@ class Program:
         )
         state = layout.abstract(abstract_state(task, run, model))
         zero_sums = step.init(state, task.abstract_batch(run), jax.random.key(0))
-        return cls(task, run, layout, model, step, state, zero_sums)
+        return cls(task, run, layout, model, objective, step, state, zero_sums)
 
     def compiled(self) -> ParallelStep:
         """The training step compiled for all devices by `parallel.engine`."""
@@ -132,11 +134,10 @@ class Setup:
     @functools.cached_property
     def evaluator(self) -> Evaluator:
         """Evaluates variables on the test images."""
-        task, run, model = self.program.task, self.run, self.program.model
-        objective = task.objective(run, model)
-        step = make_eval_step(model, objective.evaluation_loss, preprocess=objective.preprocess)
+        task, objective = self.program.task, self.program.objective
+        step = make_eval_step(self.program.model, objective.evaluation_loss, preprocess=objective.preprocess)
         process = (jax.process_index(), jax.process_count())
-        batches = partial(task.evaluation_batches, run, self.test_images, process)
+        batches = partial(task.evaluation_batches, self.run, self.test_images, process)
         return Evaluator(task, step, batches, self.program.layout)
 
     @property

@@ -19,6 +19,7 @@ from attnjax.attention import CBAM
 from attnjax.layers import BatchNorm
 from attnjax.models import BasicBlock, ResNet
 from attnjax.training import Layout, TrainState
+from tests.kinds import only_in_full
 from tests.train.support import figures, outcome, replace, small
 from tests.training.nets import float_type
 from train import load_run, train
@@ -125,13 +126,14 @@ def check_group(seeds: Sequence[int], devices: int, used: int, count: int, chang
             assert difference <= near * max(size, 1e-3), (path, difference, size)
 
 
-@pytest.mark.parametrize("changes", [MIXED, {"parallel.batch_norm": 4, "parallel.accumulate": 2}])
+@pytest.mark.parametrize("changes", [MIXED, only_in_full({"parallel.batch_norm": 4, "parallel.accumulate": 2})])
 def test_one_step_together_is_that_of_each_alone_in_float32(changes: dict[str, Any]):
     check_group(SEEDS, 2, 2, 1, changes, 1e-5)
 
 
+@pytest.mark.optimized
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(("seeds", "devices", "used"), [(SEEDS, 8, 4), (SEEDS[:3], 2, 1)])
+@pytest.mark.parametrize(("seeds", "devices", "used"), [(SEEDS, 8, 4), only_in_full(SEEDS[:3], 2, 1)])
 def test_twenty_steps_together_are_those_of_each_alone_in_float64(seeds: tuple[int, ...], devices: int, used: int):
     check_group(seeds, devices, used, 20, {}, 1e-9)
 
@@ -193,7 +195,7 @@ def test_seeds_in_turn_end_as_the_ordinary_runs_to_the_last_bit(
     ]
 
 
-@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("asked", [only_in_full(False), True])
 def test_seeds_that_were_killed_go_on_and_end_as_the_unbroken_ones(
     asked: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lone_runs: dict[int, Path]
 ):

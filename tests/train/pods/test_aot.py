@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import pytest
 
+from tests.kinds import only_in_full
 from tests.train import compilers
 from tests.train.support import ROOT, replace
 from train import aot, aot_table
@@ -175,7 +176,9 @@ def test_want_of_memory_is_told_in_a_line() -> None:
     assert explain(other, 512) is other
 
 
-@pytest.mark.parametrize(("compiler", "needed"), [("reports", 3.0), ("ends", 5.0), ("refuses", 17.5)])
+@pytest.mark.parametrize(
+    ("compiler", "needed"), [("reports", 3.0), only_in_full("ends", 5.0), only_in_full("refuses", 17.5)]
+)
 def test_memory_is_planned_in_a_process_that_ends_then(
     pod: Pod, monkeypatch: pytest.MonkeyPatch, compiler: str, needed: float
 ) -> None:
@@ -189,7 +192,7 @@ def test_memory_is_planned_in_a_process_that_ends_then(
     ("compiler", "message"),
     [
         ("fails", "^4 images a chip: INTERNAL: no such instruction$"),
-        ("dies", "^4 images a chip: the compiler ended with code 7$"),
+        only_in_full("dies", "^4 images a chip: the compiler ended with code 7$"),
     ],
 )
 def test_a_compiler_that_fails_is_told(pod: Pod, monkeypatch: pytest.MonkeyPatch, compiler: str, message: str) -> None:
@@ -253,6 +256,7 @@ def _bytes(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
+@pytest.mark.full
 def test_the_key_changes_with_what_is_compiled(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
     key = pod.key(_CONFIG)
     assert pod.key(replace(_CONFIG, {"log_every_steps": 7, "data.source": "folder:elsewhere"})) == key

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.kinds import only_in_full
 from tests.train.faults import ENGINES, Runs
 from tests.train.runs.test_damaged_checkpoints import DAMAGE, flip
 from tests.train.support import SMALL, figures, kill_at, lines, outcome, run, small, training, write_images
@@ -129,7 +130,7 @@ def test_a_corrupt_image_among_many_is_named_or_skipped(tmp_path: Path, fails: C
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["unreadable_images"] == [str(paths[17])]
 
 
-@pytest.mark.parametrize("death", [RuntimeError("the thread died"), SystemExit(3), MemoryError()])
+@pytest.mark.parametrize("death", [RuntimeError("the thread died"), *map(only_in_full, (SystemExit(3), MemoryError()))])
 def test_a_data_thread_that_dies_ends_the_run_which_can_go_on(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, death: BaseException
 ):
@@ -175,7 +176,7 @@ def every_third(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workdir
 
 
-@pytest.mark.parametrize("step", [4, 6])
+@pytest.mark.parametrize("step", [4, only_in_full(6)])
 def test_sigterm_in_an_evaluation_saves_at_once_and_the_evaluation_is_done_later(
     every_third: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], step: int
 ):
@@ -241,9 +242,7 @@ def test_a_kill_before_a_checkpoint_has_its_name_leaves_the_one_before(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "engine", [pytest.param(name, marks=() if name == "jit, sharded" else pytest.mark.full) for name in ENGINES]
-)
+@pytest.mark.parametrize("engine", ["jit, sharded", *map(only_in_full, sorted(ENGINES.keys() - {"jit, sharded"}))])
 def test_runs_killed_at_random_moments_end_as_the_unbroken_one(tmp_path: Path, engine: str):
     runs = Runs(tmp_path, ENGINES[engine], steps=24, seed=2)
     assert runs.kill().all > 0
