@@ -27,8 +27,8 @@ def _row(info: ModelInfo) -> tuple[str, ...]:
     results = []
     for result in info.results:
         error = f"{result.top1_error:.2f}" + (f" / {result.top5_error:.2f}" if result.top5_error is not None else "")
-        place = "" if result.dataset == "ImageNet-1K" else f"{result.dataset} "
-        results.append(place + (error if result.verified else f"({error})") + f", {result.source}")
+        dataset = "" if result.dataset == "ImageNet-1K" else f"{result.dataset} "
+        results.append(dataset + (error if result.verified else f"({error})") + f", {result.source}")
     height, width = info.input_size
     size = (f"{info.parameters:,}", f"{info.macs / 1e9:.4f}", f"{height}x{width}", str(info.num_classes))
     return (info.name, *size, info.variant, "; ".join(results))

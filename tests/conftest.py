@@ -4,10 +4,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.compilation import quickly
-
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.update(quickly(devices=8))
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"  # halves the time of compilations
 
 import chex
 import jax
@@ -45,8 +44,12 @@ def _count_traces_anew() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _optimize(request: pytest.FixtureRequest) -> Iterator[None]:
-    optimized = request.node.get_closest_marker("optimized") is not None
+def _compile_quickly(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tests of the library compile much and compute little; those of the application have XLA's full optimisation.
+
+    Processes that tests start, and what is made for several tests, have it too.
+    """
+    optimized = request.node.get_closest_marker("optimized") or (ROOT / "tests" / "train") in request.path.parents
     jax.config.update("jax_disable_most_optimizations", not optimized)
     yield
-    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -1,4 +1,4 @@
-"""Of things of one kind, the tests check the cheapest; all of them with --full."""
+"""Selects what is tested without --full: the cheapest net, block or config of each kind."""
 
 from __future__ import annotations
 
@@ -26,12 +26,15 @@ def numbers(name: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", name)]
 
 
+def cheapest(things: Iterable[T], kind: Callable[[T], Hashable], cost: Callable[[T], Any]) -> list[T]:
+    """The cheapest thing of each kind."""
+    return list({kind(thing): thing for thing in sorted(things, key=cost, reverse=True)}.values())
+
+
 def one_of_each_kind(
     things: Iterable[T], kind: Callable[[T], Hashable], cost: Callable[[T], Any], name: Callable[[T], str] = str
 ) -> list[Any]:
     """Parameters for a test, one for each thing; all but the cheapest of each kind are marked `full`."""
-    things, cheapest = list(things), {}
-    for thing in sorted(things, key=cost, reverse=True):
-        cheapest[kind(thing)] = thing
-    kept = {id(thing) for thing in cheapest.values()}
+    things = list(things)
+    kept = set(map(id, cheapest(things, kind, cost)))
     return [pytest.param(each, id=name(each), marks=() if id(each) in kept else pytest.mark.full) for each in things]

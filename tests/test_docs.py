@@ -23,8 +23,6 @@ import jax
 import pytest
 import tyro
 
-from tests.compilation import quickly
-
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in page.parts)]
 
@@ -152,6 +150,6 @@ def test_the_readme_is_short() -> None:
 @pytest.mark.slow
 def test_the_script_of_the_digits_reaches_98_percent() -> None:
     command = [sys.executable, str(ROOT / "docs" / "digits.py")]
-    optimized = {name: value for name, value in os.environ.items() if name not in quickly(devices=1)}
-    done = subprocess.run(command, env=optimized, capture_output=True, text=True, check=True)
+    environment = os.environ | {"XLA_FLAGS": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert float(done.stdout.split()[-1]) >= 0.98

@@ -16,7 +16,6 @@ __all__ = ["load_run", "train"]
 _EXTRA = (
     "grain",
     "matplotlib",
-    "optax",
     "orbax",
     "PIL",
     "sklearn",

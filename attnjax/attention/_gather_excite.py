@@ -27,7 +27,7 @@ from attnjax.layers import (
 
 
 class GatherExcite(Gated):
-    """Scales each value by a gate computed from its surroundings: GE-theta-minus unless told otherwise.
+    """Scales each value by a gate computed from its surroundings: by default GE-theta-minus.
 
     y = sigmoid(upsample(excite(gather(x)))) x: gather takes means or depthwise convolutions over `extent` x `extent`
     cells, excite is nothing or two 1x1 layers, upsampling is nearest-neighbour.

@@ -77,4 +77,4 @@ he_normal_fan_out = VarianceScaling(2.0, "fan_out", "normal")
 """He initialisation over the outputs, what the CBAM, BAM and torchvision ResNets use for convolutions."""
 
 torch_default = VarianceScaling(1 / 3, "fan_in", "uniform")
-"""U(-1/sqrt(fan_in), 1/sqrt(fan_in)), what PyTorch's `Linear` and `Conv2d` use unless told otherwise."""
+"""U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the default of PyTorch's `Linear` and `Conv2d`."""

@@ -1,4 +1,4 @@
-"""Backbones, the table of named nets, and what can be told of a net without running it."""
+"""Backbones, the table of named nets, and the figures of a net that need no run."""
 
 from attnjax.models._blocks import BasicBlock, Bottleneck, PreActBasicBlock
 from attnjax.models._ggam_net import GGAMNet

@@ -43,8 +43,8 @@ class _Block(nn.Module):
         check_constructors(self)
         super().__post_init__()
 
-    def _attend(self, place: Placement, x: jax.Array, train: bool) -> jax.Array:
-        if self.attention is None or place != self.attention_placement:
+    def _attend(self, placement: Placement, x: jax.Array, train: bool) -> jax.Array:
+        if self.attention is None or placement != self.attention_placement:
             return x
         return self.attention(name="attention")(x, train=train)
 

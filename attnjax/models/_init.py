@@ -26,8 +26,8 @@ def init(model: nn.Module, key: jax.Array, input_shape: Sequence[int], **kwargs:
     leaves to `model.init` what it does not know and what `nn.vmap` or `nn.scan` have given more axes. It takes about
     as long as tracing the module once. The distribution is the same, the numbers are not.
 
-    Under `jit`, `vmap` and `eval_shape`, where the key has no value yet, this is `model.init`, with its numbers. A net
-    too large for one device is so made in parts: `jax.jit(partial(attnjax.init, model, input_shape=...),
+    Under `jit`, `vmap` and `eval_shape`, where the key has no value yet, this is `model.init`, with its numbers. To
+    initialise a net that is too large for one device, use `jax.jit(partial(attnjax.init, model, input_shape=...),
     out_shardings=...)(key)`.
 
     Args:

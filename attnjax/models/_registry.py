@@ -89,7 +89,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def model_info(name: str) -> ModelInfo:
-    """Tells what is known of a named net.
+    """Returns what is known about a named net.
 
     Raises:
       ValueError: the name is unknown; the message gives the nearest ones.

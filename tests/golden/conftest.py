@@ -14,8 +14,8 @@ from tests.kinds import one_of_each_kind, without_numbers
 
 CHECKED = ("block", "cam", "model", "ggam")
 """Kinds of fixtures that are compared."""
-GRADIENT_MACS = 2e8
-"""Nets of more multiply-accumulates have their gradients in float64 checked with --full alone."""
+SLOW_MACS = 2e8
+"""The gradients in float64 of nets of more multiply-accumulates are slow tests."""
 
 
 def read_index(folder: Path) -> list[dict[str, str]]:
@@ -42,20 +42,30 @@ def without_sizes(fixture: Fixture) -> str:
     )
 
 
+def with_gradients(folder: Path) -> list[Fixture]:
+    return [fixture for fixture in find_fixtures(folder, "model") if "train64/loss" in fixture.keys]
+
+
+def family(fixture: Fixture) -> str:
+    return str(fixture.manifest["family"])
+
+
 def cost(fixture: Fixture) -> int:
-    """Multiply-accumulates, or the values of the input where they are not told."""
+    """Multiply-accumulates, or the number of input values where the fixture has none."""
     return int(fixture.manifest.get("macs") or fixture.images("eval").size)
 
 
 def parameters(argument: str, folder: Path) -> list[Any]:
     """Every fixture that an argument of a test stands for."""
     if argument == "trained_model":
-        trained = [fixture for fixture in find_fixtures(folder, "model") if "train64/loss" in fixture.keys]
-        return [
-            pytest.param(fixture, id=name(fixture), marks=pytest.mark.full if cost(fixture) > GRADIENT_MACS else ())
-            for fixture in trained
-        ]
+        cases = one_of_each_kind(with_gradients(folder), family, cost, name)
+        return [_marked_if_slow(*case.values, case) for case in cases]
     return one_of_each_kind(find_fixtures(folder, argument), without_sizes, cost, name)
+
+
+def _marked_if_slow(fixture: Fixture, case: Any) -> Any:
+    slow = [pytest.mark.slow] if cost(fixture) > SLOW_MACS else []
+    return pytest.param(fixture, id=case.id, marks=[*case.marks, *slow])
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.golden.conftest import CHECKED, read_index, with_gradients
+from tests.golden.conftest import CHECKED, cost, family, read_index, with_gradients
 from tests.golden.reference import Fixture, sample
+from tests.kinds import cheapest
 
 STORED = Path(__file__).parent / "fixtures"
 LIMIT = 12_000_000
@@ -26,7 +27,7 @@ LARGEST, SAMPLE = 4_096, 1_024
 
 def main(source: Path) -> None:
     entries = read_index(source)
-    trained = {fixture.manifest["id"] for fixture in with_gradients(source, full=False)}
+    trained = {fixture.manifest["id"] for fixture in cheapest(with_gradients(source), family, cost)}
     kept = [entry for entry in entries if entry["kind"] in CHECKED]
     shutil.rmtree(STORED, ignore_errors=True)
     for entry in kept:

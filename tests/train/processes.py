@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from tests.compilation import quickly
 from tests.train.launchers import PREFIXES
 from tests.train.support import SMALL, cached, in_flags
 
@@ -119,7 +118,7 @@ def processes(
       The processes, in order.
     """
     port = free_port()
-    shared = {"JAX_PLATFORMS": "cpu", **quickly(devices)}
+    shared = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
     with contextlib.ExitStack() as stack:
         started = []
         for process in range(count):

@@ -18,7 +18,6 @@ import numpy as np
 from PIL import Image
 
 from attnjax.training import TrainState
-from tests.compilation import quickly
 from train import load_run
 from train.config import Config, DataConfig
 from train.config.flags import read_config_file
@@ -86,7 +85,7 @@ def cached(cache: Path) -> dict[str, str]:
 
 def environment(cache: Path | None, devices: int = 1) -> dict[str, str]:
     """Variables for a process on so many devices; compiled programs come from a folder where one is given."""
-    variables = os.environ | quickly(devices)
+    variables = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
     return variables if cache is None else variables | cached(cache)
 
 

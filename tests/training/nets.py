@@ -43,11 +43,13 @@ def float_type() -> Any:
     return np.float64 if jax.config.jax_enable_x64 else np.float32
 
 
-def cbam_net(norm: dict[str, Any], width: int = 64) -> ResNet:
-    """One block with CBAM, of the test's type."""
+def cbam_net(norm: dict[str, Any], width: int = 64, blocks: int = 1) -> ResNet:
+    """Blocks with CBAM, of the test's type."""
     types: dict[str, Any] = {"dtype": float_type(), "param_dtype": float_type(), "norm": partial(BatchNorm, **norm)}
     attention = partial(CBAM, reduction=4)
-    return ResNet((1,), BasicBlock, 10, attention=attention, widths=(width,), stem="cifar", stem_width=width, **types)
+    return ResNet(
+        (blocks,), BasicBlock, 10, attention=attention, widths=(width,), stem="cifar", stem_width=width, **types
+    )
 
 
 def ggam_net(norm: dict[str, Any]) -> GGAMNet:

@@ -141,12 +141,13 @@ def test_the_parts_of_a_batch_add_up_to_the_step_of_the_whole():
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize(("kept", "convolutions"), [(None, 11), ("block", 15), ("stage", 15)])
-def test_rematerialisation_computes_convolutions_again(kept: Any, convolutions: int):
-    step = step_of(rematerialize=kept)
+@pytest.mark.parametrize(("kept", "convolutions", "relus"), [(None, 20, 9), ("block", 27, 15), ("stage", 27, 16)])
+def test_rematerialisation_computes_what_is_not_kept_again(kept: Any, convolutions: int, relus: int):
+    """Of two blocks, `stage` keeps the second's output alone, and computes the ReLU at the end of the first again."""
+    step = step_of(functools.partial(cbam_net, blocks=2), rematerialize=kept)
     state = fresh_state(step)
     text = jax.jit(step).lower(state, step.init(state, batch_at(0), KEY), batch_at(0), KEY).as_text()
-    assert text.count("stablehlo.convolution(") == convolutions
+    assert (text.count("stablehlo.convolution("), text.count("call @relu")) == (convolutions, relus)
 
 
 def test_eight_devices_take_the_steps_of_one_in_float32():
@@ -188,7 +189,7 @@ def test_an_engine_refuses_what_is_not_its_own():
         jit_step(step_of(engine="pmap"), layout, fresh_state(step))
 
 
-def test_the_loop_transfers_nothing_implicitly():
+def test_a_compiled_step_transfers_nothing_implicitly():
     layout, step = Layout.create(jax.devices()[:2]), step_of()
     state = fresh_state(step)
     compiled, sums = jit_step(step, layout, state), layout.put(step.init(state, batch_at(0), KEY))

@@ -75,7 +75,12 @@ class Session:
     def sums(self) -> Sums:
         """The restored sums; zeros for a new run."""
         zero, stored = self.setup.program.zero_sums, self.restored.sums
-        totals = {name: np.asarray(stored.get(name, total), total.dtype) for name, total in zero.totals.items()}
+        if not stored:
+            return zero
+        if stored.keys() != zero.totals.keys():
+            kept, expected = (", ".join(sorted(names)) for names in (stored, zero.totals))
+            raise UserError(f"the checkpoint of step {self.start} has the sums {kept}; the loss has {expected}")
+        totals = {name: np.asarray(stored[name], total.dtype) for name, total in zero.totals.items()}
         return zero.replace(totals=totals)
 
     def save(self, step: int, state: TrainState, sums: Sums, evaluation: Any) -> None:

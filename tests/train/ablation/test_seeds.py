@@ -131,7 +131,6 @@ def test_one_step_together_is_that_of_each_alone_in_float32(changes: dict[str, A
     check_group(SEEDS, 2, 2, 1, changes, 1e-5)
 
 
-@pytest.mark.optimized
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("seeds", "devices", "used"), [(SEEDS, 8, 4), only_in_full(SEEDS[:3], 2, 1)])
 def test_twenty_steps_together_are_those_of_each_alone_in_float64(seeds: tuple[int, ...], devices: int, used: int):

@@ -256,7 +256,6 @@ def _bytes(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-@pytest.mark.full
 def test_the_key_changes_with_what_is_compiled(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
     key = pod.key(_CONFIG)
     assert pod.key(replace(_CONFIG, {"log_every_steps": 7, "data.source": "folder:elsewhere"})) == key

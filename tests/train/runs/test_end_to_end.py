@@ -75,7 +75,7 @@ def test_predict_prints_a_line_for_each_image(straight: Straight, cache: Path, d
         assert re.fullmatch(rf"{re.escape(str(path))}\t\d\t[01]\.\d{{4}}", line)
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_very_same_net(straight: Straight, cache: Path, tmp_path: Path):
     workdir, said = straight
     kill_at(

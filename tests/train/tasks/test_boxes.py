@@ -42,10 +42,7 @@ TASK = Boxes(test_canvases=21)
 def short(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Evaluation]:
     """Folder and figures of a run of 4 steps."""
     workdir = tmp_path_factory.mktemp("boxes")
-    jax.config.update("jax_disable_most_optimizations", True)  # it compiles much and computes little
-    evaluation = train(replace(CONFIG, SHORT), str(workdir), TASK)
-    jax.config.update("jax_disable_most_optimizations", False)
-    return workdir, evaluation
+    return workdir, train(replace(CONFIG, SHORT), str(workdir), TASK)
 
 
 def truth(indices: range) -> dict[str, np.ndarray]:
