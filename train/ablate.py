@@ -146,7 +146,9 @@ class _Study:
                 rows.append(Row.read(label, CLASSIFICATION, folders, ablation.published.get(label, "")))
         first, last = self._seeds[0], self._seeds[-1]
         seeds = f"seeds {first} to {last}" if last > first else f"seed {first}"
-        return write_table(self._arguments.workdir, rows, about(self._name, rows, seeds), ablation.source)
+        return write_table(
+            self._arguments.workdir, CLASSIFICATION, rows, about(self._name, rows, seeds), ablation.source
+        )
 
 
 if __name__ == "__main__":

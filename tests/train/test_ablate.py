@@ -92,7 +92,7 @@ def test_the_table_says_what_it_is_of(study: Path):
     assert about == "widths: digits, 1437 training images of 8x8x1; 4 steps of 32; seeds 0 to 1."
     assert "jax " in versions
     assert (empty, rule.count("---")) == ("", head.count("|") - 1)
-    assert head.endswith("| test error, % | test loss | last training loss | step, ms | published (a paper) |")
+    assert head.endswith("| test top-1 error, % | test loss | last training loss | step, ms | published (a paper) |")
     assert plain.startswith("| plain | ")
     assert plain.endswith(" | 5.1 |")
     assert wide.startswith("| wide / 12 | ")

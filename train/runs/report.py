@@ -142,9 +142,8 @@ class Report:
             "seconds": round(seconds, 1),
             "unreadable_images": unreadable,
         }
-        score = self._task.score
-        title = f"{self._task.headlines[score]} error, %"
-        draw_curves(read_metrics(self._workdir), score, title, os.path.join(self._workdir, "curves.png"))
+        curves = os.path.join(self._workdir, "curves.png")
+        draw_curves(read_metrics(self._workdir), self._task.columns[0], curves)
         self._task.write(self._workdir, run, evaluation)
         with replacing(os.path.join(self._workdir, "summary.json")) as path, open(path, "w") as file:
             json.dump(summary, file, indent=2)

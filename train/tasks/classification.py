@@ -33,7 +33,7 @@ from train.data import (
     with_label_noise,
 )
 from train.tasks.recipe import Run
-from train.tasks.task import Objective, mean
+from train.tasks.task import Column, Objective, mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +70,12 @@ class Classification:
 
     score: ClassVar[str] = "accuracy"
     headlines: ClassVar[Mapping[str, str]] = {"loss": "loss", "accuracy": "top-1"}
+    columns: ClassVar[Sequence[Column]] = (
+        Column("error", "accuracy", "top-1 error, %", 2, lambda accuracy: 100 * (1 - accuracy)),
+        Column("loss", "loss", "loss", 4),
+        Column("kl", "kl", "guidance loss", 4),
+        Column("correlation", "correlation", "correlation of S and W", 2),
+    )
     outputs: ClassVar[bool] = False
 
     def open(self, config: Config) -> Dataset:

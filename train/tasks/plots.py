@@ -10,22 +10,23 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from train.config.atomic import replacing
+from train.tasks.task import Column
 
 
-def draw_curves(records: Sequence[Mapping[str, Any]], score: str, title: str, path: str) -> None:
-    """Plots loss, error and learning rate by step, from the records of metrics.jsonl; error = 1 - score."""
+def draw_curves(records: Sequence[Mapping[str, Any]], score: Column, path: str) -> None:
+    """Plots loss, score and learning rate by step, from the records of metrics.jsonl."""
     figure = Figure(figsize=(13, 3.6), layout="constrained")
     axes = figure.subplots(1, 3)
     for split in ("train", "test"):
         part = [record for record in records if record["split"] == split]
         steps = [record["step"] for record in part]
         axes[0].plot(steps, [record["loss"] for record in part], ".-", label=split)
-        scored = [record for record in part if score in record]
-        errors = [100 * (1 - record[score]) for record in scored]
-        axes[1].plot([record["step"] for record in scored], errors, ".-", label=split)
+        scored = [record for record in part if score.figure in record]
+        values = [score.convert(record[score.figure]) for record in scored]
+        axes[1].plot([record["step"] for record in scored], values, ".-", label=split)
         if split == "train":
             axes[2].plot(steps, [record["learning_rate"] for record in part], ".-")
-    for axis, heading in zip(axes, ("loss", title, "learning rate"), strict=True):
+    for axis, heading in zip(axes, ("loss", score.title, "learning rate"), strict=True):
         axis.set(title=heading, xlabel="step", xlim=(0, 1.03 * max(record["step"] for record in records)))
         axis.grid(alpha=0.3)
     axes[0].set_yscale("log")

@@ -31,6 +31,24 @@ class Objective(NamedTuple):
     mix: Callable[[jax.Array, Any], Any] | None = None
 
 
+class Column(NamedTuple):
+    """A metric as tables and plots show it.
+
+    Attributes:
+      name: its name in CSV files.
+      figure: the metric.
+      title: its title, with the unit.
+      decimals: number of decimals.
+      convert: from the metric to what is shown.
+    """
+
+    name: str
+    figure: str
+    title: str
+    decimals: int
+    convert: Callable[[float], float] = float
+
+
 class Images(Protocol):
     """The images of a split, as a task reads them.
 
@@ -64,11 +82,13 @@ class Task(Protocol):
     Attributes:
       score: the metric by which checkpoints are ranked; higher is better.
       headlines: labels of the metrics to print, by metric name.
+      columns: the metrics in tables; the first shows the score, and is plotted.
       outputs: whether an evaluation needs the net's outputs for every image besides the sums.
     """
 
     score: ClassVar[str]
     headlines: ClassVar[Mapping[str, str]]
+    columns: ClassVar[Sequence[Column]]
     outputs: ClassVar[bool]
 
     def open(self, config: Config) -> Dataset:

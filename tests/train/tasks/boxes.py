@@ -28,7 +28,7 @@ from train.data import Batch, Dataset, Split, open_dataset
 from train.data.canvas import draw_canvas, fragments
 from train.hosts.processes import Hosts, connected, is_first
 from train.tasks.recipe import Run
-from train.tasks.task import Objective
+from train.tasks.task import Column, Objective
 
 MOST = 4
 """Digits on a canvas."""
@@ -274,6 +274,10 @@ class Boxes:
     test_canvases: int = 150
     score: ClassVar[str] = "average_precision"
     headlines: ClassVar[Mapping[str, str]] = {"loss": "loss", "average_precision": "AP50"}
+    columns: ClassVar[Sequence[Column]] = (
+        Column("ap50", "average_precision", "AP50, %", 2, lambda precision: 100 * precision),
+        Column("loss", "loss", "loss", 4),
+    )
     outputs: ClassVar[bool] = True
 
     def open(self, config: Config) -> Dataset:

@@ -24,6 +24,7 @@ from tests.train.tasks.boxes import (
     average_precision,
 )
 from train import load_run, train
+from train.ablation.table import Row, write_table
 from train.runs.provenance import digest
 
 SHORT = {
@@ -76,6 +77,16 @@ def test_both_losses_and_average_precision_are_reported_by_name(short: tuple[Pat
     summary = json.loads((workdir / "summary.json").read_text())
     assert summary["test_images"] == evaluation.count == 21
     assert {name: summary[f"test_{name}"] for name in evaluation.figures()} == evaluation.figures()
+
+
+def test_a_table_has_the_columns_of_the_task(short: tuple[Path, Evaluation], tmp_path: Path):
+    workdir, evaluation = short
+    lines = write_table(str(tmp_path), TASK, [Row.read("boxes", TASK, [str(workdir)], "")], [""], "")
+    titles, row = ([cell.strip() for cell in line.split("|")[5:-1]] for line in (lines[2], lines[4]))
+    assert titles == ["test AP50, %", "test loss", "last training loss", "step, ms"]
+    assert [float(cell) for cell in row[:2]] == pytest.approx(
+        [100 * evaluation.average_precision, evaluation.figures()["loss"]], abs=0.005
+    )
 
 
 def test_every_image_counts_once_in_average_precision(short: tuple[Path, Evaluation]):
