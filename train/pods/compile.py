@@ -28,11 +28,10 @@ from jax.experimental import topologies
 from train.config import Config
 from train.config.errors import UserError
 from train.pods.chips import Chip, chip_of, wrong_topology
-from train.pods.hlo import Program, Traffic
+from train.pods.hlo import HloModule, Traffic
 from train.pods.memory import memory_traffic
 from train.runs.provenance import installed
-from train.runs.setup import Program as TrainingProgram
-from train.runs.setup import make_layout
+from train.runs.setup import Program, make_layout
 from train.tasks.classification import CLASSIFICATION
 from train.tasks.recipe import Run
 
@@ -162,7 +161,7 @@ class Pod:
             compiled = _with_progress(lowered.compile, f"compiling for {self.topology}, {images} images a chip")
         except jax.errors.JaxRuntimeError as error:
             raise explain(error, images) from error
-        text, seconds = Program(compiled.as_text(), len(self.devices)), time.monotonic() - start
+        text, seconds = HloModule(compiled.as_text(), len(self.devices)), time.monotonic() - start
         cost = compiled.cost_analysis()
         return Compiled(
             images,
@@ -280,7 +279,7 @@ def _lower(config: Config, devices: Sequence[jax.Device]) -> Any:
     shape = (size, size, config.data.channels or 3)
     run = Run(config, tuple(map(str, range(classes))), shape, num_examples=config.data.batch_size)
     layout = make_layout(config, devices)
-    training = TrainingProgram.create(CLASSIFICATION, run, layout)
+    training = Program.create(CLASSIFICATION, run, layout)
     step: Any = training.compiled()
     batch = {
         name: jax.ShapeDtypeStruct(rows.shape, rows.dtype, sharding=layout.split)

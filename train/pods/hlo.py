@@ -1,4 +1,4 @@
-"""Parses an optimised HLO program: its collectives, and the trip counts of its loops."""
+"""Parses an optimised HLO module: its collectives, and the trip counts of its loops."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CALLING = ("while", "call", "conditional", "fusion", "async-start")
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line of a program.
+    """One line of a module.
 
     Attributes:
       name: name of the instruction.
@@ -64,7 +64,7 @@ class Traffic:
     sent: float = 0.0
 
 
-class Program:
+class HloModule:
     """The computations of an optimised HLO module.
 
     Args:
@@ -98,7 +98,7 @@ class Program:
         }
 
     def runs(self) -> dict[str, int]:
-        """Number of executions of each computation in one run of the program."""
+        """Number of executions of each computation in one run of the module."""
         runs: dict[str, int] = defaultdict(int)
 
         def visit(name: str, times: int) -> None:

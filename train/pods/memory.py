@@ -1,10 +1,10 @@
-"""Memory traffic of an optimised HLO program."""
+"""Memory traffic of an optimised HLO module."""
 
 from __future__ import annotations
 
 import re
 
-from train.pods.hlo import Computation, Instruction, Program, called_by, num_bytes
+from train.pods.hlo import Computation, HloModule, Instruction, called_by, num_bytes
 
 _FREE = (
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast"),
@@ -15,23 +15,23 @@ _SLICING = ("slice", "dynamic-slice", "gather")
 _IN_PLACE = "dynamic-update-slice"
 
 
-def memory_traffic(program: Program) -> int:
-    """Bytes that one run of a program moves between a device and its main memory.
+def memory_traffic(module: HloModule) -> int:
+    """Bytes that one run of a module moves between a device and its main memory.
 
     Counts the operands and results of all instructions outside of fusions; of an array that is only sliced or updated
     in place, only the slice counts.
     """
     return sum(
-        times * _moved(program, body, line)
-        for name, times in program.runs().items()
-        if name not in program.fused
-        for body in [program.computations.get(name, {})]
+        times * _moved(module, body, line)
+        for name, times in module.runs().items()
+        if name not in module.fused
+        for body in [module.computations.get(name, {})]
         for line in body.values()
         if line.opcode not in _FREE and not line.opcode.endswith("-done")
     )
 
 
-def _moved(program: Program, body: Computation, line: Instruction) -> int:
+def _moved(module: HloModule, body: Computation, line: Instruction) -> int:
     """Bytes that an instruction moves from and to main memory."""
     if line.opcode in ("copy-start", "slice-start"):  # source and destination, in either order
         ends = [(num_bytes(array), main) for array, main in _arrays(line.type)][:2]
@@ -39,15 +39,15 @@ def _moved(program: Program, body: Computation, line: Instruction) -> int:
     if line.opcode.endswith("-start") and line.opcode != "all-reduce-start":  # the type holds the operands too
         return sum(num_bytes(array) for array, main in _arrays(line.type) if main)
     read = sum(
-        _read(program, body, line, position)
+        _read(module, body, line, position)
         for position, operand in enumerate(line.operands)
         if operand in body and all(main for _, main in _arrays(body[operand].type))
     )
-    written = zip(_written(program, body, line), _arrays(line.type), strict=False)
+    written = zip(_written(module, body, line), _arrays(line.type), strict=False)
     return read + sum(size for size, (_, main) in written if main)
 
 
-def _read(program: Program, body: Computation, line: Instruction, position: int) -> int:
+def _read(module: HloModule, body: Computation, line: Instruction, position: int) -> int:
     """Bytes that an instruction reads of an operand."""
     if position == 0 and line.opcode in _SLICING:
         return num_bytes(line.type)
@@ -59,32 +59,32 @@ def _read(program: Program, body: Computation, line: Instruction, position: int)
         return whole if line.root and operand.opcode != _IN_PLACE else 0
     if line.opcode != "fusion":
         return whole
-    inner = program.computations[called_by(line)[0]]
+    inner = module.computations[called_by(line)[0]]
     parameter = next(
         at.name for at in inner.values() if at.opcode == "parameter" and at.rest.startswith(f"{position})")
     )
-    return min(whole, _read_inside(program, inner, parameter))
+    return min(whole, _read_inside(module, inner, parameter))
 
 
-def _read_inside(program: Program, body: Computation, name: str) -> int:
+def _read_inside(module: HloModule, body: Computation, name: str) -> int:
     """Bytes that the instructions of a fusion read of an array and its aliases."""
     total = 0
     for line in body.values():
         for position, operand in enumerate(line.operands):
             if operand == name:
-                total += _read(program, body, line, position)
+                total += _read(module, body, line, position)
                 if line.opcode == "bitcast" or (position == 0 and line.opcode == _IN_PLACE):
-                    total += _read_inside(program, body, line.name)
+                    total += _read_inside(module, body, line.name)
     return total
 
 
-def _written(program: Program, body: Computation, line: Instruction) -> list[int]:
+def _written(module: HloModule, body: Computation, line: Instruction) -> list[int]:
     """Bytes that an instruction writes to each array of its result."""
     if line.opcode == "fusion":
-        inner = program.computations[called_by(line)[0]]
-        return _written(program, inner, next(at for at in inner.values() if at.root))
+        inner = module.computations[called_by(line)[0]]
+        return _written(module, inner, next(at for at in inner.values() if at.root))
     if line.opcode in ("tuple", "bitcast"):
-        return [size for operand in line.operands for size in _written(program, body, body[operand])]
+        return [size for operand in line.operands for size in _written(module, body, body[operand])]
     if line.opcode == _IN_PLACE:
         return [num_bytes(body[line.operands[1]].type)]
     return [num_bytes(array) for array, _ in _arrays(line.type)]

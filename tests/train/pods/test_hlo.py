@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from train.pods.hlo import Instruction, Program, Traffic, num_bytes
+from train.pods.hlo import HloModule, Instruction, Traffic, num_bytes
 from train.pods.memory import memory_traffic
 
 # As the compiler for TPUs writes it: a collective that runs beside other work stands in several fusions.
@@ -81,11 +81,11 @@ def _mesh() -> Mesh:
     return jax.make_mesh((2, 4), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
 
 
-def _compiled(function: Callable[[jax.Array], jax.Array]) -> Program:
+def _compiled(function: Callable[[jax.Array], jax.Array]) -> HloModule:
     """On (16, 128) float32, divided among 8 devices: 1 KiB each."""
     rows = P(("a", "b"))
     shared = jax.shard_map(function, mesh=_mesh(), in_specs=rows, out_specs=rows, check_vma=False)
-    return Program(jax.jit(shared).lower(jnp.zeros((16, 128))).compile().as_text(), 8)
+    return HloModule(jax.jit(shared).lower(jnp.zeros((16, 128))).compile().as_text(), 8)
 
 
 def _looped(x: jax.Array) -> jax.Array:
@@ -118,12 +118,12 @@ def test_what_the_partitioner_adds_is_counted_too() -> None:
     batch = jax.ShapeDtypeStruct((16, 4), jnp.float32, sharding=split)
     weights = jax.ShapeDtypeStruct((4, 3), jnp.float32, sharding=whole)
     gradient = jax.jit(jax.grad(lambda w, x: jnp.square(x @ w).sum()), out_shardings=whole)
-    program = Program(gradient.lower(weights, batch).compile().as_text(), 8)
+    program = HloModule(gradient.lower(weights, batch).compile().as_text(), 8)
     assert dict(program.traffic()) == {"all-reduce": Traffic(1, 4 * 3 * 4, 4 * 3 * 4 * 2 * 7 / 8)}
 
 
 def test_a_collective_beside_other_work_counts_once() -> None:
-    traffic = Program(_BESIDE, 16).traffic()
+    traffic = HloModule(_BESIDE, 16).traffic()
     gathered = 256 * 128 * 2
     assert traffic["all-gather"] == Traffic(1, gathered, gathered * 3 / 4)
     assert traffic["all-reduce"] == Traffic(2, 36 + 32, 36 * 2 * 15 / 16 + 32 * 2 * 3 / 4)
@@ -131,7 +131,7 @@ def test_a_collective_beside_other_work_counts_once() -> None:
 
 
 def test_loops_run_as_often_as_their_condition_counts() -> None:
-    program = Program(_MOVES, 8)
+    program = HloModule(_MOVES, 8)
     assert program.runs() == {"main": 1, "body": 5, "inside": 5}
     assert program.traffic() == {"all-reduce": Traffic(5, 20_000, 35_000.0)}
 
@@ -139,7 +139,7 @@ def test_loops_run_as_often_as_their_condition_counts() -> None:
 def test_memory_traffic_leaves_out_what_stays_on_the_chip() -> None:
     outside = 4000 + 4000  # a slice is read, a copy is written
     body = 3 * 4000  # the fusion reads and writes, the all-reduce reads
-    assert memory_traffic(Program(_MOVES, 8)) == outside + 5 * body
+    assert memory_traffic(HloModule(_MOVES, 8)) == outside + 5 * body
 
 
 def test_rows_of_an_array_that_a_loop_changes_in_place_count_as_rows() -> None:
@@ -156,14 +156,14 @@ def test_rows_of_an_array_that_a_loop_changes_in_place_count_as_rows() -> None:
     array = 1024 * 1000 * 4
     beside = 1024 * 64  # the counter
     for function, arrays in ((change, 2), (stack, 3)):  # the other fills the stack with 0 first
-        program = Program(jax.jit(function, donate_argnums=0).lower(jnp.zeros((1024, 1000))).compile().as_text(), 1)
+        program = HloModule(jax.jit(function, donate_argnums=0).lower(jnp.zeros((1024, 1000))).compile().as_text(), 1)
         copies = sum(line.opcode == "copy" and "1000" in line.type for line in _entry(program))
         moved = memory_traffic(program)
         assert program.unknown_loops() == 0
         assert 0 <= moved - (arrays + 2 * copies) * array < beside
 
 
-def _entry(program: Program) -> list[Instruction]:
+def _entry(program: HloModule) -> list[Instruction]:
     return [line for name, body in program.computations.items() if name.startswith("main") for line in body.values()]
 
 
@@ -219,20 +219,20 @@ ENTRY %main (x: f32[64,8], row: f32[1,8], i: s32[]) -> f32[] {{
   ROOT %end = () tuple()
 }}
 """
-    assert memory_traffic(Program(text, 2)) == expected
+    assert memory_traffic(HloModule(text, 2)) == expected
 
 
 def test_loops_of_unknown_length_are_told() -> None:
     def halve(x: jax.Array) -> jax.Array:
         return jax.lax.while_loop(lambda x: x > 1, lambda x: x / 2, x)
 
-    assert Program(jax.jit(halve).lower(jnp.float32(9)).compile().as_text(), 1).unknown_loops() == 1
-    assert Program(_MOVES, 8).unknown_loops() == 0
+    assert HloModule(jax.jit(halve).lower(jnp.float32(9)).compile().as_text(), 1).unknown_loops() == 1
+    assert HloModule(_MOVES, 8).unknown_loops() == 0
 
 
 def test_repetition_weighs_by_size() -> None:
-    assert Program(_MOVES, 8).repetition("add") == 5
-    assert Program(_MOVES, 8).repetition("convolution") == 1
+    assert HloModule(_MOVES, 8).repetition("add") == 5
+    assert HloModule(_MOVES, 8).repetition("convolution") == 1
 
 
 @pytest.mark.parametrize(
