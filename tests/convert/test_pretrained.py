@@ -12,6 +12,7 @@ import pytest
 import attnjax
 from attnjax.convert import to_torch
 from attnjax.convert._timm import architecture
+from tests.kinds import one_of_each_kind, without_numbers
 
 SIZES = {  # timm 1.0.31
     "resnet18": 11_689_512,
@@ -36,7 +37,7 @@ SIZES = {  # timm 1.0.31
 }
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", one_of_each_kind(SIZES, without_numbers, SIZES.__getitem__))
 def test_an_architecture_has_timms_number_of_parameters(name: str) -> None:
     constructor, _ = architecture(name)
     assert attnjax.count_parameters(constructor(num_classes=1000), (1, 64, 64, 3)) == SIZES[name]

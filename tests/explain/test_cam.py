@@ -16,6 +16,7 @@ import attnjax
 from attnjax.attention import CBAM, PyramidSqueezeAttention
 from attnjax.explain import CAM, METHODS, grad_cam
 from attnjax.models import VGG, BasicBlock, Bottleneck, GGAMNet, ResNet
+from tests.kinds import only_in_full
 
 NET = ResNet((1, 1), BasicBlock, 5, partial(CBAM, reduction=4), widths=(8, 16), stem="cifar", stem_width=8)
 
@@ -261,8 +262,13 @@ def test_weights_of_scales_are_no_map() -> None:
 
 @pytest.mark.parametrize(
     ("net", "side"),
-    [(NET, 16), (VGG((1, 1), 3, (4, 8)), 16), (GGAMNet(partial(VGG, (1, 1), widths=(4, 8)), num_classes=3), 16)]
-    + [(attnjax.create_model(name, num_classes=3), 32) for name in ("mobilenet", "attention56")],
+    [
+        (NET, 16),
+        (VGG((1, 1), 3, (4, 8)), 16),
+        (GGAMNet(partial(VGG, (1, 1), widths=(4, 8)), num_classes=3), 16),
+        (attnjax.create_model("mobilenet", num_classes=3), 32),
+        only_in_full(attnjax.create_model("attention56", num_classes=3), 32),
+    ],
     ids=lambda value: type(value).__name__,
 )
 def test_keys_of_features_are_layers(net: nn.Module, side: int) -> None:

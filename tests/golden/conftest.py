@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +32,8 @@ def name(fixture: Fixture) -> str:
     return str(fixture.manifest["id"])
 
 
-def without_sizes(fixture: Fixture) -> str:
-    """A block whatever its image, a net whatever its depth."""
-    return (
-        re.sub(r"_\d+(x\d+)?$", "", name(fixture))
-        if fixture.manifest["kind"] == "block"
-        else without_numbers(name(fixture))
-    )
+def kind(fixture: Fixture) -> str:
+    return without_numbers(name(fixture))
 
 
 def with_gradients(folder: Path) -> list[Fixture]:
@@ -50,9 +44,11 @@ def family(fixture: Fixture) -> str:
     return str(fixture.manifest["family"])
 
 
-def cost(fixture: Fixture) -> int:
-    """Multiply-accumulates, or the number of input values where the fixture has none."""
-    return int(fixture.manifest.get("macs") or fixture.images("eval").size)
+def cost(fixture: Fixture) -> Any:
+    """Multiply-accumulates of a net, input values of a block; of maps, those of most methods are preferred."""
+    if fixture.manifest["kind"] == "cam":
+        return -len(fixture.manifest["methods"]), len(fixture.keys)
+    return fixture.manifest.get("macs") or fixture.images("eval").size
 
 
 def parameters(argument: str, folder: Path) -> list[Any]:
@@ -60,7 +56,7 @@ def parameters(argument: str, folder: Path) -> list[Any]:
     if argument == "trained_model":
         cases = one_of_each_kind(with_gradients(folder), family, cost, name)
         return [_marked_if_slow(*case.values, case) for case in cases]
-    return one_of_each_kind(find_fixtures(folder, argument), without_sizes, cost, name)
+    return one_of_each_kind(find_fixtures(folder, argument), kind, cost, name)
 
 
 def _marked_if_slow(fixture: Fixture, case: Any) -> Any:

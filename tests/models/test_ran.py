@@ -16,6 +16,7 @@ from flax.traverse_util import flatten_dict
 import attnjax
 from attnjax.attention import ResidualAttention, ResidualUnit, SqueezeExcite
 from attnjax.models import InceptionUnit, ResidualAttentionNet, resnext_unit
+from tests.kinds import only_in_full
 
 _attention = partial(ResidualAttention, t=1, bottom=1, post=0)
 
@@ -129,7 +130,7 @@ def trunk_depth(parameters: dict[str, Any]) -> int:
     return 2 + 3 * sum("mask_" not in unit for unit in units)
 
 
-@pytest.mark.parametrize("modules", [1, 2, 6])
+@pytest.mark.parametrize("modules", [1, 2, only_in_full(6)])
 def test_depth_is_36_m_plus_20(modules: int) -> None:
     attention = [partial(ResidualAttention, pools=count) for count in (3, 2, 1)]
     cifar = partial(ResidualAttentionNet, ResidualUnit, attention, (modules,) * 3, 10, stem="cifar", stem_width=16)
