@@ -130,7 +130,7 @@ def failing_together() -> Iterator[None]:
             raise
         import jax
 
-        if isinstance(error, jax.errors.JaxRuntimeError):
+        if isinstance(error, jax.errors.JaxRuntimeError) or error.__cause__ is not None:
             time.sleep(3)  # if another process is lost, the group ends this one meanwhile, with a better message
         known = exit_message(error)
         if known is None:

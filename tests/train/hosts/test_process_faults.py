@@ -62,7 +62,7 @@ def test_a_run_that_is_preempted_then_killed_then_damaged_ends_as_the_unbroken_o
         code, (line,) = ended(both)[0]
     assert f"{workdir} resumes at step {saved[1]} of 20" in both[0].out
     assert code == 1
-    assert re.fullmatch(r"error: process 1 of 2 .*: start all processes again, .* from the last checkpoint", line)
+    assert re.fullmatch(r"error: process 1 of 2 .*: start all processes again .* from the last checkpoint", line)
 
     *_, older, newest = sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal())
     flip(workdir / "checkpoints" / str(newest))
