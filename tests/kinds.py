@@ -27,8 +27,11 @@ def numbers(name: str) -> list[int]:
 
 
 def cheapest(things: Iterable[T], kind: Callable[[T], Hashable], cost: Callable[[T], Any]) -> list[T]:
-    """The cheapest thing of each kind."""
-    return list({kind(thing): thing for thing in sorted(things, key=cost, reverse=True)}.values())
+    """The cheapest thing of each kind, the first of equally cheap ones."""
+    chosen: dict[Hashable, T] = {}
+    for thing in sorted(things, key=cost):
+        chosen.setdefault(kind(thing), thing)
+    return list(chosen.values())
 
 
 def one_of_each_kind(

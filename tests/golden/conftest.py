@@ -48,7 +48,7 @@ def cost(fixture: Fixture) -> Any:
     """Multiply-accumulates of a net, input values of a block; of maps, those of most methods are preferred."""
     if fixture.manifest["kind"] == "cam":
         return -len(fixture.manifest["methods"]), len(fixture.keys)
-    return fixture.manifest.get("macs") or fixture.images("eval").size
+    return fixture.manifest.get("macs") or fixture.input_size("eval")
 
 
 def parameters(argument: str, folder: Path) -> list[Any]:

@@ -7,6 +7,7 @@ as `_weight` says; inputs and cotangents are noise of PCG64(seed) in NCHW order.
 from __future__ import annotations
 
 import json
+import math
 import re
 import zlib
 from functools import cached_property
@@ -40,8 +41,16 @@ class Fixture:
 
     def images(self, mode: str) -> np.ndarray:
         """Input of a mode, (b, h, w, c)."""
-        spec = self.manifest.get("input") or self.manifest[mode]
+        spec = self._input(mode)
         return nhwc(_noise(spec["seed"], spec["shape"]))
+
+    def input_size(self, mode: str) -> int:
+        """Number of values of the input of a mode."""
+        return math.prod(self._input(mode)["shape"])
+
+    def _input(self, mode: str) -> dict[str, Any]:
+        spec: dict[str, Any] = self.manifest.get("input") or self.manifest[mode]
+        return spec
 
     def cotangent(self) -> np.ndarray:
         """R of the block fixtures' loss sum(out * R), (b, h, w, c)."""
