@@ -17,8 +17,8 @@ def only_in_full(*values: Any) -> Any:
 
 
 def without_numbers(name: str) -> str:
-    """The kind of things whose names differ in their numbers alone."""
-    return re.sub(r"\d+", "", name)
+    """The kind of things whose names differ in their numbers alone; `_64px` is one."""
+    return re.sub(r"_?\d+(px)?", "", name)
 
 
 def numbers(name: str) -> list[int]:
@@ -35,9 +35,17 @@ def cheapest(things: Iterable[T], kind: Callable[[T], Hashable], cost: Callable[
 
 
 def one_of_each_kind(
-    things: Iterable[T], kind: Callable[[T], Hashable], cost: Callable[[T], Any], name: Callable[[T], str] = str
+    things: Iterable[T],
+    kind: Callable[[T], Hashable],
+    cost: Callable[[T], Any],
+    name: Callable[[T], str] = str,
+    marks: Callable[[T], list[pytest.MarkDecorator]] = lambda thing: [],
 ) -> list[Any]:
-    """Parameters for a test, one for each thing; all but the cheapest of each kind are marked `full`."""
+    """Parameters for a test, one for each thing; all but the cheapest of each kind are marked `full`, too."""
     things = list(things)
     kept = set(map(id, cheapest(things, kind, cost)))
-    return [pytest.param(each, id=name(each), marks=() if id(each) in kept else pytest.mark.full) for each in things]
+    full = [pytest.mark.full]
+    return [
+        pytest.param(thing, id=name(thing), marks=[*marks(thing), *([] if id(thing) in kept else full)])
+        for thing in things
+    ]

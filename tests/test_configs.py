@@ -8,16 +8,16 @@ import re
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
 
 import attnjax
 from tests.kinds import numbers, one_of_each_kind, without_numbers
-from train.config import Config, GGAMConfig, ModelConfig
+from train.config import Config, GGAMConfig
 from train.config.ablation import Ablation
 from train.config.flags import read_config_file, read_from_file
-from train.runs.setup import abstract_state
 from train.tasks.classification import CLASSIFICATION
 from train.tasks.recipe import Run
 
@@ -101,11 +101,10 @@ def test_it_tells_the_published_results_of_its_net(path: Path):
 
 
 @functools.cache
-def abstract_params(model: ModelConfig, shape: tuple[int, int, int]) -> Any:
+def abstract_params(net: nn.Module, shape: tuple[int, int, int]) -> Any:
     """Shapes of a net's parameters, from a call with two images."""
     images = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
-    init = functools.partial(attnjax.create_model(model.name, **model.options).init, train=False)
-    return jax.eval_shape(init, jax.random.key(0), images)["params"]
+    return jax.eval_shape(functools.partial(net.init, train=False), jax.random.key(0), images)["params"]
 
 
 def kind(path: Path) -> str:
@@ -119,7 +118,7 @@ def sizes(path: Path) -> list[int]:
 @pytest.mark.parametrize("path", one_of_each_kind(CONFIGS, kind, sizes, lambda path: path.stem))
 def test_its_net_takes_its_images_and_its_optimizer_the_net(path: Path):
     run = run_of(load(path))
-    jax.eval_shape(run.optimizer().init, abstract_params(run.config.model, run.image_shape))
+    jax.eval_shape(run.optimizer().init, abstract_params(CLASSIFICATION.model(run), run.image_shape))
 
 
 @every_config
@@ -155,8 +154,8 @@ def test_every_variant_of_an_ablation_builds_a_net_of_its_own(path: Path):
         assert config not in seen
         seen.append(config)
         run = run_of(config)
-        state = abstract_state(CLASSIFICATION, run)
-        assert state.variables["params"]["fc"]["bias"].shape == (len(run.class_names),)
+        params = abstract_params(CLASSIFICATION.model(run), run.image_shape)
+        assert params["fc"]["bias"].shape == (len(run.class_names),)
 
 
 @pytest.mark.parametrize("path", [p for p in CONFIGS if p.stem.startswith("imagenet_")], ids=lambda path: path.stem)

@@ -24,7 +24,7 @@ ALLOWED = {
     "attnjax.convert": NETS | {"attnjax.convert"},
     "attnjax.export": NETS | {"attnjax.export"},
     "attnjax.training": LAYERS | {"attnjax.training"},
-    "attnjax.losses": NETS | {"attnjax.training", "attnjax.losses"},
+    "attnjax.losses": LAYERS | {"attnjax.training", "attnjax.losses"},
     "attnjax.detection": NETS | {"attnjax.training", "attnjax.detection"},
     "train.config": {"train.config"},
     "train.data": DATA,

@@ -19,7 +19,7 @@ from train.data import Dataset
 from train.runs.preemption import Preempted, preemption
 from train.runs.record import read_run
 from train.runs.session import locked
-from train.runs.setup import abstract_state
+from train.runs.setup import validate
 from train.tasks.classification import CLASSIFICATION
 
 _PROGRAM = "python -m train.ablate FILE"
@@ -126,14 +126,14 @@ class _Study:
             raise UserError("; ".join(diverged))
 
     def _check(self, labels: Iterable[str]) -> None:
-        """Checks the data and the net of every variant before training the first."""
+        """Validates every variant before the first is trained."""
         opened: dict[DataConfig, Dataset] = {}
         for label in labels:
             config = self._ablation.config(label)
             try:
                 if config.data not in opened:
                     opened[config.data] = CLASSIFICATION.open(config)
-                abstract_state(CLASSIFICATION, CLASSIFICATION.define(config, opened[config.data]))
+                validate(CLASSIFICATION, CLASSIFICATION.define(config, opened[config.data]))
             except UserError as error:
                 raise UserError(f"variant {label!r}: {error}") from error
 

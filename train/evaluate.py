@@ -5,16 +5,15 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated
 
-import jax
 import tyro
 from tqdm import tqdm
 
 from attnjax.training import Layout, make_eval_step
 from train.config.errors import UserError
 from train.config.flags import parse, program
-from train.data import evaluation_batches
 from train.hosts.processes import Hosts, connected, gather, is_first
 from train.runs.evaluation import Evaluator
 from train.runs.provenance import digest
@@ -61,16 +60,14 @@ def _evaluate(parsed: Arguments) -> None:
     crops = 10 if parsed.crops == "ten" else 1
     batch_size = layout.round_up(-(-reader.config.batch_size // crops))
     reader = dataclasses.replace(reader, config=dataclasses.replace(reader.config, batch_size=batch_size))
-    loss: Any = objective.evaluation_loss
-    batches: Any = evaluation_batches
-    preprocess: Any = objective.preprocess
+    step = make_eval_step(model, objective.evaluation_loss, preprocess=objective.preprocess)
+    batches = partial(task.evaluation_batches, run, reader)
     if parsed.crops != "center" or parsed.sizes or parsed.resize:
         multicrop = Multicrop.of(reader, parsed.crops, parsed.sizes, parsed.resize)
         multicrop.check(model, state.eval_variables, reader)
-        loss, batches, preprocess = MulticropLoss(preprocess), multicrop.batches, None
-    step = make_eval_step(model, loss, preprocess=preprocess)
-    process = (jax.process_index(), jax.process_count())
-    evaluator = Evaluator(task, step, lambda: batches(reader, process), layout)
+        step = make_eval_step(model, MulticropLoss(objective.preprocess))
+        batches = partial(multicrop.batches, reader)
+    evaluator = Evaluator(task, step, batches, layout)
     silent = None if is_first() else True  # None: unless standard error is a terminal
     with tqdm(total=-(-len(reader) // batch_size), unit="batch", leave=False, disable=silent) as bar:
         result = evaluator(run, state.eval_variables, bar.update)

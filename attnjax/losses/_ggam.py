@@ -6,13 +6,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from attnjax._choice import check_choice
 from attnjax.layers import at_least_float32
 from attnjax.losses._cross_entropy import class_shares, classification_sums, cross_entropy, mask_of, masked_mean
-from attnjax.models import GGAMNet
 from attnjax.training import Aux
 
 
@@ -86,7 +86,7 @@ class GGAMTerms(NamedTuple):
 
 
 def ggam_loss(
-    model: GGAMNet,
+    model: nn.Module,
     variables: Mapping[str, Any],
     images: jax.Array,
     labels: jax.Array,
@@ -110,7 +110,8 @@ def ggam_loss(
     the logit of the image's class; see `guidance_loss`. The defaults are the paper's form.
 
     Args:
-      model: a net whose attention is `ChannelSpatialAttention`, which gives S.
+      model: a net with the methods `features`, `attend` and `head` of `GGAMNet`, whose attention, a submodule of that
+        name, sows S as `ChannelSpatialAttention` does.
       variables: its `params` and `batch_stats`.
       images: (b, h, w, c), floating.
       labels: class indices, integers (b,), or class probabilities, floating (b, n), as from `Mixup`; then y is the
@@ -256,20 +257,21 @@ def _correlation(s: jax.Array, w: jax.Array) -> jax.Array:
 
 
 def _forward(
-    model: GGAMNet,
+    model: nn.Module,
     variables: Mapping[str, Any],
     images: jax.Array,
     train: bool,
     rngs: dict[str, jax.Array] | None,
 ) -> tuple[dict[str, jax.Array], jax.Array, jax.Array, dict[str, Any]]:
     """A and D, the logits, S, and the new batch statistics."""
-    if not isinstance(model, GGAMNet):
-        raise ValueError(f"model={type(model).__name__} must be a GGAMNet")
-    wanted = f"model.attention={model.attention} sows no channel_weights: use ChannelSpatialAttention"
-    if model.attention is None:
+    if lacking := [name for name in ("features", "attend", "head") if not hasattr(model, name)]:
+        raise ValueError(f"model={type(model).__name__} has no method {', '.join(lacking)}: use a GGAMNet")
+    attention = getattr(model, "attention", None)
+    wanted = f"model.attention={attention} sows no channel_weights: use ChannelSpatialAttention"
+    if attention is None:
         raise ValueError(wanted)
 
-    def run(net: GGAMNet, x: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
+    def run(net: Any, x: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
         maps = net.features(x, train=train)
         before, after = list(maps.values())[-2:]
         return {"A": before, "D": after}, net.head(after, train=train)
@@ -283,7 +285,7 @@ def _forward(
 
 
 def _cam_gradient(
-    model: GGAMNet,
+    model: nn.Module,
     variables: Mapping[str, Any],
     x: jax.Array,
     chosen: jax.Array | None,
@@ -296,7 +298,7 @@ def _cam_gradient(
     if stop_gradient:
         variables, x = jax.lax.stop_gradient((dict(variables), x))
 
-    def run(net: GGAMNet, x: jax.Array) -> jax.Array:
+    def run(net: Any, x: jax.Array) -> jax.Array:
         return net.head(net.attend(x, train=train) if wrt == "A" else x, train=train)
 
     def score(x: jax.Array) -> jax.Array:

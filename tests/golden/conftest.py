@@ -33,6 +33,9 @@ def name(fixture: Fixture) -> str:
 
 
 def kind(fixture: Fixture) -> str:
+    """Of maps, one fixture for given classes and one for the classes that the net finds."""
+    if fixture.manifest["kind"] == "cam":
+        return f"targets_given={fixture.manifest['targets_given']}"
     return without_numbers(name(fixture))
 
 
@@ -45,23 +48,21 @@ def family(fixture: Fixture) -> str:
 
 
 def cost(fixture: Fixture) -> Any:
-    """Multiply-accumulates of a net, input values of a block; of maps, those of most methods are preferred."""
+    """Multiply-accumulates of a net, input values of a block; of maps, all methods are wanted for given classes."""
     if fixture.manifest["kind"] == "cam":
-        return -len(fixture.manifest["methods"]), len(fixture.keys)
+        return len(fixture.manifest["methods"]) * (-1 if fixture.manifest["targets_given"] else 1)
     return fixture.manifest.get("macs") or fixture.input_size("eval")
+
+
+def marks(fixture: Fixture) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.slow] if cost(fixture) > SLOW_MACS else []
 
 
 def parameters(argument: str, folder: Path) -> list[Any]:
     """Every fixture that an argument of a test stands for."""
     if argument == "trained_model":
-        cases = one_of_each_kind(with_gradients(folder), family, cost, name)
-        return [_marked_if_slow(*case.values, case) for case in cases]
+        return one_of_each_kind(with_gradients(folder), family, cost, name, marks)
     return one_of_each_kind(find_fixtures(folder, argument), kind, cost, name)
-
-
-def _marked_if_slow(fixture: Fixture, case: Any) -> Any:
-    slow = [pytest.mark.slow] if cost(fixture) > SLOW_MACS else []
-    return pytest.param(fixture, id=case.id, marks=[*case.marks, *slow])
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -345,7 +345,7 @@ def test_bfloat16_gives_float32_losses_near_those_of_float32(variables: Any) -> 
         ({"smoothing": 1.0}, "smoothing=1.0 must be at least 0 and below 1"),
         ({"labels": LABELS[:1]}, r"labels are int32\[1\], but must be integers \[4\] or floating \[4, 2\]"),
         ({"labels": LABELS.astype(np.float32)}, r"labels are float32\[4\], but must be integers \[4\]"),
-        ({"model": ResNet((1,), BasicBlock, widths=(8,))}, "model=ResNet must be a GGAMNet"),
+        ({"model": ResNet((1,), BasicBlock, widths=(8,))}, "model=ResNet has no method .*attend.*: use a GGAMNet"),
         ({"model": NET.clone(attention=None)}, "model.attention=None sows no channel_weights"),
     ],
 )

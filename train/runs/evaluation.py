@@ -14,6 +14,8 @@ from train.data import Batch
 from train.tasks.recipe import Run
 from train.tasks.task import Task
 
+Batches = Callable[[tuple[int, int]], Iterator[Batch]]
+
 
 class Evaluator:
     """Evaluates variables on the test images; compiles once.
@@ -21,12 +23,12 @@ class Evaluator:
     Args:
       task: turns sums and outputs into metrics.
       step: evaluation step of one batch.
-      batches: returns an iterator over this process's rows of every batch, each with a `mask`; the number of rows is
-        divisible by the number of devices.
+      batches: takes the index of this process and the number of processes, and returns an iterator over its rows of
+        every batch, each with a `mask`; the number of rows is divisible by the number of devices.
       layout: sharding of batches and variables.
     """
 
-    def __init__(self, task: Task, step: EvalStep, batches: Callable[[], Iterator[Batch]], layout: Layout) -> None:
+    def __init__(self, task: Task, step: EvalStep, batches: Batches, layout: Layout) -> None:
         self._task, self._eval_step, self._batches, self._layout = task, step, batches, layout
 
         def counted(variables: Any, sums: Any, batch: Any) -> Any:
@@ -48,7 +50,7 @@ class Evaluator:
           before_batch: called before each batch; may raise to stop the evaluation.
         """
         sums, outputs = None, []
-        for rows in self._batches():
+        for rows in self._batches((jax.process_index(), jax.process_count())):
             before_batch()
             batch = self._layout.put_batch(rows)
             sums = self._layout.put(self._zero_sums(variables, batch)) if sums is None else sums

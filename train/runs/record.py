@@ -62,7 +62,7 @@ def load_run(workdir: str, task: Task, checkpoint: str = "last") -> LoadedRun:
     run = read_run(workdir)
     model = task.model(run)
     state = load_state(task, run, workdir, checkpoint, Layout.create(jax.local_devices()[:1]))
-    preprocess = task.objective(run, model).preprocess or (lambda images: images)
+    preprocess = task.objective(run, model).preprocess
     return LoadedRun(model, state.eval_variables, run.class_names, preprocess)
 
 

@@ -136,8 +136,7 @@ class Setup:
         """Evaluates variables on the test images."""
         task, objective = self.program.task, self.program.objective
         step = make_eval_step(self.program.model, objective.evaluation_loss, preprocess=objective.preprocess)
-        process = (jax.process_index(), jax.process_count())
-        batches = partial(task.evaluation_batches, self.run, self.test_images, process)
+        batches = partial(task.evaluation_batches, self.run, self.test_images)
         return Evaluator(task, step, batches, self.program.layout)
 
     @property
@@ -151,6 +150,16 @@ class Setup:
         changed = dataclasses.replace(self, program=dataclasses.replace(self.program, run=run))
         vars(changed)["evaluator"] = self.evaluator  # compiled once for all seeds
         return changed
+
+
+def validate(task: Task, run: Run) -> None:
+    """Checks settings, data and devices against each other, as `Setup.create` does, without building a step.
+
+    Raises:
+      UserError: they do not fit.
+    """
+    layout = make_layout(run.config)
+    abstract_state(task, run, task.model(run, norm_options(run.config, layout.num_devices)))
 
 
 def make_layout(config: Config, devices: Sequence[jax.Device] | None = None) -> Layout:

@@ -27,7 +27,7 @@ class Objective(NamedTuple):
 
     loss: Loss
     evaluation_loss: Loss
-    preprocess: Callable[[jax.Array], jax.Array] | None = None
+    preprocess: Callable[[jax.Array], jax.Array]
     mix: Callable[[jax.Array, Any], Any] | None = None
 
 

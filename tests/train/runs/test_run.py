@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from PIL import Image
 
 import train
-from attnjax.training import Normalize
+from attnjax.training import Aux, Normalize
 from tests.kinds import only_in_full
 from tests.train.support import ROOT, figures, reader_of_split, small
 from train import evaluate, load_run, predict
@@ -33,8 +34,9 @@ from train.runs.checkpoint import Checkpoints
 from train.runs.provenance import digest
 from train.runs.setup import Setup
 from train.tasks import plots
-from train.tasks.classification import CLASSIFICATION, Evaluation
+from train.tasks.classification import CLASSIFICATION, Classification, Evaluation
 from train.tasks.recipe import Run
+from train.tasks.task import Objective
 
 Trained = tuple[Path, Evaluation]
 
@@ -314,6 +316,26 @@ def test_a_run_goes_on_with_another_duration_and_other_intervals(copied: Path, c
     stored = json.loads((copied / "config.json").read_text())["config"]
     assert (stored["total_steps"], stored["total_epochs"]) == (None, 0.08)
     assert json.loads((copied / "summary.json").read_text())["steps"] == 8
+
+
+class OtherSums(Classification):
+    """Classification whose loss does not count correct answers."""
+
+    def objective(self, run: Run, model: nn.Module) -> Objective:
+        objective = super().objective(run, model)
+
+        def loss(*arguments: Any, **keywords: Any) -> tuple[jax.Array, Aux]:
+            value, aux = objective.loss(*arguments, **keywords)
+            return value, aux._replace(sums={name: each for name, each in aux.sums.items() if name != "correct"})
+
+        return objective._replace(loss=loss)
+
+
+def test_a_checkpoint_with_the_sums_of_another_loss_is_refused(copied: Path):
+    before = (copied / "metrics.jsonl").read_bytes()
+    with pytest.raises(UserError, match=r"step 6 has the sums correct, count, loss; the loss has count, loss$"):
+        train_run(small({"total_steps": 8}), str(copied), OtherSums())
+    assert (copied / "metrics.jsonl").read_bytes() == before
 
 
 def test_a_duration_that_is_over_already_is_refused(copied: Path):
