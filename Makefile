@@ -7,12 +7,13 @@ RUN ?= runs/digits_cbam
 WORKERS ?= 2
 POD ?= imagenet_resnet50 imagenet_cbam_resnet50 imagenet_attention56
 
-.PHONY: help train test test-slow test-full test-notebooks docs faults pod pod-all lint clean
+.PHONY: help train test test-slow test-ci test-full test-notebooks docs faults pod pod-all lint clean
 
 help:
 	@echo "make train           train CBAM-ResNet-20 on the embedded digits (RUN=$(RUN)): a minute or two on two CPU cores"
 	@echo "make test            the tests of one net and block of each kind, but for the long ones, WORKERS=$(WORKERS) at a time"
 	@echo "make test-slow       the long tests: whole runs, kills"
+	@echo "make test-ci         both, which is what must pass before a change lands"
 	@echo "make test-full       all tests, of every net, block and setting: an hour or two"
 	@echo "make test-notebooks  run the notebooks: some minutes"
 	@echo "make docs            build the documentation into docs/_build/html, warnings as errors"
@@ -30,6 +31,9 @@ test: $(VENV)/dev.done
 
 test-slow: $(VENV)/dev.done
 	$(BIN)/python -m pytest -m slow --numprocesses $(WORKERS) --dist worksteal
+
+test-ci: $(VENV)/dev.done
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 test-full: $(VENV)/dev.done
 	$(BIN)/python -m pytest --full --numprocesses $(WORKERS) --dist worksteal
@@ -60,6 +64,8 @@ clean:
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/docs.done: $(VENV)/dev.done  # not both at once
 
 $(VENV)/%.done: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'

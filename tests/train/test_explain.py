@@ -40,7 +40,7 @@ def test_test_images_are_drawn_with_their_own_class(
 
 def test_files_are_drawn_with_the_answer(trained: Trained, digit_files: list[Path], tmp_path: Path):
     out = tmp_path / "e.png"
-    explain.main([*map(str, digit_files[:2]), "--workdir", str(trained[0]), "--layer", "stage2", "--out", str(out)])
+    explain.main([*map(str, digit_files[:2]), "--workdir", str(trained[0]), "--layer", "stem", "--out", str(out)])
     assert size(out)[1] > 0
 
 
@@ -53,7 +53,7 @@ def test_a_column_has_the_class_and_its_probability(trained: Trained):
     assert pictures.labels.tolist() == [test[place][1] for place in (0, 120, 239, 359)]
     arguments = explain.Arguments((), str(trained[0]))
     title, maps, captions = explain.column("net", loaded, pictures, arguments)
-    assert title == f"net\n{arguments.method}, {arguments.layer or 'stage3'}"
+    assert title == f"net\n{arguments.method}, {arguments.layer or 'stage1'}"
     assert maps.shape == (4, 8, 8)
     assert float(np.max(maps)) <= 1
     logits: Any = loaded.model.apply(loaded.variables, loaded.preprocess(pictures.images), train=False)

@@ -7,7 +7,7 @@ from train.config import ModelConfig
 
 config = dataclasses.replace(
     digits,
-    model=ModelConfig("resnet20_cifar", options={"stage_sizes": (1, 1, 1), "widths": (16, 16, 64)}),
+    model=ModelConfig("resnet20_cifar", options={"stage_sizes": (1,), "widths": (16,), "stem_width": 32}),
     data=dataclasses.replace(digits.data, batch_size=16),
     log_every_steps=2,
 )

@@ -51,7 +51,7 @@ _STEP = Compiled(
     seconds=7.0,
 )
 _CONFIG = Config(
-    model=ModelConfig(name="resnet20_cifar", num_classes=10, dtype="bfloat16"),
+    model=ModelConfig("resnet20_cifar", 10, "bfloat16", options={"stage_sizes": (1, 1), "widths": (16, 32)}),
     data=DataConfig(source="folder:nowhere", batch_size=32, image_size=8, channels=3),
     parallel=ParallelConfig(batch_norm="device"),
     total_epochs=2,
@@ -70,7 +70,8 @@ def config_file(tmp_path: Path) -> str:
     path = tmp_path / "small.py"
     path.write_text(
         "from train.config import *\n"
-        "config = Config(ModelConfig('resnet20_cifar', 10, 'bfloat16'),"
+        "options = {'stage_sizes': (1, 1), 'widths': (16, 32)}\n"
+        "config = Config(ModelConfig('resnet20_cifar', 10, 'bfloat16', options=options),"
         " DataConfig('folder:nowhere', batch_size=32, image_size=8),"
         " parallel=ParallelConfig(batch_norm='device'), total_epochs=2)\n"
     )

@@ -83,13 +83,13 @@ def test_the_program_prints_a_table_and_writes_it(trained: Trained, capsys: pyte
     finally:
         written.unlink(missing_ok=True)
     assert {name: found[name] for name in ("layer", "target", "images")} == {
-        "layer": "stage3",
+        "layer": "stage1",
         "target": "label",
         "images": 5,
     }
     said = capsys.readouterr().out.splitlines()
     assert said[:3] == [
-        f"{workdir}: 5 images, stage3, class by label",
+        f"{workdir}: 5 images, stage1, class by label",
         "| method | insertion | deletion | road |",
         "| --- | --- | --- | --- |",
     ]
