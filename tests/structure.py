@@ -135,7 +135,7 @@ def _acts(call: ast.Call) -> Iterator[str]:
 
 def programs(root: Path) -> Iterator[tuple[str, str]]:
     """Name and text of all Python of a checkout but for its tests: files, notebooks, and blocks of Markdown."""
-    hidden = {path.name for path in root.iterdir() if path.name.startswith(".")} | {"tests", "runs", "spec", "shared"}
+    hidden = {path.name for path in root.iterdir() if path.name.startswith(".")} | {"tests", "runs"}
     for path in sorted(root.rglob("*")):
         inside = path.relative_to(root)
         if inside.parts[0] in hidden:
@@ -155,7 +155,7 @@ _RECORD = """
 import json, runpy, sys, threading
 sys.path.insert(0, "")
 _, root, out, *flags = sys.argv
-steps = {("train/step.py", "train_step"), ("attnjax/training/_step.py", "TrainStep.__call__")}
+steps = {("attnjax/training/_step.py", "TrainStep.__call__")}
 before, after = {}, {}
 files = before
 

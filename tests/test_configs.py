@@ -245,7 +245,7 @@ def test_fine_grained_sets_have_the_recipe_of_the_released_code(data: str):
         assert (slow, fast) == pytest.approx((0.01, 0.1))
         assert optimizer.scaled_module == ("backbone" if of_ggam else "fc")
         assert (inside == slow) == of_ggam
-        script = GGAMConfig(1.0, "softmax", "forward", "prediction", "D", stop_gradient=True, reduction="sum")
+        script = GGAMConfig(1.0, "softmax", "forward", "prediction", "D", True, "sum", "batch")
         assert config.ggam == (script if of_ggam else GGAMConfig())
         total = config.steps(run_of(config).num_examples)
         peak = optimizer.learning_rate

@@ -9,17 +9,18 @@ from typing import Annotated
 
 import tyro
 
-from train.ablation.seeds import Together, is_done, train_seeds, trains_together
+from train.ablation.seeds import Together, check_seeds, is_done, train_seeds, trains_together
 from train.ablation.table import Row, about, write_table
 from train.config import Config, DataConfig, flatten
 from train.config.ablation import Ablation, folder_name
 from train.config.errors import NotFiniteError, UserError, nearest
 from train.config.flags import config_name, parse, program, read_from_file, with_duration_of
 from train.data import Dataset
+from train.runs.initial_weights import start_from
 from train.runs.preemption import Preempted, preemption
 from train.runs.record import read_run
 from train.runs.session import locked
-from train.runs.setup import validate
+from train.runs.setup import Program, make_layout
 from train.tasks.classification import CLASSIFICATION
 
 _PROGRAM = "python -m train.ablate FILE"
@@ -133,7 +134,11 @@ class _Study:
             try:
                 if config.data not in opened:
                     opened[config.data] = CLASSIFICATION.open(config)
-                validate(CLASSIFICATION, CLASSIFICATION.define(config, opened[config.data]))
+                check_seeds(config)
+                run = CLASSIFICATION.define(config, opened[config.data])
+                program = Program.create(CLASSIFICATION, run, make_layout(config))
+                if config.model.weights is not None:
+                    start_from(config.model.weights, program.state.variables)
             except UserError as error:
                 raise UserError(f"variant {label!r}: {error}") from error
 

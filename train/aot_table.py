@@ -110,14 +110,14 @@ def table(rows: Mapping[str, Mapping[str, str]], topology: str) -> str:
         "Made by `python -m train.aot_table` without a TPU: steps with as many images a chip as the column says.",
         f"{chip.memory} GiB is what programs may take of a chip. `images/s at most` takes "
         f"{chip.flops / 1e12:.0f} Tflop/s, {chip.memory_bandwidth / 1e9:.0f} GB/s of HBM",
-        f"and {chip.network_bandwidth / 1e9:.0f} GB/s over all links of a chip, as if all three went on at once: "
+        f"and {chip.network_bandwidth / 1e9:.0f} GB/s over all links of a chip, if the three overlap perfectly: "
         "no step is faster, real ones are slower.",
         "`MB accessed` is XLA's count of what operations take and give, on the chip too; `MB from and to HBM` is read",
         "from the compiled program. XLA counts what is in a loop once, the other columns as often as it runs.",
         "The most images a chip are those that the compiler finds room for, beside the program and 1 % of the memory;",
         "3 % or a group of batch norm more do not fit, and still more may. A step has at most 1,048,576 images. Empty",
         "cells are not known yet.",
-        "`key` stands for the traced step, the topology and the compiler: with another key a config is compiled anew.",
+        "`key` stands for the traced step, the topology and the compiler: with another key a config is compiled again.",
         "",
         _line(_COLUMNS),
         "|---" * len(_COLUMNS) + "|",

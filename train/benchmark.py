@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from attnjax.layers import native_convolutions
 from attnjax.layers._convolve import Window
 from attnjax.losses import CrossEntropy
 from attnjax.training import TrainState, make_train_step, sgd
+from train.config.atomic import replacing
 from train.config.errors import UserError
 from train.config.flags import parse, program
 from train.runs.provenance import processor
@@ -170,6 +172,10 @@ def _time_forms(shape: Shape, repeats: int) -> list[tuple[convolve.Lowering, lis
 
 def measure_layers(arguments: Layers) -> None:
     """Writes the table."""
+    _require_positive(arguments, "repeats")
+    folder = os.path.dirname(arguments.out) or "."
+    if not os.path.isdir(folder):
+        raise UserError(f"OUT={arguments.out}: there is no folder {folder}")
     lines = [
         "# Forms of a convolution",
         "",
@@ -196,7 +202,7 @@ def measure_layers(arguments: Layers) -> None:
         about = (shape.net, shape.size, channels, shape.kernel_size, shape.groups, shape.stride, shape.dilation)
         lines.append("| " + " | ".join([*map(str, about), *cells.values()]) + " |")
         print(lines[-1], flush=True)
-    with open(arguments.out, "w", encoding="utf-8") as file:
+    with replacing(arguments.out) as path, open(path, "w", encoding="utf-8") as file:
         file.write("\n".join(lines) + "\n")
 
 
@@ -204,10 +210,15 @@ def _milliseconds(seconds: float) -> str:
     return f"{1000 * seconds:.3g}" if seconds < 1 else f"{1000 * seconds:.0f}"
 
 
+def _require_positive(arguments: Layers | Model, *names: str) -> None:
+    for name in names:
+        if getattr(arguments, name) < 1:
+            raise UserError(f"--{name}={getattr(arguments, name)} must be at least 1")
+
+
 def measure_model(arguments: Model) -> None:
     """Prints compile and step time."""
-    if min(arguments.image_size, arguments.batch, arguments.steps) < 1:
-        raise UserError("image_size, batch and steps must be at least 1")
+    _require_positive(arguments, "image_size", "batch", "steps")
     shape = (arguments.batch, arguments.image_size, arguments.image_size, 3)
     try:
         model = attnjax.create_model(arguments.name)

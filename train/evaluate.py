@@ -12,12 +12,11 @@ import tyro
 from tqdm import tqdm
 
 from attnjax.training import Layout, make_eval_step
-from train.config.errors import UserError
 from train.config.flags import parse, program
 from train.hosts.processes import Hosts, connected, gather, is_first
 from train.runs.evaluation import Evaluator
 from train.runs.provenance import digest
-from train.runs.record import load_state, read_run
+from train.runs.record import load_state, open_dataset_of, read_run
 from train.tasks.classification import CLASSIFICATION
 from train.tasks.multicrop import Crops, Multicrop, MulticropLoss
 
@@ -52,22 +51,17 @@ def main(arguments: Sequence[str]) -> None:
 def _evaluate(parsed: Arguments) -> None:
     task, run, layout = CLASSIFICATION, read_run(parsed.workdir), Layout.create()
     state = load_state(task, run, parsed.workdir, parsed.checkpoint, layout)
-    dataset = task.open(run.config)
-    if dataset.class_names != run.class_names:
-        raise UserError(f"{run.config.data.source} has classes {dataset.class_names}, the run has {run.class_names}")
-    model, reader = task.model(run), task.test_images(run, dataset)
+    model, reader = task.model(run), task.test_images(run, open_dataset_of(run, task))
     objective = task.objective(run, model)
     crops = 10 if parsed.crops == "ten" else 1
     batch_size = layout.round_up(-(-reader.config.batch_size // crops))
     reader = dataclasses.replace(reader, config=dataclasses.replace(reader.config, batch_size=batch_size))
-    step = make_eval_step(model, objective.evaluation_loss, preprocess=objective.preprocess)
-    batches = partial(task.evaluation_batches, run, reader)
+    evaluator = Evaluator.create(task, run, model, objective, reader, layout)
     if parsed.crops != "center" or parsed.sizes or parsed.resize:
         multicrop = Multicrop.of(reader, parsed.crops, parsed.sizes, parsed.resize)
         multicrop.check(model, state.eval_variables, reader)
         step = make_eval_step(model, MulticropLoss(objective.preprocess))
-        batches = partial(multicrop.batches, reader)
-    evaluator = Evaluator(task, step, batches, layout)
+        evaluator = Evaluator(task, step, partial(multicrop.batches, reader), layout)
     silent = None if is_first() else True  # None: unless standard error is a terminal
     with tqdm(total=-(-len(reader) // batch_size), unit="batch", leave=False, disable=silent) as bar:
         result = evaluator(run, state.eval_variables, bar.update)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -19,9 +21,9 @@ from attnjax.explain import METHODS, Column, gallery, grad_cam
 from train.config.atomic import replacing
 from train.config.errors import UserError
 from train.config.flags import parse, program
-from train.data import Reader, evaluation_transform, open_dataset, read_input
+from train.data import evaluation_transform, read_input
 from train.data.canvas import canvas_boxes
-from train.runs.record import LoadedRun, load_run, read_run
+from train.runs.record import LoadedRun, load_run, open_dataset_of, read_run
 from train.tasks.classification import CLASSIFICATION
 from train.tasks.faithfulness import score_maps
 from train.tasks.recipe import Run
@@ -65,10 +67,14 @@ class Pictures:
 
 def held_out(run: Run, count: int) -> Pictures:
     """Returns `count` evenly spaced test images of a run."""
-    dataset = open_dataset(run.config.data)
-    reader = Reader(dataset.test, run.config.data, run.image_shape)
+    dataset = open_dataset_of(run, CLASSIFICATION)
+    reader = CLASSIFICATION.test_images(run, dataset)
     indices = np.unique(np.linspace(0, len(reader) - 1, count).round().astype(int))
     examples = [reader[int(index)] for index in indices]
+    readable = [bool(example["mask"]) for example in examples]
+    if not all(readable):
+        print(f"note: {readable.count(False)} of {len(examples)} images cannot be decoded: left out", file=sys.stderr)
+        examples, indices = list(itertools.compress(examples, readable)), indices[readable]
     images = [evaluation_transform(run.config.data, example["image"]) for example in examples]
     labels = np.array([example["label"] for example in examples])
     boxes = canvas_boxes(dataset.test) if run.config.data.image_size is None else None
@@ -184,6 +190,8 @@ def main(arguments: Sequence[str]) -> None:
     count = parsed.count if parsed.count is not None else 256 if parsed.scores else 8
     if count < 1:
         raise UserError(f"--count={count} must be at least 1")
+    if parsed.images and parsed.count is not None:
+        raise UserError(f"--count={parsed.count} is the number of test images: omit it with image files")
     if parsed.scores and (parsed.out is not None or parsed.method != Arguments.method):
         raise UserError("--scores uses all methods and writes explain_scores.json: omit --method and --out")
     run = read_run(parsed.workdir)

@@ -40,7 +40,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) 
     References:
       Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", CVPR 2016.
     """
-    _check_smoothing(smoothing)
+    check_smoothing(smoothing)
     logits = logits.astype(at_least_float32(logits.dtype))
     targets = (1 - smoothing) * class_shares(labels, logits) + smoothing / logits.shape[-1]
     return -jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1)
@@ -76,7 +76,7 @@ class CrossEntropy:
     smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_smoothing(self.smoothing)
+        check_smoothing(self.smoothing)
 
     def __call__(
         self,
@@ -162,7 +162,7 @@ def masked_mean(values: jax.Array, mask: jax.Array | None) -> jax.Array:
     return jnp.where(mask, values, 0).sum() / jnp.maximum(mask.sum(), 1).astype(values.dtype)
 
 
-def _check_smoothing(smoothing: float) -> None:
+def check_smoothing(smoothing: float) -> None:
     if not 0 <= smoothing < 1:
         raise ValueError(f"smoothing={smoothing} must be at least 0 and below 1")
 

@@ -12,8 +12,24 @@ import jax.numpy as jnp
 
 from attnjax._choice import check_choice
 from attnjax.layers import at_least_float32
-from attnjax.losses._cross_entropy import class_shares, classification_sums, cross_entropy, mask_of, masked_mean
+from attnjax.losses._cross_entropy import (
+    check_smoothing,
+    class_shares,
+    classification_sums,
+    cross_entropy,
+    mask_of,
+    masked_mean,
+)
 from attnjax.training import Aux
+
+_CHOICES = {
+    "beta_norm": ("sigmoid", "sigmoid_l1", "softmax"),
+    "kl": ("symmetric", "forward"),
+    "target": ("label", "prediction"),
+    "wrt": ("A", "D"),
+    "reduction": ("mean", "sum"),
+    "statistics": ("running", "batch"),
+}
 
 
 def guidance_loss(
@@ -49,9 +65,8 @@ def guidance_loss(
     References:
       Xu et al., "Grad-CAM Guided Channel-spatial Attention Module for Fine-grained Visual Classification", 2021.
     """
-    check_choice("kl", kl, ("symmetric", "forward"))
-    if epsilon <= 0:
-        raise ValueError(f"epsilon={epsilon} must be positive")
+    check_choice("kl", kl, _CHOICES["kl"])
+    _check_epsilon(epsilon)
     ratio = jnp.log(jnp.maximum(channel_weights, epsilon)) - jnp.log(jnp.maximum(cam_weights, epsilon))
     if kl == "forward":
         return jnp.sum(channel_weights * ratio, axis=-1)
@@ -156,10 +171,9 @@ def ggam_loss(
       mostly small, so that W is nearly the same for all channels. The script also adds the gradient of the highest
       logits, which it forgets to clear; this implementation does not.
     """
-    check_choice("target", target, ("label", "prediction"))
-    check_choice("wrt", wrt, ("A", "D"))
-    check_choice("reduction", reduction, ("mean", "sum"))
-    check_choice("statistics", statistics, ("running", "batch"))
+    given = {"target": target, "wrt": wrt, "reduction": reduction, "statistics": statistics, "beta_norm": beta_norm}
+    for name, value in given.items():
+        check_choice(name, value, _CHOICES[name])
     maps, logits, channel_weights, updates = _forward(model, variables, images, train, rngs)
     chosen = class_shares(labels, logits) if target == "label" else None
     options: Any = {"wrt": wrt, "train": statistics == "batch", "stop_gradient": stop_gradient}
@@ -180,16 +194,18 @@ class GGAM:
     `target` of class probabilities (b, n) takes precedence over `label`, class indices (b,).
 
     Sums: `loss`, `correct`, `count` and `kl`, the unweighted guidance loss. In evaluation, `loss` is the cross-entropy
-    alone, without smoothing. Evaluation adds `correlation`, the Pearson correlation of S and W over the channels (0 if
-    one of them is constant), and `top5` and `confusion`, see `CrossEntropy`.
+    alone, without smoothing, and y has running statistics, so that no image depends on another. Evaluation adds
+    `correlation`, the Pearson correlation of S and W over the channels (0 if one of them is constant), and `top5` and
+    `confusion`, see `CrossEntropy`.
 
     Args:
       weight: the factor lambda of the guidance loss.
       batch_size: size of the whole batch, required by `reduction="sum"`, since the loss may see only a part of it.
-      beta_norm, kl, target, wrt, stop_gradient, reduction, smoothing, epsilon: see `ggam_loss`.
+      beta_norm, kl, target, wrt, stop_gradient, reduction, statistics, smoothing, epsilon: see `ggam_loss`.
 
     Raises:
-      ValueError: `reduction` is "sum" without a `batch_size`; when called, see `ggam_loss`.
+      ValueError: an argument is not one of those allowed, or `reduction` is "sum" without a `batch_size`; when called,
+        see `ggam_loss`.
 
     Example:
       >>> import jax, jax.numpy as jnp, attnjax
@@ -212,11 +228,16 @@ class GGAM:
     wrt: Literal["A", "D"] = "A"
     stop_gradient: bool = True
     reduction: Literal["mean", "sum"] = "mean"
+    statistics: Literal["running", "batch"] = "running"
     smoothing: float = 0.0
     epsilon: float = 1e-8
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            check_choice(name, getattr(self, name), choices)
+        check_smoothing(self.smoothing)
+        _check_epsilon(self.epsilon)
         if (self.reduction == "sum") != (self.batch_size is not None):
             allowed = "the size of the whole batch" if self.reduction == "sum" else "None"
             raise ValueError(f"batch_size={self.batch_size} must be {allowed} with reduction={self.reduction!r}")
@@ -230,9 +251,11 @@ class GGAM:
         train: bool,
         rngs: dict[str, jax.Array] | None = None,
     ) -> tuple[jax.Array, Aux]:
-        names = ("beta_norm", "kl", "target", "wrt", "stop_gradient", "smoothing", "epsilon")
-        options = {name: getattr(self, name) for name in names}
+        names = ("beta_norm", "kl", "target", "wrt", "stop_gradient", "statistics", "smoothing", "epsilon")
+        options: dict[str, Any] = {name: getattr(self, name) for name in names}
         labels = batch.get("target", batch["label"]) if train else batch["label"]
+        if not train:
+            options["statistics"] = "running"
         _, terms = ggam_loss(model, variables, batch["image"], labels, train=train, rngs=rngs, **options)
         if not train:
             losses, mask = cross_entropy(terms.logits, batch["label"]), mask_of(batch)
@@ -247,6 +270,11 @@ class GGAM:
         kept = batch.get("mask")
         loss = masked_mean(terms.cross_entropy, kept) + weight * masked_mean(terms.guidance, kept)
         return loss, Aux(terms.logits, terms.updates, sums)
+
+
+def _check_epsilon(epsilon: float) -> None:
+    if epsilon <= 0:
+        raise ValueError(f"epsilon={epsilon} must be positive")
 
 
 def _correlation(s: jax.Array, w: jax.Array) -> jax.Array:
@@ -311,7 +339,6 @@ def _cam_gradient(
 
 def _normalized(beta: jax.Array, beta_norm: str) -> jax.Array:
     """W, the normalised beta."""
-    check_choice("beta_norm", beta_norm, ("sigmoid", "sigmoid_l1", "softmax"))
     if beta_norm == "softmax":
         return jax.nn.softmax(beta, axis=-1)
     squashed = jax.nn.sigmoid(beta)

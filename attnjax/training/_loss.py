@@ -65,7 +65,9 @@ class Loss(Protocol):
       ...             variables, batch["image"], train=train, mutable=["batch_stats"] if train else [], rngs=rngs
       ...         )
       ...         errors = jnp.square(outputs - batch["target"]).mean(-1)
-      ...         return errors.mean(), Aux(outputs, updates, {"loss": errors.sum(), "count": jnp.int32(len(errors))})
+      ...         counts = batch.get("mask", jnp.ones(errors.shape, bool))
+      ...         sums = {"loss": jnp.where(counts, errors, 0).sum(), "count": counts.sum()}
+      ...         return sums["loss"] / jnp.maximum(sums["count"], 1), Aux(outputs, updates, sums)
     """
 
     def __call__(

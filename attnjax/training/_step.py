@@ -30,6 +30,9 @@ class Normalize:
       mean: mean of images in [0, 1]: one value, or one for each channel.
       std: standard deviation, likewise.
 
+    Raises:
+      ValueError: when called, images are not uint8.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from attnjax.training import Normalize
@@ -41,6 +44,8 @@ class Normalize:
     std: tuple[float, ...]
 
     def __call__(self, images: jax.Array) -> jax.Array:
+        if images.dtype != jnp.uint8:
+            raise ValueError(f"images are {images.dtype}, but must be uint8, from 0 to 255")
         mean, std = (jnp.asarray(v, jnp.float32).reshape(1, 1, 1, -1) for v in (self.mean, self.std))
         return (images.astype(jnp.float32) / 255 - mean) / std
 
@@ -86,7 +91,8 @@ class TrainStep:
 
         def totals(state: TrainState, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
             params, rest = _split(state.variables)
-            _, (_, sums) = self._loss(params, rest, batch, _keys(key))
+            part = {name: rows[: len(rows) // self.accumulate] for name, rows in batch.items()}
+            _, (_, sums) = self._loss(params, rest, part, _keys(key))
             return sums
 
         if self.axis_name is not None:

@@ -8,13 +8,12 @@ The recipe of the released code: 300 epochs of a cosine schedule, learning rate 
 the backbone, images resized to 600x600 pixels and cropped to 448. It ran on 4 GPUs, so batch norm takes groups of 8.
 
 The loss is the script's too: the sum over the batch of KL(S || softmax(beta)), beta the gradient of the highest logit
-with respect to the attention's output, constant. `--ggam.weight 0` turns it off. The script's README has had factors
-from 0.2 to 3, without saying clearly for which data set and net.
+with respect to the attention's output, constant, through batch statistics. `--ggam.weight 0` turns it off. The
+script's README has had factors from 0.2 to 3, without saying clearly for which data set and net.
 
-Differences: beta is computed with the running statistics of the head's batch norms, so that images do not mix. The
-script also lowers the highest logits by a gradient that it does not clear; here it does not. The schedule advances per
-step, not per epoch. No image is left out, where the code drops incomplete batches, those of the shuffled test images
-too. The last state is evaluated, where the code reports the best epoch on the test images.
+Differences: the script lowers the highest logits by a gradient that it does not clear; here it does not. The schedule
+advances per step, not per epoch. No image is left out, where the code drops incomplete batches, those of the shuffled
+test images too. The last state is evaluated, where the code reports the best epoch on the test images.
 
 The backbone starts from torchvision's weights of ResNet-50; head and attention are initialised at random.
 
@@ -41,7 +40,15 @@ config = Config(
     ),
     schedule=ScheduleConfig(kind="cosine"),
     parallel=ParallelConfig(batch_norm=8),
-    ggam=GGAMConfig(weight=1.0, beta_norm="softmax", kl="forward", target="prediction", wrt="D", reduction="sum"),
+    ggam=GGAMConfig(
+        weight=1.0,
+        beta_norm="softmax",
+        kl="forward",
+        target="prediction",
+        wrt="D",
+        reduction="sum",
+        statistics="batch",
+    ),
     total_epochs=300,
     checkpoint_every_steps=500,
     evaluate_every_steps=1000,

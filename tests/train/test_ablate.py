@@ -161,6 +161,14 @@ def test_a_variant_that_does_not_fit_its_images_is_named_before_the_first_trains
     assert [each.name for each in (tmp_path / "study").iterdir()] == ["lock"]
 
 
+def test_a_variant_of_which_several_seeds_cannot_train_is_named_before_the_first_trains(tmp_path: Path, fails: Fails):
+    path = tmp_path / "unfit.py"
+    path.write_text(FILE.replace('"optimizer.learning_rate"', '"parallel.engine": "pmap", "optimizer.learning_rate"'))
+    line = fails(ablate.main, path, "--workdir", tmp_path / "study", *FLAGS)
+    assert line.startswith("error: variant 'wide | 12': several seeds require parallel.engine='jit'")
+    assert [each.name for each in (tmp_path / "study").iterdir()] == ["lock"]
+
+
 def test_a_file_without_an_ablation_is_named(fails: Fails, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as stop:
         ablate.main(["--help"])

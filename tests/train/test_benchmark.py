@@ -44,7 +44,9 @@ def test_the_table_has_each_form_that_fits_and_marks_the_chosen_one(
     ("arguments", "message"),
     [
         (["model", "resnet51"], "unknown model 'resnet51': did you mean"),
-        (["model", "resnet20_cifar", "--batch", "0"], "image_size, batch and steps must be at least 1"),
+        (["model", "resnet20_cifar", "--batch", "0"], "--batch=0 must be at least 1"),
+        (["layers", "table.md", "--repeats", "0"], "--repeats=0 must be at least 1"),
+        (["layers", "nowhere/table.md"], "OUT=nowhere/table.md: there is no folder nowhere"),
         (["model", "attention56", "--image_size", "8"], "at least"),
     ],
 )

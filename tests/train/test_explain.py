@@ -71,6 +71,7 @@ def test_a_column_has_the_class_and_its_probability(trained: Trained):
             r"error: method='grad_kam' is not one of 'grad_cam', .*: did you mean 'grad_cam'\?$",
         ),
         (["--count", "0"], "error: --count=0 must be at least 1"),
+        (["--count", "2", "image.png"], "error: --count=2 is the number of test images"),
         (["--out", "/dev/null/e.png"], "error: cannot write /dev/null/e.png: Not a directory"),
     ],
 )

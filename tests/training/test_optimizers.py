@@ -63,6 +63,15 @@ def test_milestones_count_from_the_beginning_with_a_warm_up_too():
     assert rates(schedule, 0, 10, 20, 59, 60, 119, 120, 180) == pytest.approx(expected)
 
 
+def test_warm_ups_that_do_not_fit_are_named():
+    with pytest.raises(ValueError, match="warmup=-1 must be at least 0"):
+        constant_schedule(0.4, warmup=-1)
+    with pytest.raises(ValueError, match="warmup=10 must be from 0 to steps=5"):
+        cosine_schedule(0.4, 5, warmup=10)
+    with pytest.raises(ValueError, match=r"milestones=\(3, 6\) must be at least warmup=4"):
+        step_schedule(0.4, [3, 6], warmup=4)
+
+
 def test_milestones_at_one_step_all_count():
     assert rates(step_schedule(0.4, [2, 2]), 0, 2) == pytest.approx([0.4, 0.004])
 

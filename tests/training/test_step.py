@@ -122,6 +122,11 @@ def test_images_are_normalised(mean: tuple[float, ...], std: tuple[float, ...]):
     np.testing.assert_allclose(normalised, (images / 255 - np.asarray(mean)) / np.asarray(std), rtol=1e-5, atol=1e-6)
 
 
+def test_images_that_are_normalised_already_are_refused():
+    with pytest.raises(ValueError, match="images are float32, but must be uint8"):
+        Normalize((0.5,), (0.25,))(jnp.zeros((1, 8, 8, 1)))
+
+
 def test_zero_sums_have_the_names_and_types_of_the_loss_and_cost_nothing():
     @dataclasses.dataclass(frozen=True)
     class Boxes:
@@ -254,7 +259,14 @@ def test_what_does_not_go_together_is_refused():
     "knobs",
     [
         {},
-        {"beta_norm": "softmax", "kl": "forward", "target": "prediction", "wrt": "D", "reduction": "sum"},
+        {
+            "beta_norm": "softmax",
+            "kl": "forward",
+            "target": "prediction",
+            "wrt": "D",
+            "reduction": "sum",
+            "statistics": "batch",
+        },
         {"stop_gradient": False, "epsilon": 0.1},
     ],
 )
@@ -297,6 +309,13 @@ def test_ggams_sum_over_parts_is_that_over_the_whole_batch():
 @pytest.mark.parametrize("options", [{"reduction": "sum"}, {"batch_size": 8}])
 def test_ggams_sum_and_nothing_else_needs_the_size_of_the_whole_batch(options: dict[str, Any]):
     with pytest.raises(ValueError, match="batch_size"):
+        GGAM(**options)
+
+
+@pytest.mark.parametrize("options", [{"kl": "reverse"}, {"statistics": "moving"}, {"smoothing": 1.0}, {"epsilon": 0.0}])
+def test_wrong_options_of_ggam_are_named_at_once(options: dict[str, Any]):
+    ((name, value),) = options.items()
+    with pytest.raises(ValueError, match=f"{name}={value!r}"):
         GGAM(**options)
 
 

@@ -16,10 +16,10 @@ from attnjax.training import Sums, TrainState, seeded
 from train.config import Config
 from train.config.errors import NotFiniteError, UserError
 from train.runs.checkpoint import checkpoint_steps, newest_intact
-from train.runs.loop import Loop, Speed, train_run
+from train.runs.loop import Loop, train_run
 from train.runs.preemption import Preempted
 from train.runs.record import check_claim, checkpoint_folder, read_run
-from train.runs.report import is_finished
+from train.runs.report import Speed, is_finished
 from train.runs.session import Session, open_session
 from train.runs.setup import Setup
 from train.tasks.recipe import Run
@@ -38,6 +38,20 @@ def trains_together(asked: Together) -> tuple[bool, str]:
     if backend == "cpu":
         return False, "on a CPU a convolution is 4 to 10 times slower under vmap"
     return True, f"on a {backend.upper()} one vmapped step uses the device better than single steps"
+
+
+def check_seeds(config: Config) -> None:
+    """Checks whether settings allow several seeds.
+
+    Raises:
+      UserError: they do not.
+    """
+    parallel = config.parallel
+    if parallel.engine != "jit" or parallel.shard_parameters != 1 or parallel.batch_norm == "device":
+        raise UserError(
+            "several seeds require parallel.engine='jit', parallel.shard_parameters=1 and 'global' or a number for "
+            f"parallel.batch_norm: got {parallel.engine!r}, {parallel.shard_parameters} and {parallel.batch_norm!r}"
+        )
 
 
 def train_seeds(
@@ -70,12 +84,7 @@ def train_seeds(
       UserError: the settings do not allow several seeds, or a folder belongs to another run.
       NotFiniteError: a seed diverged, which was printed when it happened; the other seeds have finished.
     """
-    parallel = config.parallel
-    if parallel.engine != "jit" or parallel.shard_parameters != 1 or parallel.batch_norm == "device":
-        raise UserError(
-            "several seeds require parallel.engine='jit', parallel.shard_parameters=1 and 'global' or a number for "
-            f"parallel.batch_norm: got {parallel.engine!r}, {parallel.shard_parameters} and {parallel.batch_norm!r}"
-        )
+    check_seeds(config)
     setup = Setup.create(config, task)
     step = setup.program.compiled()
     remaining, diverged = dict(workdirs), []
@@ -215,7 +224,7 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class GroupTrainer:
-    """One run of a group, with the interface of `train.runs.loop.Trainer`."""
+    """One run of a group, with the interface of `train.runs.trainer.Trainer`."""
 
     group: Group
     number: int

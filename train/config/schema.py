@@ -92,10 +92,10 @@ class DataConfig(Validated):
     rand_augment_magnitude: int = 9
     """RandAugment: magnitude, at most 30."""
     mixup: float = 0.0
-    """Training: mix each batch with a permutation of itself, with weights from Beta(x, x); 0 turns it off."""
+    """Training: mix each image with its neighbour, with a share from Beta(x, x) for each batch; 0 turns it off."""
     cutmix: float = 0.0
-    """Training: paste a box of another image, its area from Beta(x, x); 0 turns it off. With mixup, each batch draws
-    one of the two."""
+    """Training: paste a box of the neighbouring image, its area from Beta(x, x); 0 turns it off. With mixup, each batch
+    draws one of the two."""
     label_noise: float = 0.0
     """Fraction of the training labels replaced by other classes, the same ones in every epoch."""
     flip: bool = True
@@ -153,7 +153,7 @@ class DataConfig(Validated):
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig(Validated):
-    """The optimiser: SGD with momentum and decay as in PyTorch, AdamW or LAMB."""
+    """The optimizer: SGD with momentum and decay as in PyTorch, AdamW or LAMB."""
 
     _prefix: ClassVar[str] = "optimizer."
 
@@ -230,6 +230,8 @@ class GGAMConfig(Validated):
     """Whether to treat the Grad-CAM weights as constants."""
     reduction: Literal["mean", "sum"] = "mean"
     """Reduction of the guidance loss over the batch."""
+    statistics: Literal["running", "batch"] = "running"
+    """Batch-norm statistics in the logit whose gradient is taken; with those of the batch, its images mix."""
     epsilon: float = 1e-8
     """Lower bound of the arguments of logarithms."""
 
@@ -252,7 +254,7 @@ class ParallelConfig(Validated):
     accumulate: int = 1
     """Number of micro-batches per step, whose gradients are averaged; batch norm is computed for each."""
     shard_parameters: int = 1
-    """Devices over which parameters and optimiser state are sharded (FSDP); 1 replicates them."""
+    """Devices over which parameters and optimizer state are sharded (FSDP); 1 replicates them."""
     rematerialize: Literal["none", "block", "stage"] = "none"
     """Store only the outputs of blocks or stages for the backward pass and recompute the rest, to save memory."""
 
@@ -299,7 +301,7 @@ class Config(Validated):
     keep_last_checkpoints: int = 2
     """Number of newest checkpoints to keep."""
     keep_best_checkpoints: int = 1
-    """Number of further checkpoints to keep, those with the highest test accuracy."""
+    """Number of checkpoints with the highest score to keep, which may be among the newest."""
 
     def validate(self) -> None:
         parts = self.parallel.accumulate

@@ -67,7 +67,7 @@ class Archive:
             contents = self.read(folder)
             self._check(contents)
         except (EOFError, LookupError, OSError, ValueError, zlib.error) as error:
-            raise UserError(f"{folder} does not hold {self.source}, or damaged: {describe(error)}") from error
+            raise UserError(f"{folder} does not hold {self.source}, or is damaged: {describe(error)}") from error
         return contents
 
     def _check(self, contents: Contents) -> None:
@@ -84,7 +84,7 @@ def describe(error: Exception) -> str:
     """Describes a read error in one line."""
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
-    return f"nothing is known of {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+    return f"missing key {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
 
 
 def _lines(*path: str) -> list[str]:

@@ -63,6 +63,11 @@ def check_augmentation(config: DataConfig) -> None:
                 raise UserError(f"data.augmentation={config.augmentation!r} needs data.{setting}")
 
 
+def squeezes(config: DataConfig) -> bool:
+    """Whether images are resized to squares of `data.resize`, in training and for the test."""
+    return "resize_crop" in _names(config)
+
+
 def _names(config: DataConfig) -> list[str]:
     return config.augmentation.split("+")
 

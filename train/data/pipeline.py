@@ -12,7 +12,7 @@ import numpy as np
 from train.config import DataConfig
 from train.config.errors import UserError
 from train.data import images
-from train.data.augment import augment
+from train.data.augment import augment, squeezes
 from train.data.dataset import Split
 from train.data.images import UnreadableImageError
 
@@ -97,7 +97,7 @@ def evaluation_transform(config: DataConfig, image: np.ndarray) -> np.ndarray:
     """Resizes an image and crops its centre to `data.image_size`, if that is set."""
     if config.image_size is None:
         return image
-    cut = images.squeeze_and_crop if "resize_crop" in config.augmentation else images.resize_and_crop
+    cut = images.squeeze_and_crop if squeezes(config) else images.resize_and_crop
     return cut(image, config.resize or config.image_size, config.image_size)
 
 

@@ -65,7 +65,7 @@ class Checkpoints:
     Args:
       folder: folder of the checkpoints.
       keep_last: number of newest checkpoints to keep.
-      keep_best: number of checkpoints with the highest score to keep in addition.
+      keep_best: number of checkpoints with the highest score to keep, which may be among the newest.
       read_only: change nothing in the folder, such as unfinished checkpoints of another process.
     """
 
@@ -230,8 +230,7 @@ class Checkpoints:
         checksums.seal(self._path(step) + _UNFINISHED, ("state", "metrics"), {"score": score})
 
     def _score(self, step: int) -> float | None:
-        stored = checksums.metadata(self._path(step))
-        return stored.get("score", stored.get("accuracy"))
+        return checksums.metadata(self._path(step)).get("score")
 
     def _best_first(self, steps: list[int]) -> list[int]:
         measured = [(score, step) for step in steps if (score := self._score(step)) is not None]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
 from jax.experimental import multihost_utils
 
-from attnjax.training import EvalStep, Layout
+from attnjax.training import EvalStep, Layout, make_eval_step
 from train.data import Batch
 from train.tasks.recipe import Run
-from train.tasks.task import Task
+from train.tasks.task import Objective, Task
 
 Batches = Callable[[tuple[int, int]], Iterator[Batch]]
 
@@ -38,6 +40,14 @@ class Evaluator:
         shardings = (layout.replicated, layout.split)
         self._step = jax.jit(counted, out_shardings=shardings, donate_argnums=1)
         self._zeros: dict[str, jax.Array] | None = None
+
+    @classmethod
+    def create(
+        cls, task: Task, run: Run, model: nn.Module, objective: Objective, images: Any, layout: Layout
+    ) -> Evaluator:
+        """The evaluator of a net on images as the task reads them."""
+        step = make_eval_step(model, objective.evaluation_loss, preprocess=objective.preprocess)
+        return cls(task, step, partial(task.evaluation_batches, run, images), layout)
 
     def __call__(
         self, run: Run, variables: Mapping[str, Any], before_batch: Callable[[], object] = lambda: None

@@ -7,18 +7,18 @@ Every process runs the loop; only process 0 prints and writes reports.
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import jax
-import numpy as np
 
 from attnjax.training import ParallelStep, Sums, TrainState
 from train.config import Config
 from train.hosts.processes import device_summary, is_first
 from train.runs.preemption import Preempted, preemption
+from train.runs.report import Speed
 from train.runs.session import Session, open_session
 from train.runs.setup import Setup
+from train.runs.trainer import Trainer
 from train.tasks.task import Task
 
 
@@ -70,39 +70,6 @@ def train_run(setup: Setup, step: ParallelStep, workdir: str, preempted: Preempt
             trainer.step(next(batches))
             loop.after(number, speed)
         return loop.evaluation
-
-
-class Trainer:
-    """The training state and sums of a run, in the layout of its compiled step.
-
-    Args:
-      step: the compiled training step.
-      setup: the run's setup.
-      state: initial state; its buffers are donated.
-      sums: initial sums.
-    """
-
-    def __init__(self, step: ParallelStep, setup: Setup, state: TrainState, sums: Sums) -> None:
-        self._step, self._setup = step, setup
-        self._seed = step.pack(setup.program.layout.put(np.uint32(setup.run.config.seed)))
-        self._state = step.pack(state)
-        self._sums = step.pack(setup.program.layout.put(sums))
-
-    def step(self, batch: Any) -> None:
-        """Takes a step on this process's rows of a batch."""
-        self._state, self._sums = self._step(self._state, self._sums, batch, self._seed)
-
-    def state(self) -> TrainState:
-        """The state, sharded as the layout says; the next step donates its buffers."""
-        return self._step.unpack(self._state)
-
-    def sums(self) -> Sums:
-        """The sums since the last `reset`, on the host."""
-        return jax.device_get(self._step.unpack(self._sums))
-
-    def reset(self) -> None:
-        """Sets the sums to zero."""
-        self._sums = self._step.pack(self._setup.program.layout.put(self._setup.program.zero_sums))
 
 
 class Loop:
@@ -198,27 +165,3 @@ def evaluate(session: Session, state: TrainState, preempted: Preempted) -> Any:
         return session.setup.evaluator(session.run, state.eval_variables, check)
     except _PreemptedError:
         return None
-
-
-class Speed:
-    """Images per second since the last reading or restart.
-
-    Args:
-      images: images per step.
-      step: first step.
-    """
-
-    def __init__(self, images: int, step: int) -> None:
-        self._images, self._rate = images, 0.0
-        self.restart(step)
-
-    def restart(self, step: int) -> None:
-        """Starts measuring at a step."""
-        self._step, self._time = step, time.perf_counter()
-
-    def __call__(self, step: int) -> float:
-        """The rate up to a step; repeated readings at the same step return the same value."""
-        if step != self._step:
-            self._rate = round((step - self._step) * self._images / (time.perf_counter() - self._time), 1)
-            self.restart(step)
-        return self._rate

@@ -17,6 +17,7 @@ from attnjax.training import Layout, TrainState
 from train.config import MAY_CHANGE, Config, flatten, from_dict
 from train.config.atomic import replacing
 from train.config.errors import UserError
+from train.data import Dataset
 from train.hosts.processes import on_first
 from train.runs.checkpoint import Checkpoints, checkpoint_steps
 from train.runs.provenance import git_commit, processor, versions
@@ -78,6 +79,18 @@ def load_state(task: Task, run: Run, workdir: str, checkpoint: str, layout: Layo
         return checkpoints.restore(
             on_first("find the checkpoint", find), layout.abstract(abstract_state(task, run))
         ).state
+
+
+def open_dataset_of(run: Run, task: Task) -> Dataset:
+    """Opens the data set of a run again.
+
+    Raises:
+      UserError: it is missing, or its classes have changed.
+    """
+    dataset = task.open(run.config)
+    if dataset.class_names != run.class_names:
+        raise UserError(f"{run.config.data.source} has classes {dataset.class_names}, the run has {run.class_names}")
+    return dataset
 
 
 def read_run(workdir: str) -> Run:

@@ -198,3 +198,27 @@ def _is_terminal() -> bool:
         return sys.stdout.isatty() and min(os.get_terminal_size(sys.stdout.fileno())) > 0
     except OSError:
         return False
+
+
+class Speed:
+    """Images per second since the last reading or restart.
+
+    Args:
+      images: images per step.
+      step: first step.
+    """
+
+    def __init__(self, images: int, step: int) -> None:
+        self._images, self._rate = images, 0.0
+        self.restart(step)
+
+    def restart(self, step: int) -> None:
+        """Starts measuring at a step."""
+        self._step, self._time = step, time.perf_counter()
+
+    def __call__(self, step: int) -> float:
+        """The rate up to a step; repeated readings at the same step return the same value."""
+        if step != self._step:
+            self._rate = round((step - self._step) * self._images / (time.perf_counter() - self._time), 1)
+            self.restart(step)
+        return self._rate

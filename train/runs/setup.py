@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -21,7 +20,6 @@ from attnjax.training import (
     TrainState,
     TrainStep,
     jit_step,
-    make_eval_step,
     make_train_step,
     pmap_step,
 )
@@ -61,10 +59,11 @@ class Program:
 
     @classmethod
     def create(cls, task: Task, run: Run, layout: Layout) -> Program:
-        """Builds the net, the optimizer and the step.
+        """Builds the net, the optimizer and the step, and traces the loss.
 
         Raises:
-          UserError: the net does not accept its options or image shape, or the optimizer does not fit the net.
+          UserError: the net does not accept its options or image shape, the optimizer does not fit the net, or the net
+            cannot be trained with these settings.
         """
         config = run.config
         model = task.model(run, norm_options(config, layout.num_devices))
@@ -81,7 +80,11 @@ class Program:
             axis_name=PMAP_AXIS if config.parallel.engine == "pmap" else None,
         )
         state = layout.abstract(abstract_state(task, run, model))
-        zero_sums = step.init(state, task.abstract_batch(run), jax.random.key(0))
+        try:
+            zero_sums = step.init(state, task.abstract_batch(run), jax.random.key(0))
+        except (TypeError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"{config.model.name} cannot be trained with these settings: {reason}") from error
         return cls(task, run, layout, model, objective, step, state, zero_sums)
 
     def compiled(self) -> ParallelStep:
@@ -108,11 +111,13 @@ class Setup:
       program: net and training step.
       dataset: the images of both splits.
       test_images: the test images as the task reads them.
+      evaluator: evaluates variables on the test images.
     """
 
     program: Program
     dataset: Dataset
     test_images: Any
+    evaluator: Evaluator
 
     @classmethod
     def create(cls, config: Config, task: Task) -> Setup:
@@ -129,15 +134,9 @@ class Setup:
         run = task.define(config, dataset)
         check_same(_identity(run, dataset))
         program = Program.create(task, run, layout)
-        return cls(program, dataset, task.test_images(run, dataset))
-
-    @functools.cached_property
-    def evaluator(self) -> Evaluator:
-        """Evaluates variables on the test images."""
-        task, objective = self.program.task, self.program.objective
-        step = make_eval_step(self.program.model, objective.evaluation_loss, preprocess=objective.preprocess)
-        batches = partial(task.evaluation_batches, self.run, self.test_images)
-        return Evaluator(task, step, batches, self.program.layout)
+        images = task.test_images(run, dataset)
+        evaluator = Evaluator.create(task, run, program.model, program.objective, images, layout)
+        return cls(program, dataset, images, evaluator)
 
     @property
     def run(self) -> Run:
@@ -147,19 +146,7 @@ class Setup:
     def with_seed(self, seed: int) -> Setup:
         """The same setup with another seed."""
         run = dataclasses.replace(self.run, config=dataclasses.replace(self.run.config, seed=seed))
-        changed = dataclasses.replace(self, program=dataclasses.replace(self.program, run=run))
-        vars(changed)["evaluator"] = self.evaluator  # compiled once for all seeds
-        return changed
-
-
-def validate(task: Task, run: Run) -> None:
-    """Checks settings, data and devices against each other, as `Setup.create` does, without building a step.
-
-    Raises:
-      UserError: they do not fit.
-    """
-    layout = make_layout(run.config)
-    abstract_state(task, run, task.model(run, norm_options(run.config, layout.num_devices)))
+        return dataclasses.replace(self, program=dataclasses.replace(self.program, run=run))
 
 
 def make_layout(config: Config, devices: Sequence[jax.Device] | None = None) -> Layout:

@@ -18,6 +18,7 @@ from attnjax.training import Aux
 from train.config import DataConfig
 from train.config.errors import UserError
 from train.data import Batch, Reader, evaluation_batches, evaluation_transform
+from train.data.augment import squeezes
 from train.data.images import centre_offset, cover, resize
 
 Crops = Literal["center", "ten"]
@@ -100,7 +101,7 @@ def _ten_crops(config: DataConfig, image: np.ndarray) -> np.ndarray:
     """The corners and the centre, then their mirror images, (10, h, w, c)."""
     assert config.image_size is not None
     assert config.resize is not None
-    size, change = config.image_size, resize if config.augmentation == "resize_crop" else cover
+    size, change = config.image_size, resize if squeezes(config) else cover
     resized = change(image, config.resize, config.resize)
     bottom, right = (length - size for length in resized.shape[:2])
     middle = (centre_offset(bottom, 0), centre_offset(right, 0))

@@ -72,7 +72,7 @@ class Evaluation(Protocol):
     def count(self) -> int: ...
 
     def figures(self) -> dict[str, float]:
-        """The metrics by name, as reported."""
+        """The metrics by name, as reported; `loss` and the task's score are plotted."""
         ...
 
 

@@ -27,10 +27,10 @@ from train.ablation.seeds import Group, GroupTrainer, is_done, train_seeds, trai
 from train.config import Config, ModelConfig
 from train.config.errors import NotFiniteError, UserError
 from train.runs.checkpoint import checkpoint_steps
-from train.runs.loop import Trainer
 from train.runs.record import read_run
 from train.runs.report import Report
 from train.runs.setup import Program, Setup
+from train.runs.trainer import Trainer
 from train.tasks.classification import CLASSIFICATION, Classification
 from train.tasks.recipe import Run
 

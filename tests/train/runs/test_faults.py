@@ -85,7 +85,7 @@ def test_the_programs_that_only_read_name_a_damaged_checkpoint(copied: Path, fai
 def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on_later(tmp_path: Path, cache: Path, unbroken: str):
     kill_at(9, *CUT, "--workdir", tmp_path, cache=cache)
     with training(*CUT, "--workdir", tmp_path, cache=cache) as process:
-        room = 200_000  # a larger file fails as on a full disk; that is the state alone
+        room = 30_000  # a larger file fails as on a full disk; that is the state alone
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (room, room))
         errors = process.communicate()[1]
     assert process.returncode == 2

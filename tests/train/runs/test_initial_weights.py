@@ -91,7 +91,7 @@ def test_everything_that_does_not_fit_is_listed_with_the_nearest_name(tmp_path: 
         repr(path),
         "params/conv1/kernel is missing (nearest: params/conv_1/kernel)",
         "params/conv_1/kernel is not in the net",
-        "params/bn1/scale is (3,), not (16,)",
+        "params/bn1/scale is (3,), not (32,)",
         "batch_stats/bn1/var is missing",
     ):
         assert part in str(error.value)

@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import pytest
 
+from attnjax.training import Layout
 from tests.train.support import replace, small
 from train.config.errors import UserError
-from train.runs.setup import abstract_state, make_layout, norm_options
+from train.runs.setup import Program, abstract_state, make_layout, norm_options
 from train.tasks.classification import CLASSIFICATION
 from train.tasks.recipe import Run
 
@@ -72,6 +73,13 @@ def test_batch_norm_takes_the_images_that_the_settings_say(changes: dict[str, An
 def test_batch_norm_says_what_cannot_be_divided(changes: dict[str, Any], message: str):
     with pytest.raises(UserError, match=message):
         norm_options(replace(CONFIG, changes), 8)
+
+
+def test_settings_that_leave_one_value_for_a_statistic_are_refused_before_training():
+    config = replace(CONFIG, {"parallel.accumulate": 32, "data.image_size": 1})
+    run = Run(config, tuple("0123456789"), (1, 1, 1), 1437)
+    with pytest.raises(UserError, match=r"cannot be trained with these settings: .*more than one value"):
+        Program.create(CLASSIFICATION, run, Layout.create(jax.devices()[:1]))
 
 
 def test_a_submodule_that_the_net_has_not_is_named_with_its_setting():
