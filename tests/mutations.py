@@ -46,7 +46,7 @@ FAULTS = (
     Fault("train/runs/session.py", '"next_index": self.start', '"next_index": 0', "tests/train/runs/test_run.py"),
     Fault("train/runs/loop.py", "state.eval_variables", "state.variables", "tests/train/runs/test_run.py"),
     Fault("train/config/schema.py", '    "data.num_threads",', '    "data.num_threads", "seed",', "tests/train/runs"),
-    Fault("train/tasks/multicrop.py", " - math.log(together.shape[1])", "", "tests/train/test_evaluate.py"),
+    Fault("train/tasks/multicrop.py", "crops[:, :, ::-1]", "crops[:, ::-1]", "tests/train/test_evaluate.py"),
 )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -136,7 +135,7 @@ class MulticropLoss:
 
         predictions = [log_probabilities(images) for name, images in batch.items() if name.startswith("image")]
         together = jnp.concatenate(predictions, axis=1)
-        logits = jax.nn.logsumexp(together, axis=1) - math.log(together.shape[1])
+        logits = jax.nn.logsumexp(together, axis=1)  # of the sum over the crops: the losses normalise it
         losses = cross_entropy(logits, batch["label"])
         sums = classification_sums(logits, losses, batch, train=False)
         return masked_mean(losses, batch.get("mask")), Aux(logits, {}, sums)

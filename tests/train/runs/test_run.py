@@ -292,7 +292,7 @@ def test_a_run_cut_at_a_step_without_checkpoint_takes_back_what_came_later(
 
 
 def test_an_averaging_run_resumes_bit_for_bit_and_is_used_averaged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: Trained
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: Trained, capsys: pytest.CaptureFixture[str]
 ):
     config = small({"ema_decay": 0.5})
     straight = train_run(config, str(tmp_path / "straight"))
@@ -302,6 +302,9 @@ def test_an_averaging_run_resumes_bit_for_bit_and_is_used_averaged(
     average = digest(load_run(str(tmp_path / "run")).variables)
     assert average == digest(load_run(str(tmp_path / "straight")).variables)
     assert average != digest(load_run(str(trained[0])).variables)
+    capsys.readouterr()
+    evaluate.main(["--workdir", str(tmp_path / "straight")])
+    assert f"test_loss={straight.loss:.4f} on" in capsys.readouterr().out
 
 
 def test_a_run_goes_on_with_another_duration_and_other_intervals(copied: Path, capsys: pytest.CaptureFixture[str]):
