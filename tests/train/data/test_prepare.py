@@ -228,14 +228,14 @@ def test_a_file_cut_short_is_refused(tmp_path: Path):
     cifar10(tmp_path)
     batch = tmp_path / "cifar-10-batches-bin" / "data_batch_3.bin"
     batch.write_bytes(batch.read_bytes()[:-1])
-    with pytest.raises(UserError, match=rf"{tmp_path} does not hold cifar-10-.*, or damaged: cannot reshape"):
+    with pytest.raises(UserError, match=rf"{tmp_path} does not hold cifar-10-.*, or is damaged: cannot reshape"):
         prepare("cifar10", str(tmp_path), str(tmp_path / "sets"))
 
 
 def test_images_without_labels_are_refused(tmp_path: Path):
     fashion_mnist(tmp_path / "files")
     write_idx(tmp_path / "files" / "t10k-labels-idx1-ubyte.gz", np.zeros(6, np.uint8))
-    refuse("fashion_mnist", tmp_path, "or damaged: 7 images and 6 labels")
+    refuse("fashion_mnist", tmp_path, "or is damaged: 7 images and 6 labels")
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_a_set_that_is_not_whole_is_refused(
 ):
     make(tmp_path / "files")
     monkeypatch.setitem(ARCHIVES, name, WHOLE[name])
-    refuse(name, tmp_path, f"or damaged: {given} test images, not {whole}")
+    refuse(name, tmp_path, f"or is damaged: {given} test images, not {whole}")
 
 
 @pytest.mark.parametrize("name", ARCHIVES)
@@ -284,10 +284,10 @@ def test_aircraft_have_6667_and_3333_photos():
 def test_a_label_without_a_class_is_refused(tmp_path: Path):
     cifar10(tmp_path / "files")
     write_lines(tmp_path / "files" / "cifar-10-batches-bin" / "batches.meta.txt", "airplane", "automobile")
-    refuse("cifar10", tmp_path, "or damaged: an image of class 2, where classes are counted from 0 to 1")
+    refuse("cifar10", tmp_path, "or is damaged: an image of class 2, where classes are counted from 0 to 1")
     caltech_birds2011(tmp_path / "files")
     write_lines(tmp_path / "files" / "CUB_200_2011" / "image_class_labels.txt", "1 0", "2 1", "3 2")
-    refuse("caltech_birds2011", tmp_path, "or damaged: an image of class -1, where")
+    refuse("caltech_birds2011", tmp_path, "or is damaged: an image of class -1, where")
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ def test_a_damaged_gzip_file_is_refused(tmp_path: Path):
     data = bytearray(path.read_bytes())
     for damaged in (data[:30] + bytes(50) + data[80:], data[:-100], b"no gzip at all"):
         path.write_bytes(damaged)
-        refuse("fashion_mnist", tmp_path, "does not hold the four .gz files .*, or damaged: .")
+        refuse("fashion_mnist", tmp_path, "does not hold the four .gz files .*, or is damaged: .")
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../../../secret.jpg", "001.Albatross/../../../x.jpg"])
@@ -344,7 +344,7 @@ def test_annotations_that_cannot_be_read_are_named(tmp_path: Path):
     path = tmp_path / "files" / "devkit" / "cars_meta.mat"
     for data in (b"", b"nothing", path.read_bytes()[:150]):
         path.write_bytes(data)
-        refuse("cars196", tmp_path, r"or damaged: .*devkit/cars_meta\.mat cannot be read: .")
+        refuse("cars196", tmp_path, r"or is damaged: .*devkit/cars_meta\.mat cannot be read: .")
 
 
 def test_a_missing_photo_is_named_and_leaves_no_set_behind(tmp_path: Path):
