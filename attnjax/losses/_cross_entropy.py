@@ -163,6 +163,7 @@ def masked_mean(values: jax.Array, mask: jax.Array | None) -> jax.Array:
 
 
 def check_smoothing(smoothing: float) -> None:
+    """Raises ValueError unless a label smoothing is at least 0 and below 1."""
     if not 0 <= smoothing < 1:
         raise ValueError(f"smoothing={smoothing} must be at least 0 and below 1")
 
