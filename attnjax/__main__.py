@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import sys
 
+from attnjax._choice import nearest
 from attnjax.models import ModelInfo, list_models, model_info
 
 HEADER = ("name", "parameters", "GMACs", "pixels", "classes", "variant", "published error in %, top-1 / top-5")
@@ -45,7 +45,7 @@ def main() -> int:
         return 0
     table = [HEADER, *rows(arguments.pattern)]
     if len(table) == 1:
-        near = difflib.get_close_matches(arguments.pattern, list_models(), n=3)
+        near = nearest(arguments.pattern, list_models(), n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "python -m attnjax lists them all"
         print(f"no net is called {arguments.pattern!r}: {hint}", file=sys.stderr)
         return 2

@@ -20,8 +20,9 @@ from train.runs.initial_weights import start_from
 from train.runs.preemption import Preempted, preemption
 from train.runs.record import read_run
 from train.runs.session import locked
-from train.runs.setup import Program, make_layout
+from train.runs.setup import Program
 from train.tasks.classification import CLASSIFICATION
+from train.tasks.recipe import make_layout
 
 _PROGRAM = "python -m train.ablate FILE"
 

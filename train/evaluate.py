@@ -56,15 +56,20 @@ def _evaluate(parsed: Arguments) -> None:
     crops = 10 if parsed.crops == "ten" else 1
     batch_size = layout.round_up(-(-reader.config.batch_size // crops))
     reader = dataclasses.replace(reader, config=dataclasses.replace(reader.config, batch_size=batch_size))
-    evaluator = Evaluator.create(task, run, model, objective, reader, layout)
-    if parsed.crops != "center" or parsed.sizes or parsed.resize:
+    if parsed.crops == "center" and not parsed.sizes and not parsed.resize:
+        evaluator = Evaluator.create(task, run, model, objective, reader, layout)
+    else:
         multicrop = Multicrop.of(reader, parsed.crops, parsed.sizes, parsed.resize)
         multicrop.check(model, state.eval_variables, reader)
         step = make_eval_step(model, MulticropLoss(objective.preprocess))
         evaluator = Evaluator(task, step, partial(multicrop.batches, reader), layout)
     silent = None if is_first() else True  # None: unless standard error is a terminal
     with tqdm(total=-(-len(reader) // batch_size), unit="batch", leave=False, disable=silent) as bar:
-        result = evaluator(run, state.eval_variables, bar.update)
+
+        def advance() -> None:
+            bar.update()
+
+        result = evaluator(run, state.eval_variables, advance)
     unreadable = set().union(*gather("unreadable images", sorted(reader.unreadable)))
     if not is_first():
         return

@@ -25,7 +25,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) 
       smoothing: share of the target that is spread evenly over all classes.
 
     Returns:
-      (b,), float32 or wider.
+      (b,), float32 or wider; NaN where a class index is negative or not below n.
 
     Raises:
       ValueError: `labels` is neither, or `smoothing` is not at least 0 and below 1.
@@ -43,7 +43,10 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) 
     check_smoothing(smoothing)
     logits = logits.astype(at_least_float32(logits.dtype))
     targets = (1 - smoothing) * class_shares(labels, logits) + smoothing / logits.shape[-1]
-    return -jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1)
+    losses = -jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1)
+    if labels.ndim < logits.ndim:
+        return jnp.where((labels >= 0) & (labels < logits.shape[-1]), losses, jnp.nan)
+    return losses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +116,9 @@ def classification_sums(
     Returns:
       Sums by name: `loss`, `correct`, `count` and, in evaluation, `top5` and `confusion`.
 
+    Raises:
+      ValueError: `label` or `mask` has another shape or dtype.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from attnjax.losses import classification_sums
@@ -122,6 +128,9 @@ def classification_sums(
       (1, [[1, 0], [1, 0]])
     """
     labels, mask = batch["label"], mask_of(batch)
+    if labels.shape != logits.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
+        found = f"{labels.dtype}{list(labels.shape)}"
+        raise ValueError(f"label is {found}, but must be integers [{len(logits)}]; class probabilities go in target")
     correct = logits.argmax(-1).astype(labels.dtype) == labels
     sums = {
         "loss": jnp.where(mask, losses, 0).sum(),
@@ -140,8 +149,12 @@ def classification_sums(
 
 
 def mask_of(batch: Mapping[str, jax.Array]) -> jax.Array:
-    """The mask of a batch, bool (b,); all True if it has none."""
-    return batch.get("mask", jnp.ones(len(batch["label"]), bool))
+    """The mask of a batch, bool (b,); all True if it has none. Raises ValueError if it is anything else."""
+    size = len(batch["label"])
+    mask = batch.get("mask", jnp.ones(size, bool))
+    if mask.shape != (size,) or mask.dtype != bool:
+        raise ValueError(f"mask is {mask.dtype}{list(mask.shape)}, but must be bool[{size}]")
+    return mask
 
 
 def masked_mean(values: jax.Array, mask: jax.Array | None) -> jax.Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import inspect
 from collections.abc import Callable, Mapping
@@ -10,6 +9,7 @@ from typing import Any
 
 import flax.linen as nn
 
+from attnjax._choice import nearest
 from attnjax._partial import Partial
 from attnjax.models._info import ModelInfo, Net
 from attnjax.models.zoo import TABLE
@@ -19,7 +19,7 @@ _NETS = {net.info.name: net for net in TABLE}
 
 def _find(name: str) -> Net:
     if name not in _NETS:
-        near = difflib.get_close_matches(str(name).lower(), _NETS, n=3)
+        near = nearest(str(name).lower(), _NETS, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "see attnjax.list_models()"
         raise ValueError(f"unknown model {name!r}: {hint}")
     return _NETS[name]
@@ -60,7 +60,7 @@ def _changed(constructor: Callable[..., Any], changes: Mapping[str, Any], what: 
     values = {}
     for argument, value in changes.items():
         if argument not in allowed:
-            near = difflib.get_close_matches(argument, allowed, n=1)
+            near = nearest(argument, allowed)
             hint = f"did you mean {near[0]}?" if near else f"allowed are {', '.join(allowed)}"
             raise ValueError(f"unknown argument {argument!r} of {what}: {hint}")
         if isinstance(value, Mapping):

@@ -60,6 +60,32 @@ def test_a_step_follows_its_gradient(variables: Any):
     np.testing.assert_allclose(change, -0.1 * (jax.nn.softmax(logits) - targets).mean(0), rtol=1e-4, atol=1e-7)
 
 
+def test_a_label_that_no_class_has_makes_the_loss_nan_unless_it_is_masked(variables: Any):
+    batch = BATCH | {"label": BATCH["label"].at[6].set(CLASSES).at[7].set(-1)}
+    assert np.isnan(CrossEntropy()(Net(), variables, batch, train=True)[0])
+
+    def loss(params: Any) -> jax.Array:
+        return CrossEntropy()(Net(), variables | {"params": params}, batch | {"mask": MASK}, train=True)[0]
+
+    value, gradient = jax.value_and_grad(loss)(variables["params"])
+    assert np.isfinite(value)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"label": jnp.zeros((8, CLASSES))}, "label"),
+        ({"label": jnp.zeros((8, CLASSES), jnp.int32), "target": jnp.zeros((8, CLASSES))}, "label"),
+        ({"mask": jnp.ones(8)}, "mask"),
+        ({"mask": jnp.ones(5, bool)}, "mask"),
+    ],
+)
+def test_labels_and_masks_of_another_kind_are_refused(variables: Any, changes: dict[str, Any], name: str):
+    with pytest.raises(ValueError, match=f"^{name} is "):
+        CrossEntropy()(Net(), variables, BATCH | changes, train=True)
+
+
 @pytest.mark.parametrize("smoothing", [-0.1, 1.0])
 def test_smoothing_out_of_range_is_refused(smoothing: float):
     with pytest.raises(ValueError, match=f"smoothing={smoothing}"):

@@ -95,7 +95,8 @@ def train_seeds(
                 done = train_group(setup, folders, preempted, labels)
             else:
                 ((seed, workdir),) = folders.items()
-                done = train_run(setup.with_seed(seed), step, workdir, preempted, labels[seed]) is not None
+                run = setup.run.with_seed(seed)
+                done = train_run(setup, run, step, workdir, preempted, labels[seed]) is not None
         except NotFiniteError as error:
             print(error, file=sys.stderr, flush=True)
             diverged.append(error)
@@ -134,7 +135,7 @@ def train_group(setup: Setup, workdirs: Mapping[int, str], preempted: Preempted,
     """
     with contextlib.ExitStack() as stack:
         sessions = [
-            stack.enter_context(open_session(setup.with_seed(seed), workdir, labels[seed]))
+            stack.enter_context(open_session(setup, setup.run.with_seed(seed), workdir, labels[seed]))
             for seed, workdir in workdirs.items()
         ]
         if all(session.finished and session.start == session.run.total_steps for session in sessions):
@@ -224,7 +225,7 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class GroupTrainer:
-    """One run of a group, with the interface of `train.runs.trainer.Trainer`."""
+    """One run of a group, with the interface of `train.runs.setup.Trainer`."""
 
     group: Group
     number: int

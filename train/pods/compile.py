@@ -31,9 +31,9 @@ from train.pods.chips import Chip, chip_of, wrong_topology
 from train.pods.hlo import HloModule, Traffic
 from train.pods.memory import memory_traffic
 from train.runs.provenance import installed
-from train.runs.setup import Program, make_layout
+from train.runs.setup import Program
 from train.tasks.classification import CLASSIFICATION
-from train.tasks.recipe import Run
+from train.tasks.recipe import Run, make_layout
 
 COMPILER = ("jax", "jaxlib", "libtpu")
 """Packages that determine how a traced step is compiled."""

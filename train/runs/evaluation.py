@@ -49,19 +49,18 @@ class Evaluator:
         step = make_eval_step(model, objective.evaluation_loss, preprocess=objective.preprocess)
         return cls(task, step, partial(task.evaluation_batches, run, images), layout)
 
-    def __call__(
-        self, run: Run, variables: Mapping[str, Any], before_batch: Callable[[], object] = lambda: None
-    ) -> Any:
-        """Returns the task's evaluation; every image counts once on any number of devices.
+    def __call__(self, run: Run, variables: Mapping[str, Any], stopped: Callable[[], object] = lambda: False) -> Any:
+        """Returns the task's evaluation, None if stopped; every image counts once on any number of devices.
 
         Args:
           run: the run that is evaluated.
           variables: parameters and batch statistics.
-          before_batch: called before each batch; may raise to stop the evaluation.
+          stopped: called before each batch; a true result stops the evaluation.
         """
         sums, outputs = None, []
         for rows in self._batches((jax.process_index(), jax.process_count())):
-            before_batch()
+            if stopped():
+                return None
             batch = self._layout.put_batch(rows)
             sums = self._layout.put(self._zero_sums(variables, batch)) if sums is None else sums
             sums, given = self._step(variables, sums, batch)

@@ -17,8 +17,8 @@ from train.hosts.processes import device_summary, is_first
 from train.runs.preemption import Preempted, preemption
 from train.runs.report import Speed
 from train.runs.session import Session, open_session
-from train.runs.setup import Setup
-from train.runs.trainer import Trainer
+from train.runs.setup import Setup, Trainer
+from train.tasks.recipe import Run
 from train.tasks.task import Task
 
 
@@ -39,30 +39,33 @@ def train(config: Config, workdir: str, task: Task) -> Any:
     """
     with preemption() as preempted:
         setup = Setup.create(config, task)
-        return train_run(setup, setup.program.compiled(), workdir, preempted)
+        return train_run(setup, setup.run, setup.program.compiled(), workdir, preempted)
 
 
-def train_run(setup: Setup, step: ParallelStep, workdir: str, preempted: Preempted, label: str | None = None) -> Any:
+def train_run(
+    setup: Setup, run: Run, step: ParallelStep, workdir: str, preempted: Preempted, label: str | None = None
+) -> Any:
     """Like `train`, with a setup and a compiled step, which several runs may share.
 
     Args:
-      setup: the run's data, program and evaluator.
+      setup: data, program and evaluator.
+      run: the run, that of the setup or one with another seed.
       step: the compiled training step.
       workdir: the run's folder.
       preempted: returns whether to save and stop now.
       label: prefix of the run's log lines, if it is one of several.
     """
-    with open_session(setup, workdir, label) as session:
-        if session.finished and session.start == session.run.total_steps:
+    with open_session(setup, run, workdir, label) as session:
+        if session.finished and session.start == run.total_steps:
             if is_first():
                 print(f"{workdir} is finished at step {session.start}")
             return evaluate(session, session.restored.state, preempted)
         if label is None:
-            print(device_summary(session.run.config.data.batch_size), flush=True)
-        trainer = Trainer(step, setup, session.restored.state, session.sums())
+            print(device_summary(run.config.data.batch_size), flush=True)
+        trainer = Trainer(step, setup.program, run.config.seed, session.restored.state, session.sums())
         loop, batches = Loop(session, trainer, preempted), session.batches()
-        speed = Speed(session.run.config.data.batch_size, session.start)
-        for number in range(session.start, session.run.total_steps + 1):
+        speed = Speed(run.config.data.batch_size, session.start)
+        for number in range(session.start, run.total_steps + 1):
             if not loop.before(number, preempted()):
                 break
             if loop.saved:
@@ -150,18 +153,6 @@ class Loop:
         return sums
 
 
-class _PreemptedError(Exception):
-    """SIGTERM arrived during an evaluation."""
-
-
 def evaluate(session: Session, state: TrainState, preempted: Preempted) -> Any:
     """Evaluates a state; returns None if SIGTERM arrives before the end."""
-
-    def check() -> None:
-        if preempted():
-            raise _PreemptedError
-
-    try:
-        return session.setup.evaluator(session.run, state.eval_variables, check)
-    except _PreemptedError:
-        return None
+    return session.setup.evaluator(session.run, state.eval_variables, preempted)

@@ -31,7 +31,8 @@ class Session:
     """A run whose folder this process has locked.
 
     Attributes:
-      setup: the run's data, program and evaluator.
+      setup: data, program and evaluator.
+      run: the run's settings and data description.
       workdir: the run's folder.
       checkpoints: the run's checkpoints.
       restored: the restored or initial state; the loop donates its buffers.
@@ -42,6 +43,7 @@ class Session:
     """
 
     setup: Setup
+    run: Run
     workdir: str
     checkpoints: Checkpoints
     restored: Restored
@@ -49,11 +51,6 @@ class Session:
     finished: bool
     report: Report | NullReport
     label: str | None
-
-    @property
-    def run(self) -> Run:
-        """The run's settings and data description."""
-        return self.setup.run
 
     @property
     def evaluated(self) -> bool:
@@ -120,18 +117,18 @@ class Session:
 
 
 @contextlib.contextmanager
-def open_session(setup: Setup, workdir: str, label: str | None = None) -> Iterator[Session]:
+def open_session(setup: Setup, run: Run, workdir: str, label: str | None = None) -> Iterator[Session]:
     """Claims the folder of a run, which all processes share, and restores the newest checkpoint.
 
     Args:
-      setup: the run's data, program and evaluator.
+      setup: data, program and evaluator.
+      run: the run, that of the setup or one with another seed.
       workdir: the run's folder.
       label: prefix of the run's log lines, if it is one of several.
 
     Raises:
       UserError: the folder belongs to another run, is in use, or is not writable.
     """
-    run = setup.run
     with contextlib.ExitStack() as stack:
 
         def claim_folder() -> tuple[bool, str]:
@@ -148,9 +145,9 @@ def open_session(setup: Setup, workdir: str, label: str | None = None) -> Iterat
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(checkpoint_folder(workdir), *kept)))
         stack.enter_context(failing_together())
         restored = checkpoints.restore_newest(setup.program.state)
-        restored = restored or Restored(setup.program.fresh_state(), {}, None, [])
+        restored = restored or Restored(setup.program.fresh_state(run.config.seed), {}, None, [])
         start = int(restored.state.step)
-        session = Session(setup, workdir, checkpoints, restored, start, finished, NullReport(), label)
+        session = Session(setup, run, workdir, checkpoints, restored, start, finished, NullReport(), label)
         if is_first() and not (finished and session.start == run.total_steps):
             report = Report(workdir, setup.program.task, session.start, run.total_steps, session.evaluated, label)
             session = dataclasses.replace(session, report=stack.enter_context(contextlib.closing(report)))

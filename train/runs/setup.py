@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 import attnjax
@@ -29,7 +30,7 @@ from train.data import Dataset
 from train.hosts.processes import check_same
 from train.runs.evaluation import Evaluator
 from train.runs.initial_weights import start_from
-from train.tasks.recipe import Run
+from train.tasks.recipe import Run, make_layout, norm_images, norm_options
 from train.tasks.task import Objective, Task
 
 
@@ -93,10 +94,10 @@ class Program:
             return pmap_step(self.step, self.layout)
         return jit_step(self.step, self.layout, self.state)
 
-    def fresh_state(self) -> TrainState:
-        """The initial state, from the run's seed and, if given, a file of weights."""
+    def fresh_state(self, seed: int) -> TrainState:
+        """The initial state, from a seed and, if given, a file of weights."""
         config = self.run.config
-        variables = attnjax.init(self.model, jax.random.key(config.seed), (1, *self.run.image_shape))
+        variables = attnjax.init(self.model, jax.random.key(seed), (1, *self.run.image_shape))
         if config.model.weights is not None:
             variables = start_from(config.model.weights, variables)
         state = TrainState.create(variables, self.step.optimizer, ema=config.ema_decay is not None)
@@ -105,19 +106,17 @@ class Program:
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """Data and program of a run. Runs that differ only in their seed share them.
+    """Data, program and evaluator, which runs that differ only in their seed share.
 
     Attributes:
       program: net and training step.
       dataset: the images of both splits.
       test_images: the test images as the task reads them.
-      evaluator: evaluates variables on the test images.
     """
 
     program: Program
     dataset: Dataset
     test_images: Any
-    evaluator: Evaluator
 
     @classmethod
     def create(cls, config: Config, task: Task) -> Setup:
@@ -133,72 +132,54 @@ class Setup:
         dataset = task.open(config)
         run = task.define(config, dataset)
         check_same(_identity(run, dataset))
-        program = Program.create(task, run, layout)
-        images = task.test_images(run, dataset)
-        evaluator = Evaluator.create(task, run, program.model, program.objective, images, layout)
-        return cls(program, dataset, images, evaluator)
+        return cls(Program.create(task, run, layout), dataset, task.test_images(run, dataset))
 
     @property
     def run(self) -> Run:
         """The run's settings and data description."""
         return self.program.run
 
-    def with_seed(self, seed: int) -> Setup:
-        """The same setup with another seed."""
-        run = dataclasses.replace(self.run, config=dataclasses.replace(self.run.config, seed=seed))
-        return dataclasses.replace(self, program=dataclasses.replace(self.program, run=run))
-
-
-def make_layout(config: Config, devices: Sequence[jax.Device] | None = None) -> Layout:
-    """The sharding of a run's arrays, on the given devices or those of all processes.
-
-    Raises:
-      UserError: the batch or the parameters cannot be divided among the devices.
-    """
-    n, parts = len(devices or jax.devices()), config.parallel.accumulate
-    shards, size = config.parallel.shard_parameters, config.data.batch_size
-    if size % (n * parts):
-        among = f"{n} devices" + (f" in {parts} parts" if parts > 1 else "")
-        near = max(1, size // (n * parts)) * n * parts
-        raise UserError(f"data.batch_size={size} cannot be divided evenly among {among}: use {near}")
-    if n % shards:
-        raise UserError(f"parallel.shard_parameters={shards} does not divide the {n} devices")
-    images = size // (n * parts)
-    if (config.data.mixup or config.data.cutmix) and images % 2:
-        raise UserError(
-            f"data.mixup and data.cutmix mix neighbouring images: the number on each device, {images}, must be even"
+    @functools.cached_property
+    def evaluator(self) -> Evaluator:
+        """Evaluates variables on the test images."""
+        program = self.program
+        return Evaluator.create(
+            program.task, self.run, program.model, program.objective, self.test_images, program.layout
         )
-    return Layout.create(devices, shards)
 
 
-def norm_images(config: Config, num_devices: int) -> int:
-    """Number of images per batch-norm statistic, from `parallel.batch_norm`."""
-    images, asked = config.data.batch_size // config.parallel.accumulate, config.parallel.batch_norm
-    if asked == "global":
-        return images
-    return images // num_devices if asked == "device" else asked
+class Trainer:
+    """The training state and sums of a run, in the layout of its compiled step.
 
-
-def norm_options(config: Config, num_devices: int) -> dict[str, Any]:
-    """Arguments of BatchNorm for `parallel.batch_norm`.
-
-    Raises:
-      UserError: the images are not divisible into such groups.
+    Args:
+      step: the compiled training step.
+      program: the run's program.
+      seed: the run's seed.
+      state: initial state; its buffers are donated.
+      sums: initial sums.
     """
-    parallel = config.parallel
-    images = config.data.batch_size // parallel.accumulate
-    on_device = images // num_devices
-    together = norm_images(config, num_devices)
-    if parallel.engine == "pmap" and together == images:
-        return {"axis_name": PMAP_AXIS}
-    whole, where = (on_device, "of a device") if parallel.engine == "pmap" else (images, "of a batch")
-    if whole % together:
-        where += " part" if parallel.accumulate > 1 else ""
-        instead = "or parallel.engine='jit'" if parallel.engine == "pmap" else "or 'global'"
-        raise UserError(
-            f"parallel.batch_norm={together} does not divide the {whole} images {where}: use a divisor, {instead}"
-        )
-    return {"groups": whole // together}
+
+    def __init__(self, step: ParallelStep, program: Program, seed: int, state: TrainState, sums: Sums) -> None:
+        self._step, self._program = step, program
+        self._seed = step.pack(program.layout.put(np.uint32(seed)))
+        self._state = step.pack(state)
+        self._sums = step.pack(program.layout.put(sums))
+
+    def step(self, batch: Any) -> None:
+        """Takes a step on this process's rows of a batch."""
+        self._state, self._sums = self._step(self._state, self._sums, batch, self._seed)
+
+    def state(self) -> TrainState:
+        """The state, sharded as the layout says; the next step donates its buffers."""
+        return self._step.unpack(self._state)
+
+    def sums(self) -> Sums:
+        """The sums since the last `reset`, on the host."""
+        return jax.device_get(self._step.unpack(self._sums))
+
+    def reset(self) -> None:
+        """Sets the sums to zero."""
+        self._sums = self._step.pack(self._program.layout.put(self._program.zero_sums))
 
 
 def abstract_state(task: Task, run: Run, model: nn.Module | None = None) -> TrainState:

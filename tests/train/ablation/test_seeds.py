@@ -29,8 +29,7 @@ from train.config.errors import NotFiniteError, UserError
 from train.runs.checkpoint import checkpoint_steps
 from train.runs.record import read_run
 from train.runs.report import Report
-from train.runs.setup import Program, Setup
-from train.runs.trainer import Trainer
+from train.runs.setup import Program, Trainer
 from train.tasks.classification import CLASSIFICATION, Classification
 from train.tasks.recipe import Run
 
@@ -76,14 +75,11 @@ class Beginning:
     """A session of a run at its first step, in no folder."""
 
     setup: Any
-
-    @property
-    def run(self) -> Run:
-        return self.setup.program.run
+    run: Run
 
     @property
     def restored(self) -> Any:
-        return SimpleNamespace(state=self.setup.program.fresh_state())
+        return SimpleNamespace(state=self.setup.program.fresh_state(self.run.config.seed))
 
     def sums(self) -> Any:
         return self.setup.program.zero_sums
@@ -93,16 +89,17 @@ def beginnings(seeds: Sequence[int], devices: int, changes: Mapping[str, Any]) -
     layout, sessions = Layout.create(jax.devices()[:devices]), []
     for seed in seeds:
         run = Run(replace(CONFIG, {"seed": seed, **changes}), tuple("0123456789"), (8, 8, 1), 320)
-        setup: Any = SimpleNamespace(program=Program.create(SmallTask(), run, layout), run=run)
-        sessions.append(Beginning(setup))
+        setup: Any = SimpleNamespace(program=Program.create(SmallTask(), run, layout))
+        sessions.append(Beginning(setup, run))
     return sessions
 
 
 def alone(session: Beginning, step: Any, count: int) -> tuple[float, TrainState]:
     """Loss and state of a run after some steps of its own."""
-    trainer = Trainer(step, session.setup, session.restored.state, session.sums())
+    seed = session.run.config.seed
+    trainer = Trainer(step, session.setup.program, seed, session.restored.state, session.sums())
     for number in range(count):
-        trainer.step(batch(session.run.config.seed, number))
+        trainer.step(batch(seed, number))
     return float(trainer.sums()["loss"]), jax.device_get(trainer.state())
 
 
@@ -248,8 +245,8 @@ def test_seeds_that_diverge_do_not_stop_the_others(
                 raise NotFiniteError(f"seed {seed}: not finite", seed)
         return True
 
-    def train_run(setup: Setup, step: Any, workdir: str, *rest: Any) -> bool:
-        return train_group(setup, {setup.run.config.seed: workdir})
+    def train_run(setup: Any, run: Run, step: Any, workdir: str, *rest: Any) -> bool:
+        return train_group(setup, {run.config.seed: workdir})
 
     monkeypatch.setattr("train.ablation.seeds.train_group", train_group)
     monkeypatch.setattr("train.ablation.seeds.train_run", train_run)

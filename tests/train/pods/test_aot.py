@@ -35,9 +35,9 @@ from train.pods.chips import CHIPS, Chip, chip_of
 from train.pods.compile import COMPILER, GIB, Compiled, NotEnoughMemoryError, Pod, explain
 from train.pods.hlo import Traffic
 from train.runs.provenance import installed
-from train.runs.setup import abstract_state, norm_options
+from train.runs.setup import abstract_state
 from train.tasks.classification import CLASSIFICATION
-from train.tasks.recipe import Run
+from train.tasks.recipe import Run, norm_options
 
 _CHIP = Chip(memory=16.0, flops=1e12, memory_bandwidth=1e11, network_bandwidth=1e10, dimensions=2)
 _STEP = Compiled(

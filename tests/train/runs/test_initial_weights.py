@@ -39,7 +39,7 @@ def written(path: Path, variables: Any) -> str:
 def start(config: Config, classes: tuple[str, ...] = CLASSES) -> TrainState:
     """The state of a run before its first step."""
     run = Run(config, classes, (8, 8, 1), 1437)
-    return Program.create(CLASSIFICATION, run, Layout.create(jax.devices()[:1])).fresh_state()
+    return Program.create(CLASSIFICATION, run, Layout.create(jax.devices()[:1])).fresh_state(config.seed)
 
 
 def state_from(path: str, classes: tuple[str, ...] = CLASSES) -> TrainState:

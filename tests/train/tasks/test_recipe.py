@@ -1,4 +1,4 @@
-"""What the settings of a run make of learning rates and optimizers."""
+"""What the settings of a run make of learning rates, optimizers, sharding and batch norm."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ import pytest
 
 from attnjax.training import adamw, lamb, sgd
 from tests.train.support import replace, small
-from train.tasks.recipe import Run
+from train.config.errors import UserError
+from train.tasks.recipe import Run, make_layout, norm_options
+
+CONFIG = replace(small(), {"data.batch_size": 32})
+DEVICE = {"parallel.batch_norm": "device"}
+PMAP = {"parallel.engine": "pmap"}
+PARTS = {"parallel.accumulate": 2}
 
 
 def run_of(changes: dict[str, Any]) -> Run:
@@ -78,3 +84,58 @@ def test_the_optimizer_is_the_one_of_the_settings(changes: dict[str, Any], expec
             results.append(updates)
     for one, two in zip(*map(jax.tree.leaves, results), strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.batch_size": 12}, "data.batch_size=12 cannot be divided evenly among 8 devices: use 8"),
+        (
+            PARTS | {"data.batch_size": 8},
+            "data.batch_size=8 cannot be divided evenly among 8 devices in 2 parts: use 16",
+        ),
+        ({"parallel.shard_parameters": 3}, "parallel.shard_parameters=3 does not divide the 8 devices"),
+        (
+            {"data.mixup": 0.1, "data.batch_size": 24},
+            "data.mixup and data.cutmix mix neighbouring images: the number on each device, 3, must be even",
+        ),
+    ],
+)
+def test_a_batch_that_cannot_be_divided_is_named(changes: dict[str, Any], message: str):
+    with pytest.raises(UserError) as error:
+        make_layout(replace(CONFIG, changes))
+    assert str(error.value) == message
+
+
+def test_a_layout_is_on_the_devices_given():
+    assert make_layout(replace(CONFIG, {"data.batch_size": 12}), jax.devices()[:3]).num_devices == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "options"),
+    [
+        ({}, {"groups": 1}),
+        (DEVICE, {"groups": 8}),
+        ({"parallel.batch_norm": 2}, {"groups": 16}),
+        (PARTS | DEVICE, {"groups": 8}),
+        (PMAP, {"axis_name": "device"}),
+        (PMAP | {"parallel.batch_norm": 32}, {"axis_name": "device"}),
+        (PMAP | DEVICE, {"groups": 1}),
+        (PMAP | {"parallel.batch_norm": 2}, {"groups": 2}),
+    ],
+)
+def test_batch_norm_takes_the_images_that_the_settings_say(changes: dict[str, Any], options: dict[str, Any]):
+    assert norm_options(replace(CONFIG, changes), 8) == options
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"parallel.batch_norm": 5}, "parallel.batch_norm=5 does not divide the 32 images of a batch"),
+        (PMAP | {"parallel.batch_norm": 8}, "parallel.batch_norm=8 does not divide the 4 images of a device"),
+        (PARTS | {"parallel.batch_norm": 32}, "does not divide the 16 images of a batch part"),
+    ],
+)
+def test_batch_norm_says_what_cannot_be_divided(changes: dict[str, Any], message: str):
+    with pytest.raises(UserError, match=message):
+        norm_options(replace(CONFIG, changes), 8)
