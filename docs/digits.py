@@ -9,7 +9,7 @@ import attnjax
 from attnjax.losses import CrossEntropy
 from attnjax.training import Normalize, TrainState, cosine_schedule, make_eval_step, make_train_step, sgd
 
-EPOCHS, BATCH_SIZE = 30, 64
+EPOCHS, BATCH_SIZE = 15, 64
 
 pixels, labels = load_digits(return_X_y=True)  # pixels from 0 to 16
 data = {"image": np.rint(pixels * 255 / 16).astype(np.uint8).reshape(-1, 8, 8, 1), "label": labels.astype(np.int32)}

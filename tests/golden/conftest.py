@@ -13,8 +13,8 @@ from tests.kinds import one_of_each_kind, without_numbers
 
 CHECKED = ("block", "cam", "model", "ggam")
 """Kinds of fixtures that are compared."""
-SLOW_MACS = 2e8
-"""The gradients in float64 of nets of more multiply-accumulates are slow tests."""
+LARGE_MACS = 2e8
+"""The gradients in float64 of nets of more multiply-accumulates are checked with --full alone."""
 
 
 def read_index(folder: Path) -> list[dict[str, str]]:
@@ -55,7 +55,7 @@ def cost(fixture: Fixture) -> Any:
 
 
 def marks(fixture: Fixture) -> list[pytest.MarkDecorator]:
-    return [pytest.mark.slow] if cost(fixture) > SLOW_MACS else []
+    return [pytest.mark.full] if cost(fixture) > LARGE_MACS else []
 
 
 def parameters(argument: str, folder: Path) -> list[Any]:

@@ -116,7 +116,11 @@ REFERENCES: dict[str, dict[str, Any]] = {
         ("groups of 2", PMAP | NARROW | {"norm": {"groups": 2}}),
         ("parts", PMAP | PARTS | {"norm": ALL}),
         ("mixed", MIXED),
-        pytest.param("guided", PMAP | GUIDED | {"norm": ALL, "rematerialize": "block"}, marks=pytest.mark.optimized),
+        pytest.param(
+            "guided",
+            PMAP | GUIDED | {"norm": ALL, "rematerialize": "block"},
+            marks=[pytest.mark.optimized, pytest.mark.full],
+        ),
         pytest.param(
             "flowing, mixed", PMAP | REFERENCES["flowing, mixed"] | {"norm": ALL}, marks=pytest.mark.optimized
         ),

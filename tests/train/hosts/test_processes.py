@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.kinds import only_in_full
 from tests.train.processes import training_together
 from tests.train.support import write_two_classes
 
@@ -62,7 +63,7 @@ def assert_same_run(one: Path, two: Path) -> None:
     assert (two / "confusion.csv").read_text() == (one / "confusion.csv").read_text()
 
 
-@pytest.mark.parametrize(("engine", "counts"), [("jit", (2, 1)), ("pmap", (1, 2))])
+@pytest.mark.parametrize(("engine", "counts"), [("jit", (2, 1)), only_in_full("pmap", (1, 2))])
 def test_a_run_goes_on_in_another_number_of_processes(
     runs: Runs, straight: Path, tmp_path: Path, engine: str, counts: tuple[int, int]
 ):
