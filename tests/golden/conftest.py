@@ -65,7 +65,17 @@ def parameters(argument: str, folder: Path) -> list[Any]:
     return one_of_each_kind(find_fixtures(folder, argument), kind, cost, name)
 
 
+def detections(folder: Path, kind: str) -> list[Any]:
+    """Every detection fixture of a kind."""
+    index = folder / "detection" / "index.json"
+    entries = json.loads(index.read_text())["fixtures"] if index.exists() else []
+    return [pytest.param(Fixture(folder, e["path"]), id=e["id"]) for e in entries if e["kind"] == kind]
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     folder = metafunc.config.getoption("--golden")
+    for argument in metafunc.fixturenames:
+        if argument.startswith("detection_"):
+            metafunc.parametrize(argument, detections(folder, argument.removeprefix("detection_")))
     for argument in {*CHECKED, "trained_model"} & set(metafunc.fixturenames):
         metafunc.parametrize(argument, parameters(argument, folder))

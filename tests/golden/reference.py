@@ -42,7 +42,7 @@ class Fixture:
     def images(self, mode: str) -> np.ndarray:
         """Input of a mode, (b, h, w, c)."""
         spec = self._input(mode)
-        return nhwc(_noise(spec["seed"], spec["shape"]))
+        return nhwc(noise(spec["seed"], spec["shape"]))
 
     def input_size(self, mode: str) -> int:
         """Number of values of the input of a mode."""
@@ -54,7 +54,7 @@ class Fixture:
 
     def cotangent(self) -> np.ndarray:
         """R of the block fixtures' loss sum(out * R), (b, h, w, c)."""
-        return nhwc(_noise(self.manifest["cotangent_seed"], self.manifest["out_shape"]))
+        return nhwc(noise(self.manifest["cotangent_seed"], self.manifest["out_shape"]))
 
     def assert_close(self, key: str, value: Any, rtol: float = 0.0, atol: float = 0.0) -> None:
         """The difference is at most atol everywhere, or at most rtol of the reference in L2."""
@@ -93,14 +93,14 @@ def sample(x: np.ndarray, size: int = 64) -> np.ndarray:
     return np.ascontiguousarray(x).ravel()[places[places < x.size]]
 
 
-def _noise(seed: int, shape: list[int]) -> np.ndarray:
+def noise(seed: int, shape: list[int]) -> np.ndarray:
     return np.random.Generator(np.random.PCG64(seed)).standard_normal(tuple(shape)).astype(np.float32)
 
 
 def _weight(name: str, shape: tuple[int, ...], rules: list[tuple[str, float]]) -> np.ndarray:
     if not shape:
         return np.zeros((), np.int64)
-    x = _noise(zlib.crc32(name.encode()), list(shape))
+    x = noise(zlib.crc32(name.encode()), list(shape))
     if len(shape) > 1:
         x *= np.float32(np.sqrt(2 / np.prod(shape[1:])))
     elif name.endswith("running_var"):

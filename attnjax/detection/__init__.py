@@ -1,0 +1,55 @@
+"""Detection and instance segmentation: operators, feature pyramids, RetinaNet, Faster R-CNN and Mask R-CNN."""
+
+from attnjax.detection._anchors import anchors, base_anchors
+from attnjax.detection._box_coder import decode_boxes, encode_boxes
+from attnjax.detection._boxes import (
+    box_area,
+    box_iou,
+    box_iou_loss,
+    clip_boxes,
+    complete_box_iou,
+    convert_boxes,
+    distance_box_iou,
+    generalized_box_iou,
+    has_sides,
+)
+from attnjax.detection._losses import focal_loss, smooth_l1
+from attnjax.detection._masks import mask_targets, masks_to_boxes, paste_masks
+from attnjax.detection._matching import IGNORED, NEGATIVE, match, sample
+from attnjax.detection._nms import batched_nms, nms
+from attnjax.detection._resize import resize_image, resize_masks, resized_size, scale_boxes
+from attnjax.detection._roi_align import map_levels, multiscale_roi_align, roi_align
+
+__all__ = [
+    "IGNORED",
+    "NEGATIVE",
+    "anchors",
+    "base_anchors",
+    "batched_nms",
+    "box_area",
+    "box_iou",
+    "box_iou_loss",
+    "clip_boxes",
+    "complete_box_iou",
+    "convert_boxes",
+    "decode_boxes",
+    "distance_box_iou",
+    "encode_boxes",
+    "focal_loss",
+    "generalized_box_iou",
+    "has_sides",
+    "map_levels",
+    "mask_targets",
+    "masks_to_boxes",
+    "match",
+    "multiscale_roi_align",
+    "nms",
+    "paste_masks",
+    "resize_image",
+    "resize_masks",
+    "resized_size",
+    "roi_align",
+    "sample",
+    "scale_boxes",
+    "smooth_l1",
+]
