@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -19,17 +20,32 @@ from attnjax.convert._sources import Source
 
 Shapes = Mapping[str, tuple[int, ...]]
 
+_UPSAMPLE = "mask_head/upsample/kernel"
+"""A transposed convolution: (in, out, h, w) in PyTorch, (h, w, in, out) here."""
+_FLATTENED, _REGION = "box_head/fc1/kernel", (7, 7)
+"""Takes a pooled region that is flattened, channels first in PyTorch and last here."""
+
 
 def leaf_shapes(model: nn.Module, input_shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
     """Returns the shape of each of a module's leaves by its path, `collection/module/.../leaf`."""
-    call = lambda key: model.init(key, jnp.zeros(tuple(input_shape), jnp.float32), train=False)  # noqa: E731
-    return {path: leaf.shape for path, leaf in flatten_dict(jax.eval_shape(call, jax.random.key(0)), sep="/").items()}
+    return leaf_shapes_of(lambda key: model.init(key, jnp.zeros(tuple(input_shape), jnp.float32), train=False))
+
+
+def leaf_shapes_of(init: Callable[[jax.Array], Any]) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of the variables that a function of a key makes, by path."""
+    variables = jax.eval_shape(init, jax.random.key(0))
+    return {path: leaf.shape for path, leaf in flatten_dict(variables, sep="/").items()}
 
 
 def to_layout(value: np.ndarray, path: str, name: str, source: Source) -> np.ndarray:
     """Converts one of our leaves to PyTorch's layout."""
     if not path.endswith("/kernel"):
         return value
+    if path.endswith(_UPSAMPLE):
+        return value.transpose(2, 3, 0, 1)
+    if path.endswith(_FLATTENED):
+        channels = len(value) // math.prod(_REGION)
+        return value.reshape(*_REGION, channels, -1).transpose(3, 2, 0, 1).reshape(value.shape[1], -1)
     if value.ndim == 4:
         return value.transpose(3, 2, 0, 1)
     if value.ndim == 2:
@@ -37,9 +53,14 @@ def to_layout(value: np.ndarray, path: str, name: str, source: Source) -> np.nda
     return value.transpose(2, 1, 0)
 
 
-def from_layout(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+def from_layout(value: np.ndarray, path: str, shape: tuple[int, ...]) -> np.ndarray | None:
     """Converts a PyTorch array to a leaf of ours of the given shape; returns None if it does not fit."""
-    if value.ndim == 4 and len(shape) == 4:
+    if path.endswith(_UPSAMPLE):
+        value = value.transpose(2, 3, 0, 1) if value.ndim == 4 else value
+    elif path.endswith(_FLATTENED) and value.shape == shape[::-1]:
+        channels = value.shape[1] // math.prod(_REGION)
+        value = value.reshape(len(value), channels, *_REGION).transpose(2, 3, 1, 0).reshape(shape)
+    elif value.ndim == 4 and len(shape) == 4:
         value = value.transpose(2, 3, 1, 0)
     elif len(shape) == 2 and value.ndim in (2, 4) and value.shape[2:] in ((), (1, 1)):
         value = value.reshape(value.shape[:2]).T
@@ -96,7 +117,7 @@ def read_entries(
         if name not in entries:
             continue
         entry = np.asarray(entries[name])
-        leaf = from_layout(entry, shapes[path])
+        leaf = from_layout(entry, path, shapes[path])
         if not is_floating(entry):
             mistyped[name] = str(entry.dtype)
         elif leaf is None:

@@ -41,6 +41,7 @@ SETTINGS: Mapping[str, Settings] = {
     "ran-pytorch-cifar": _PORT,
     "ran-pytorch-pre": _PADDED | {"ResidualAttention.skip": ("skip",)},
     "ggam": _RESNET,
+    "torchvision-detection": _EPSANET | _JONGCHAN,
 }
 """Settings of each source's code, where our nets can differ with the same names and shapes."""
 

@@ -31,6 +31,7 @@ class Source:
       linear: pattern of the names of `nn.Linear` matrices; other matrices are stored as 1x1 convolutions.
       head: pattern of the names of the classifier.
       dead: pattern of names that the code never uses and our nets do not have.
+      parts: pattern of the start of names that the source has, too, though they are ours.
       automatic: whether the source may be detected; not if `dead` matches names that other code uses.
     """
 
@@ -40,6 +41,7 @@ class Source:
     linear: str = ""
     head: str = r"^fc\."
     dead: str = r"(?!)"
+    parts: str = r"(?!)"
     automatic: bool = True
 
     def names(self, paths: Collection[str], model: nn.Module) -> dict[str, str]:
@@ -66,7 +68,7 @@ class Source:
         """
         counts = collections.Counter(names.values())
         for path, name in names.items():
-            if _OURS.search(name) or counts[name] > 1:
+            if _OURS.search(re.sub(self.parts, "", name)) or counts[name] > 1:
                 raise ValueError(f"source={self.name!r} ({self.about}) has no name for {path}")
 
 
@@ -125,13 +127,11 @@ def _epsanet(paths: Collection[str], model: nn.Module) -> Rules:
     return [(r"/conv2/conv(\d+)/", r"/conv2/conv_\1/"), (r"/conv2/mlp/", "/conv2/se/"), *_resnet(paths, model)]
 
 
+_SENET: Rules = [(r"/attention/mlp/fc1/", "/se/fc.0/"), (r"/attention/mlp/fc2/", "/se/fc.2/")]
+
+
 def _senet_pytorch(paths: Collection[str], model: nn.Module) -> Rules:
-    return [
-        (r"^bn_final/", "bn1/"),
-        (r"/attention/mlp/fc1/", "/se/fc.0/"),
-        (r"/attention/mlp/fc2/", "/se/fc.2/"),
-        *_resnet(paths, model),
-    ]
+    return [(r"^bn_final/", "bn1/"), *_SENET, *_resnet(paths, model)]
 
 
 def _cadene(paths: Collection[str], model: nn.Module) -> Rules:
@@ -196,6 +196,41 @@ def _ggam(paths: Collection[str], model: nn.Module) -> Rules:
         (r"^head_bn2/", "classifier.2/"),
         (r"^fc/", "classifier.4/"),
         *_SHORTCUTS,
+    ]
+
+
+def _detection(paths: Collection[str], model: nn.Module) -> Rules:
+    first = min((int(found[1]) for path in paths if (found := re.match(r"pyramid/lateral(\d+)/", path))), default=0)
+    kinds = {"lateral": "inner", "output": "layer"}
+
+    def of_pyramid(match: re.Match[str]) -> str:
+        return f"backbone/fpn/{kinds[match[1]]}_blocks.{int(match[2]) - first}.0/"
+
+    backbone = [
+        (pattern.replace("^", "^backbone/", 1), f"backbone/{new}")
+        if pattern[0] == "^" and isinstance(new, str)
+        else (pattern, new)
+        for pattern, new in [*_epsanet(paths, model), *_SENET, *_attention_module(paths, model)]
+    ]
+    return [
+        *backbone,
+        (r"^backbone/(?!fpn/)", "backbone/body/"),
+        (r"^pyramid/(lateral|output)(\d+)/", of_pyramid),
+        (r"^pyramid/p(\d)/", r"backbone/fpn/extra_blocks.p\1/"),
+        (r"^head/class_conv(\d+)/", r"head/classification_head.conv.\1.0/"),
+        (r"^head/class_logits/", "head/classification_head.cls_logits/"),
+        (r"^head/box_conv(\d+)/", r"head/regression_head.conv.\1.0/"),
+        (r"^head/box_deltas/", "head/regression_head.bbox_reg/"),
+        (r"^rpn/conv/", "rpn/head.conv.0.0/"),
+        (r"^rpn/objectness/", "rpn/head.cls_logits/"),
+        (r"^rpn/box_deltas/", "rpn/head.bbox_pred/"),
+        (r"^box_head/fc1/", "roi_heads/box_head.fc6/"),
+        (r"^box_head/fc2/", "roi_heads/box_head.fc7/"),
+        (r"^box_head/class_logits/", "roi_heads/box_predictor.cls_score/"),
+        (r"^box_head/box_deltas/", "roi_heads/box_predictor.bbox_pred/"),
+        (r"^mask_head/conv(\d+)/", r"roi_heads/mask_head.\1.0/"),
+        (r"^mask_head/upsample/", "roi_heads/mask_predictor.conv5_mask/"),
+        (r"^mask_head/mask_logits/", "roi_heads/mask_predictor.mask_fcn_logits/"),
     ]
 
 
@@ -302,6 +337,14 @@ SOURCES: Mapping[str, Source] = {
             r"^classifier\.",
             r"^classifier\.4\.",
             r"^s_se_module\.",
+        ),
+        Source(
+            "torchvision-detection",
+            "torchvision's RetinaNet, Faster and Mask R-CNN; backbones also of EPSANet and Jongchan/attention-module",
+            _detection,
+            linear=r"roi_heads\.box_|\bfc\.|\.ChannelGate\.|gate_c_fc",
+            head=r"(?!)",
+            parts=r"^(backbone\.(body|fpn)|roi_heads\.mask_(head|predictor\.\w+))\.",
         ),
     ]
 }

@@ -13,16 +13,38 @@ from attnjax.detection._boxes import (
     generalized_box_iou,
     has_sides,
 )
+from attnjax.detection._detector import Detector
+from attnjax.detection._heads import BoxHead, MaskHead, RetinaHead, RPNHead, Upsample
 from attnjax.detection._losses import focal_loss, smooth_l1
 from attnjax.detection._masks import mask_targets, masks_to_boxes, paste_masks
 from attnjax.detection._matching import IGNORED, NEGATIVE, match, sample
 from attnjax.detection._nms import batched_nms, nms
+from attnjax.detection._pyramid import FeaturePyramid
+from attnjax.detection._rcnn import RCNN_TORCHVISION, FasterRCNN, MaskRCNN
 from attnjax.detection._resize import resize_image, resize_masks, resized_size, scale_boxes
+from attnjax.detection._retinanet import RETINANET_TORCHVISION, RetinaNet
 from attnjax.detection._roi_align import map_levels, multiscale_roi_align, roi_align
+from attnjax.detection._select import Detections, select_from_anchors, select_from_regions, select_proposals
+from attnjax.detection._training import RCNNLoss, RetinaLoss
 
 __all__ = [
     "IGNORED",
     "NEGATIVE",
+    "RCNN_TORCHVISION",
+    "RETINANET_TORCHVISION",
+    "BoxHead",
+    "Detections",
+    "Detector",
+    "FasterRCNN",
+    "FeaturePyramid",
+    "MaskHead",
+    "MaskRCNN",
+    "RCNNLoss",
+    "RPNHead",
+    "RetinaHead",
+    "RetinaLoss",
+    "RetinaNet",
+    "Upsample",
     "anchors",
     "base_anchors",
     "batched_nms",
@@ -51,5 +73,8 @@ __all__ = [
     "roi_align",
     "sample",
     "scale_boxes",
+    "select_from_anchors",
+    "select_from_regions",
+    "select_proposals",
     "smooth_l1",
 ]

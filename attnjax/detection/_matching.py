@@ -107,4 +107,4 @@ def _draw(key: jax.Array, among: jax.Array, most: int, count: jax.Array) -> jax.
     """`count` of those among which to draw, at most `most` and all there are, bool (k,)."""
     most = min(most, len(among))
     best, indices = jax.lax.top_k(jnp.where(among, jax.random.uniform(key, among.shape), -1.0), most)
-    return jnp.zeros(among.shape, bool).at[indices].set((best >= 0) & (jnp.arange(most) < count))
+    return jnp.zeros(among.shape, bool).at[indices].set((best >= 0) & (jnp.arange(most, dtype=jnp.int32) < count))

@@ -3,7 +3,7 @@
 from attnjax.layers._conv import Conv
 from attnjax.layers._defaults import with_defaults
 from attnjax.layers._dtypes import at_least_float32
-from attnjax.layers._initializers import Constant, VarianceScaling, he_normal_fan_out, torch_default
+from attnjax.layers._initializers import Constant, Normal, VarianceScaling, he_normal_fan_out, torch_default
 from attnjax.layers._mark import Mark
 from attnjax.layers._native import native_convolutions
 from attnjax.layers._norm import BatchNorm
@@ -15,6 +15,7 @@ __all__ = [
     "Constant",
     "Conv",
     "Mark",
+    "Normal",
     "VarianceScaling",
     "at_least_float32",
     "avg_pool",

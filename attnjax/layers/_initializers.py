@@ -73,6 +73,30 @@ class VarianceScaling:
         return (2 * rng.random(shape, np.float32) - 1) * np.float32(math.sqrt(3)) * deviation
 
 
+@dataclasses.dataclass(frozen=True)
+class Normal:
+    """Zero-mean Gaussian noise of one standard deviation, whatever the shape.
+
+    Args:
+      deviation: the standard deviation.
+
+    Example:
+      >>> import jax
+      >>> from attnjax.layers import Normal
+      >>> Normal(0.01)(jax.random.key(0), (3, 3, 8, 16)).shape
+      (3, 3, 8, 16)
+    """
+
+    deviation: float
+
+    def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        return jax.random.normal(key, shape, dtype) * jnp.asarray(self.deviation, dtype)
+
+    def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        """Draws from the same distribution with NumPy (float32)."""
+        return rng.standard_normal(shape, np.float32) * np.float32(self.deviation)
+
+
 he_normal_fan_out = VarianceScaling(2.0, "fan_out", "normal")
 """He initialisation over the outputs, what the CBAM, BAM and torchvision ResNets use for convolutions."""
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from attnjax.layers import Constant, VarianceScaling
+from attnjax.layers import Constant, Normal, VarianceScaling
 
 
 def init(model: nn.Module, key: jax.Array, input_shape: Sequence[int], **kwargs: Any) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def init(model: nn.Module, key: jax.Array, input_shape: Sequence[int], **kwargs:
         params = module.variables.get("params", {})
         for field in dataclasses.fields(module):
             initializer, name = getattr(module, field.name, None), field.name.removesuffix("_init")
-            if isinstance(initializer, Constant | VarianceScaling) and name in params:
+            if isinstance(initializer, Constant | Normal | VarianceScaling) and name in params:
                 initializers["params", *module.path, name] = (initializer, params[name].shape)
         return result
 
