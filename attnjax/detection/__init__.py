@@ -14,10 +14,12 @@ from attnjax.detection._boxes import (
     has_sides,
 )
 from attnjax.detection._detector import Detector
+from attnjax.detection._evaluation import COCO_METRICS, CocoEvaluation, VocCurve, coco_evaluation, voc_curve
 from attnjax.detection._heads import BoxHead, MaskHead, RetinaHead, RPNHead, Upsample
 from attnjax.detection._losses import focal_loss, smooth_l1
 from attnjax.detection._masks import mask_targets, masks_to_boxes, paste_masks
 from attnjax.detection._matching import IGNORED, NEGATIVE, match, sample
+from attnjax.detection._named import create_detector, list_detectors
 from attnjax.detection._nms import batched_nms, nms
 from attnjax.detection._pyramid import FeaturePyramid
 from attnjax.detection._rcnn import RCNN_TORCHVISION, FasterRCNN, MaskRCNN
@@ -28,11 +30,13 @@ from attnjax.detection._select import Detections, select_from_anchors, select_fr
 from attnjax.detection._training import RCNNLoss, RetinaLoss
 
 __all__ = [
+    "COCO_METRICS",
     "IGNORED",
     "NEGATIVE",
     "RCNN_TORCHVISION",
     "RETINANET_TORCHVISION",
     "BoxHead",
+    "CocoEvaluation",
     "Detections",
     "Detector",
     "FasterRCNN",
@@ -45,6 +49,7 @@ __all__ = [
     "RetinaLoss",
     "RetinaNet",
     "Upsample",
+    "VocCurve",
     "anchors",
     "base_anchors",
     "batched_nms",
@@ -52,14 +57,17 @@ __all__ = [
     "box_iou",
     "box_iou_loss",
     "clip_boxes",
+    "coco_evaluation",
     "complete_box_iou",
     "convert_boxes",
+    "create_detector",
     "decode_boxes",
     "distance_box_iou",
     "encode_boxes",
     "focal_loss",
     "generalized_box_iou",
     "has_sides",
+    "list_detectors",
     "map_levels",
     "mask_targets",
     "masks_to_boxes",
@@ -77,4 +85,5 @@ __all__ = [
     "select_from_regions",
     "select_proposals",
     "smooth_l1",
+    "voc_curve",
 ]

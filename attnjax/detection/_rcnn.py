@@ -271,7 +271,7 @@ class MaskRCNN(FasterRCNN):
         """Detections with masks from the outputs of the box head, see `FasterRCNN.select`."""
         found = super().select(maps, *arguments)
         logits = self.segment(maps, found.boxes)
-        channels = (found.classes + self.background_first)[..., None, None, None]
+        channels = (found.classes + int(self.background_first))[..., None, None, None]
         masks = jax.nn.sigmoid(jnp.take_along_axis(logits, channels, axis=-1)[..., 0])
         valid = jnp.arange(masks.shape[1], dtype=jnp.int32)[None] < found.count[:, None]
         return dataclasses.replace(found, masks=jnp.where(valid[..., None, None], masks, 0))

@@ -6,7 +6,7 @@ from attnjax.models._info import ModelInfo, Result
 from attnjax.models._init import count_macs, count_parameters, init
 from attnjax.models._mobilenet import MobileNet, SeparableBlock
 from attnjax.models._ran import InceptionUnit, ResidualAttentionNet, resnext_unit
-from attnjax.models._registry import create_model, list_models, model_info
+from attnjax.models._registry import create_model, list_models, model_constructor, model_info
 from attnjax.models._resnet import ResNet
 from attnjax.models._vgg import VGG
 
@@ -28,6 +28,7 @@ __all__ = [
     "create_model",
     "init",
     "list_models",
+    "model_constructor",
     "model_info",
     "resnext_unit",
 ]

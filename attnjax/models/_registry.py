@@ -50,7 +50,22 @@ def create_model(name: str, **arguments: Any) -> nn.Module:
       >>> attnjax.create_model("cbam_resnet50", attention={"kernel_size": 3}).attention.keywords
       {'reduction': 16, 'kernel_size': 3}
     """
-    return _changed(_find(name).constructor, arguments, f"model {name!r}")()
+    return model_constructor(name, **arguments)()
+
+
+def model_constructor(name: str, **arguments: Any) -> Partial[nn.Module]:
+    """The constructor that `create_model` calls, with the arguments, such as for the backbone of another net.
+
+    Raises:
+      ValueError: as `create_model`.
+
+    Example:
+      >>> from attnjax.models import model_constructor
+      >>> constructor = model_constructor("cbam_resnet50", num_classes=0)
+      >>> constructor.func.__name__, constructor.keywords["stage_sizes"]
+      ('ResNet', (3, 4, 6, 3))
+    """
+    return _changed(_find(name).constructor, arguments, f"model {name!r}")
 
 
 def _changed(constructor: Callable[..., Any], changes: Mapping[str, Any], what: str) -> Partial[Any]:
