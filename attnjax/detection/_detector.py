@@ -133,7 +133,10 @@ def map_sizes(maps: Sequence[jax.Array]) -> list[tuple[int, int]]:
 
 def without_padding(images: jax.Array, sizes: jax.Array) -> jax.Array:
     """Sets pixels outside the sizes (b, 2) of images (b, h, w, c) to 0."""
-    rows, columns = (jnp.arange(length)[None] < sizes[:, axis, None] for axis, length in enumerate(images.shape[1:3]))
+    rows, columns = (
+        jnp.arange(length, dtype=sizes.dtype)[None] < sizes[:, axis, None]
+        for axis, length in enumerate(images.shape[1:3])
+    )
     return jnp.where((rows[:, :, None] & columns[:, None])[..., None], images, 0)
 
 
@@ -147,8 +150,8 @@ def detected(
 ) -> Detections:
     """Detections with their boxes in the original images, of sizes (b, 2)."""
     boxes, scores, classes, count = found
-    scale = jnp.ones(sizes.shape, boxes.dtype)
+    scale = jnp.ones(sizes.shape, jnp.float32)
     if original is not None:
-        scale = original.astype(boxes.dtype) / sizes.astype(boxes.dtype)
-    scale = scale[:, None, jnp.array([1, 0, 1, 0])]
+        scale = original.astype(jnp.float32) / sizes.astype(jnp.float32)  # of this type in the references, too
+    scale = scale.astype(boxes.dtype)[:, None, jnp.array([1, 0, 1, 0])]
     return Detections(boxes, scores, classes, count, boxes * scale)

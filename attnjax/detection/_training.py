@@ -136,7 +136,7 @@ class RCNNLoss:
     divided by the sampled regions of the batch. Masks of the positive regions: the mean binary cross-entropy.
 
     A batch is that of `RetinaLoss`; for Mask R-CNN it has `masks`, 0 and 1 (b, g, h', w'), of the padded images at any
-    resolution.
+    resolution. torchvision's masks end with the image: to have its targets, repeat their last row and column once.
 
     Sums: `loss`, `objectness_loss`, `proposal_loss`, `class_loss`, `box_loss` and, for Mask R-CNN, `mask_loss`, each
     times the images, and `count`, images. In evaluation the outputs are `Detections`, and samples are drawn from a

@@ -22,20 +22,26 @@ Produce = Callable[[Fixture, Any], dict[str, Any]]
 def check(fixture: Fixture, produce: Produce, inputs: Collection[str]) -> None:
     """Compares what `produce` gives in float32, and in float64 with the keys that end in 64.
 
-    Every key must be produced or match one of `inputs`, regular expressions.
+    Every key must be produced or match one of `inputs`, regular expressions. A compact fixture has no float32 keys
+    beside those of float64: what float64 gives is compared with both.
     """
-    keys = set(fixture.keys)
-    wide = {key for key in keys if key.endswith("64") and key[:-2] in keys}
-    known = re.compile("|".join(inputs) or "(?!)")
+    keys, compact = set(fixture.keys), fixture.manifest.get("compact", False)
+    bases = {key.removesuffix("64") if compact or key.removesuffix("64") in keys else key for key in keys}
     noise_of = (fixture.manifest.get("noise_float32_vs_float64") or {}).get("max", 0.0)
-    found = produce(fixture, jnp.float32)
-    missing = {key for key in keys - wide - found.keys() if not known.fullmatch(key)}
-    assert not missing, f"{fixture.manifest['id']}: not mapped: {sorted(missing)}"
-    compare(fixture, found, max(RTOL, MARGIN * noise_of))
-    if wide:
+    rtol, found = max(RTOL, MARGIN * noise_of), {}
+    if not compact:
+        found = produce(fixture, jnp.float32)
+        compare(fixture, found, rtol)
+    if compact or any(f"{key}64" in keys for key in bases):
         with jax.enable_x64(True):
-            found = produce(fixture, jnp.float64)
-            compare(fixture, {f"{key}64": value for key, value in found.items() if f"{key}64" in wide}, RTOL64)
+            wide = produce(fixture, jnp.float64)
+            compare(fixture, {f"{key}64": value for key, value in wide.items() if f"{key}64" in keys}, RTOL64)
+            if compact:
+                compare(fixture, {key: value for key, value in wide.items() if key in keys}, rtol)
+                found = wide
+    known = re.compile("|".join(inputs) or "(?!)")
+    missing = {key for key in bases - found.keys() if not known.fullmatch(key)}
+    assert not missing, f"{fixture.manifest['id']}: not mapped: {sorted(missing)}"
 
 
 def compare(fixture: Fixture, found: Mapping[str, Any], rtol: float) -> None:

@@ -150,7 +150,10 @@ def evaluated(fixture: Fixture, net: Any, variables: Any, images: jax.Array, siz
             regions, valid = net.proposals(images.shape[1:3], maps, outputs, sizes, train=False)
             pooled = net.pool(maps, regions, (7, 7))
             outputs |= {"regions": regions, "valid": valid, "pooled": pooled, **net.classify(maps, regions)}
-            return stages, maps, outputs, net.select(maps, regions, valid, outputs, sizes, original)
+            detections = net.select(maps, regions, valid, outputs, sizes, original)
+            if detections.masks is not None:
+                outputs["mask_logits"] = net.segment(maps, detections.boxes)
+            return stages, maps, outputs, detections
 
         return net.apply(variables, method=forward)
 
@@ -183,7 +186,8 @@ def evaluated(fixture: Fixture, net: Any, variables: Any, images: jax.Array, siz
         summary("eval/box_pool", outputs["pooled"][valid])
     background = int(manifest["family"] != "retinanet")
     for image, count in enumerate(counts):
-        found[f"eval/boxes_resized/{image}"] = detections.boxes[image, :count]
+        if background:
+            found[f"eval/boxes_resized/{image}"] = detections.boxes[image, :count]
         found[f"eval/boxes/{image}"] = boxes = detections.original_boxes[image, :count]
         found[f"eval/scores/{image}"] = detections.scores[image, :count]
         found[f"eval/labels/{image}"] = detections.classes[image, :count] + background
@@ -192,6 +196,9 @@ def evaluated(fixture: Fixture, net: Any, variables: Any, images: jax.Array, siz
             pasted = np.asarray(d.paste_masks(masks, boxes, tuple(manifest["image_sizes"][image]), rounded=True))
             found[f"eval/masks_every4/{image}"] = pasted[:, ::4, ::4]
             found[f"eval/masks_half_bits/{image}"] = np.packbits(pasted > 0.5, axis=-1)
+    if "mask_logits" in outputs:
+        logits = [outputs["mask_logits"][image, :count] for image, count in enumerate(counts)]
+        summary("eval/mask_logits", np.concatenate(logits))
     return found
 
 
@@ -209,8 +216,10 @@ def truth(fixture: Fixture, images: jax.Array, sizes: list[tuple[int, int]], dty
         labels.append(fixture.arrays[f"train/gt_labels/{image}"].astype(np.int32) - background)
         if f"train/gt_masks_bits/{image}" in fixture.keys:
             bits = np.unpackbits(fixture.arrays[f"train/gt_masks_bits/{image}"], axis=-1)[..., : size[1]]
-            padding = ((0, 0), (0, images.shape[1] - target[0]), (0, images.shape[2] - target[1]))
-            masks.append(np.pad(d.resize_masks(bits, target), padding))
+            room = [full - side for full, side in zip(images.shape[1:3], target, strict=True)]
+            edge = [(0, 0), *((0, min(1, free)) for free in room)]  # torchvision's masks end with the image
+            masks.append(np.pad(d.resize_masks(bits, target), edge, mode="edge"))
+            masks[-1] = np.pad(masks[-1], [(0, 0), *((0, max(0, free - 1)) for free in room)])
     batch = {
         "image": images,
         "size": jnp.asarray(sizes),
@@ -223,7 +232,8 @@ def truth(fixture: Fixture, images: jax.Array, sizes: list[tuple[int, int]], dty
 
 def trained(fixture: Fixture, net: Any, loss: Any, variables: Any, names: dict[str, str], batch: Any) -> Found:
     manifest = fixture.manifest
-    terms = {name.rpartition("/")[2]: name for name in fixture.keys if re.fullmatch(r"train/loss/[a-z_]+", name)}
+    matched = (re.fullmatch(r"train/loss/([a-z_]+?)(64)?", key) for key in fixture.keys)
+    terms = {match[1]: f"train/loss/{match[1]}" for match in matched if match}
 
     @jax.jit
     def run(variables: Any) -> Any:
@@ -250,7 +260,7 @@ def trained(fixture: Fixture, net: Any, loss: Any, variables: Any, names: dict[s
     for group in manifest["groups"]:
         prefix = r"backbone\.body\.(conv1|bn1)\." if group == "backbone.body.stem" else re.escape(group) + r"\."
         of_group = [norm for name, norm in norms.items() if re.match(prefix, name) and not np.isnan(norm)]
-        groups.append(np.sqrt(np.sum(np.square(of_group))) if of_group else np.nan)
+        groups.append(np.sqrt(np.sum(np.square(of_group))))
     found["train/group_norm"] = np.array(groups)
     found |= {f"train/grad/{name}": sample(values[name]) for name in manifest["grad_samples"]}
     statistics = flatten_dict({"batch_stats": aux.updates.get("batch_stats", variables["batch_stats"])}, sep="/")
