@@ -5,7 +5,7 @@ trained with `attnjax.training` and `attnjax.losses`. `attnjax.explain` shows wh
 reads and writes the weights of PyTorch code.
 """
 
-from attnjax import attention, convert, explain, layers, losses, models, training
+from attnjax import attention, convert, detection, explain, layers, losses, models, training
 from attnjax._partial import Partial
 from attnjax.convert import load_pretrained
 from attnjax.models import (
@@ -27,6 +27,7 @@ __all__ = [
     "Result",
     "attention",
     "convert",
+    "detection",
     "count_macs",
     "count_parameters",
     "create_model",

@@ -22,6 +22,7 @@ PACKAGES = [
     attnjax,
     attnjax.attention,
     attnjax.convert,
+    attnjax.detection,
     attnjax.explain,
     attnjax.layers,
     attnjax.losses,
@@ -60,7 +61,7 @@ def test_every_public_name_has_a_docstring_with_an_example(package: ModuleType) 
         value = getattr(package, name)
         if inspect.isclass(value) or inspect.isfunction(value):
             assert "Example:" in (value.__doc__ or ""), f"{package.__name__}.{name}"
-        elif isinstance(value, tuple | str):  # what an argument takes: its docstring says so
+        elif isinstance(value, tuple | str | int | dict):  # what an argument takes: its docstring says so
             assert any(f"`{name}`" in (getattr(package, other).__doc__ or "") for other in package.__all__), name
         else:
             assert inspect.ismodule(value) or type(value).__module__.startswith("attnjax"), name

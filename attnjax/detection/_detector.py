@@ -46,6 +46,14 @@ class Detector(nn.Module):
       norm: constructor of the backbone's batch norms.
       dtype: compute type. Boxes and scores are computed in float32 or wider.
       param_dtype: type of parameters and statistics.
+
+    Raises:
+      ValueError: an argument is none of those above.
+
+    Example:
+      >>> from attnjax.detection import Detector, create_detector
+      >>> isinstance(create_detector("retinanet_cbam_resnet50"), Detector)
+      True
     """
 
     backbone: Callable[..., nn.Module]

@@ -36,7 +36,7 @@ def match(
       valid: bool (g,): whether a row is a ground-truth box or padding; None for all.
 
     Returns:
-      int32 (k,): index of the matched box, -1 where negative, -2 where ignored.
+      int32 (k,): index of the matched box; `NEGATIVE`, -1, or `IGNORED`, -2, elsewhere.
 
     Raises:
       ValueError: low_quality is none of those, or `low` is above `high`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from tests.kinds import one_of_each_kind, without_numbers
 
 CHECKED = ("block", "cam", "model", "ggam")
 """Kinds of fixtures that are compared."""
-LARGE_MACS = 2e8
-"""The gradients in float64 of nets of more multiply-accumulates are checked with --full alone."""
+LARGE_MACS = {"trained_model": 2e8, "model": 4e9}
+"""Nets of more multiply-accumulates are checked with --full alone: gradients in float64, and logits."""
 
 
 def read_index(folder: Path) -> list[dict[str, str]]:
@@ -54,15 +55,15 @@ def cost(fixture: Fixture) -> Any:
     return fixture.manifest.get("macs") or fixture.input_size("eval")
 
 
-def marks(fixture: Fixture) -> list[pytest.MarkDecorator]:
-    return [pytest.mark.full] if cost(fixture) > LARGE_MACS else []
-
-
 def parameters(argument: str, folder: Path) -> list[Any]:
     """Every fixture that an argument of a test stands for."""
+    fixtures, of = find_fixtures(folder, argument), kind
     if argument == "trained_model":
-        return one_of_each_kind(with_gradients(folder), family, cost, name, marks)
-    return one_of_each_kind(find_fixtures(folder, argument), kind, cost, name)
+        fixtures, of = with_gradients(folder), family
+    limit = LARGE_MACS.get(argument, math.inf)
+    return one_of_each_kind(
+        fixtures, of, cost, name, lambda fixture: [pytest.mark.full] if cost(fixture) > limit else []
+    )
 
 
 def detections(folder: Path, kind: str) -> list[Any]:

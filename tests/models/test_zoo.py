@@ -24,7 +24,7 @@ def first_word(name: str) -> str:
     return without_numbers(name).partition("_")[0]
 
 
-every_net = pytest.mark.parametrize("name", one_of_each_kind(attnjax.list_models(), without_numbers, parameters))
+every_net = pytest.mark.parametrize("name", one_of_each_kind(attnjax.list_models(), first_word, parameters))
 
 
 @every_net
@@ -43,7 +43,7 @@ def test_counts_of_the_papers(name: str, parameters: int) -> None:
     assert attnjax.model_info(name).parameters == parameters
 
 
-@pytest.mark.parametrize("name", one_of_each_kind(attnjax.list_models(), first_word, parameters))
+@every_net
 def test_features_keep_or_halve_the_map_logits_have_the_classes_and_norms_are_as_given(name: str) -> None:
     norm = partial(BatchNorm, param_dtype=jnp.bfloat16)
     model, info = attnjax.create_model(name, num_classes=7, norm=norm), attnjax.model_info(name)
