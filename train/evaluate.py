@@ -65,11 +65,7 @@ def _evaluate(parsed: Arguments) -> None:
         evaluator = Evaluator(task, step, partial(multicrop.batches, reader), layout)
     silent = None if is_first() else True  # None: unless standard error is a terminal
     with tqdm(total=-(-len(reader) // batch_size), unit="batch", leave=False, disable=silent) as bar:
-
-        def advance() -> None:
-            bar.update()
-
-        result = evaluator(run, state.eval_variables, advance)
+        result = evaluator(run, state.eval_variables, after_batch=bar.update)
     unreadable = set().union(*gather("unreadable images", sorted(reader.unreadable)))
     if not is_first():
         return

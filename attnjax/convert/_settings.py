@@ -29,6 +29,12 @@ _EPSANET: Settings = _RESNET | {"PyramidSqueezeAttention.order": ("reversed",)}
 _PADDED: Settings = {"ResidualAttention.pool": ("padded",), "ResidualAttentionNet.stem_pool": ("padded",)}
 _PORT: Settings = _PADDED | {"ResidualAttention.skip": ("port",)}
 
+_ANCHORS = {"rounded_anchors": (True,), "anchor_strides": ("image",), "clamp_both": (False,)}
+_REGIONS = _ANCHORS | {"sampling_ratio": (2,), "aligned": (False,), "level_epsilon": ("outside",)}
+_DETECTION: Settings = {f"RetinaNet.{name}": allowed for name, allowed in _ANCHORS.items()}
+_DETECTION["RetinaNet.extra_activation"] = (True,)
+_DETECTION |= {f"{net}.{name}": allowed for net in ("FasterRCNN", "MaskRCNN") for name, allowed in _REGIONS.items()}
+
 SETTINGS: Mapping[str, Settings] = {
     "torchvision": _RESNET,
     "attention-module": _JONGCHAN,
@@ -41,7 +47,7 @@ SETTINGS: Mapping[str, Settings] = {
     "ran-pytorch-cifar": _PORT,
     "ran-pytorch-pre": _PADDED | {"ResidualAttention.skip": ("skip",)},
     "ggam": _RESNET,
-    "torchvision-detection": _EPSANET | _JONGCHAN,
+    "torchvision-detection": _EPSANET | _JONGCHAN | _DETECTION,
 }
 """Settings of each source's code, where our nets can differ with the same names and shapes."""
 

@@ -23,11 +23,12 @@ from attnjax.detection._named import create_detector, list_detectors
 from attnjax.detection._nms import batched_nms, nms
 from attnjax.detection._pyramid import FeaturePyramid
 from attnjax.detection._rcnn import RCNN_TORCHVISION, FasterRCNN, MaskRCNN
+from attnjax.detection._rcnn_loss import RCNNLoss
 from attnjax.detection._resize import resize_image, resize_masks, resized_size, scale_boxes
+from attnjax.detection._retina_loss import RetinaLoss
 from attnjax.detection._retinanet import RETINANET_TORCHVISION, RetinaNet
 from attnjax.detection._roi_align import map_levels, multiscale_roi_align, roi_align
 from attnjax.detection._select import Detections, select_from_anchors, select_from_regions, select_proposals
-from attnjax.detection._training import RCNNLoss, RetinaLoss
 
 __all__ = [
     "COCO_METRICS",

@@ -40,7 +40,8 @@ class Detector(nn.Module):
       score_threshold, nms_threshold, max_detections: see `select_from_anchors`.
       freeze_batch_norm: whether the backbone's batch norm keeps its running statistics in training (mmdetection's
         `norm_eval`, torchvision's `FrozenBatchNorm2d`).
-      frozen_stages: the stem and as many stages are not trained; 0 trains the stem, too.
+      frozen_stages: the stem and as many stages get no gradient; 0 trains the stem, too. Give the optimizer the net's
+        `frozen`, too, so that weight decay does not change them.
       frozen_norms: whether scale and bias of the backbone's batch norms are not trained either (torchvision's
         `FrozenBatchNorm2d`) or are (mmdetection).
       norm: constructor of the backbone's batch norms.
@@ -84,6 +85,8 @@ class Detector(nn.Module):
             raise ValueError(
                 f"num_classes={self.num_classes} must be at least 1, frozen_stages={self.frozen_stages} from 0 to 4"
             )
+        if self.frozen_stages and not self.freeze_batch_norm:
+            raise ValueError(f"frozen_stages={self.frozen_stages} needs freeze_batch_norm=True: statistics would move")
         super().__post_init__()
 
     @nn.nowrap

@@ -172,7 +172,7 @@ def voc_curve(
     """Matches the detections of a class with its objects as Pascal VOC does.
 
     By decreasing score, a detection takes the object of its image that it overlaps most. It is right if the overlap is
-    large enough and the object not taken yet; detections of difficult objects do not count.
+    large enough and the object not matched yet; detections of difficult objects do not count.
 
     Args:
       objects: image, box x1, y1, x2, y2 and whether it is difficult, of each object of the class.
@@ -200,20 +200,20 @@ def voc_curve(
     for image, box, is_difficult in objects:
         boxes.setdefault(image, []).append(box)
         difficult.setdefault(image, []).append(bool(is_difficult))
-    taken = {image: [False] * len(each) for image, each in boxes.items()}
+    matched = {image: [False] * len(each) for image, each in boxes.items()}
     order = np.argsort([-score for _, _, score in detections], kind="stable")
     right, wrong = np.zeros(len(order)), np.zeros(len(order))
-    for place, index in enumerate(order):
+    for rank, index in enumerate(order):
         image, box, _ = detections[index]
         best, most = 0, -np.inf
         if image in boxes:
             overlaps = _overlaps(np.asarray(boxes[image], float), np.asarray(box, float), side)
             best, most = int(overlaps.argmax()), overlaps.max()
         if not (most >= overlap if at_least else most > overlap):
-            wrong[place] = 1
+            wrong[rank] = 1
         elif not difficult[image][best]:
-            (wrong if taken[image][best] else right)[place] = 1
-            taken[image][best] = True
+            (wrong if matched[image][best] else right)[rank] = 1
+            matched[image][best] = True
     right, wrong = np.cumsum(right), np.cumsum(wrong)
     positives = sum(not each for of_image in difficult.values() for each in of_image)
     recall = right / positives if positives else np.full(len(right), np.nan)

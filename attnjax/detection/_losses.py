@@ -43,7 +43,7 @@ def smooth_l1(values: jax.Array, targets: jax.Array, *, beta: float = 1.0) -> ja
 
     Args:
       values, targets: floating (...).
-      beta: where the parabola meets the lines; 0 is the absolute difference.
+      beta: threshold between quadratic and linear; 0 is the absolute difference.
 
     Returns:
       (...).

@@ -1,4 +1,4 @@
-"""Masks of instances: their boxes, their targets in regions, and their way back into the image."""
+"""Masks of instances: their boxes, their targets in regions, and pasting them into the image."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from attnjax.layers import at_least_float32
 
 CHUNK = 16
 """Masks that are cut out at once: bounds the memory of their copies."""
+EXACT = jax.lax.Precision.HIGHEST
+"""Accelerators round the factors of float32 products by default, too coarsely to compare them with a half."""
 ROUNDING = 1e-5
 """A bin that a mask covers by half counts as covered, however sums are rounded."""
 
@@ -80,12 +82,12 @@ def mask_targets(
         match, box = pair
         shape = (1, *masks.shape[1:], 1)
         rows, columns = sampling_matrices(shape, box[None, None], output_size, scale, 0, aligned)
-        return rows[0, 0] @ masks[match].astype(rows.dtype) @ columns[0, 0].T
+        return jnp.einsum("ph,hw,qw->pq", rows[0, 0], masks[match].astype(rows.dtype), columns[0, 0], precision=EXACT)
 
     def of_image(masks: jax.Array, matches: jax.Array, boxes: jax.Array) -> jax.Array:
         return jax.lax.map(lambda pair: cut(pair, masks), (matches, boxes), batch_size=CHUNK)
 
-    shares = jax.lax.map(lambda image: of_image(*image), (masks, matches, boxes))
+    shares = jax.vmap(of_image)(masks, matches, boxes)
     return (shares >= 0.5 - ROUNDING).astype(boxes.dtype) if binary else shares.astype(boxes.dtype)
 
 
@@ -113,7 +115,7 @@ def paste_masks(masks: jax.Array, boxes: jax.Array, size: tuple[int, int], *, ro
     rows, columns = (
         matrix(boxes[..., axis], boxes[..., axis + 2], size[1 - axis], masks.shape[2 - axis]) for axis in (1, 0)
     )
-    return jnp.einsum("kym,kmn,kxn->kyx", rows, masks.astype(rows.dtype), columns).astype(masks.dtype)
+    return jnp.einsum("kym,kmn,kxn->kyx", rows, masks.astype(rows.dtype), columns, precision=EXACT).astype(masks.dtype)
 
 
 def _matrix(start: jax.Array, end: jax.Array, pixels: int, cells: int) -> jax.Array:

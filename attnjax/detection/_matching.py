@@ -75,7 +75,7 @@ def sample(
     """Draws at most `size` anchors, of which at most a fraction is positive; negatives fill the rest.
 
     Args:
-      key: PRNG key; may be None if nothing needs to be left out, that is, if `size` is at least 2 k.
+      key: PRNG key; may be None if nothing can be left out: both shares of `size` are at least k.
       positive, negative: bool (k,).
       size: number of anchors to draw.
       positive_fraction: the positives drawn are at most `int(size * positive_fraction)`.

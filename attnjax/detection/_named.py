@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from attnjax._choice import nearest
@@ -40,7 +42,15 @@ def create_detector(name: str, **arguments: Any) -> Detector:
         near = nearest(name, list_detectors(), n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"kinds are {', '.join(KINDS)}"
         raise ValueError(f"unknown detector {name!r}: {hint}")
-    changes = dict(arguments.pop("backbone", {}))
+    changes = arguments.pop("backbone", {})
+    if not isinstance(changes, Mapping):
+        raise ValueError(f"backbone={changes!r} must be a mapping of arguments of {backbone}")
+    fields = [field.name for field in dataclasses.fields(KINDS[kind]) if field.name not in ("parent", "name")]
+    for argument in arguments:
+        if argument not in fields:
+            near = nearest(argument, fields)
+            hint = f"did you mean {near[0]}?" if near else f"allowed are {', '.join(fields)}"
+            raise ValueError(f"unknown argument {argument!r} of {name!r}: {hint}")
     detector: Detector = KINDS[kind](model_constructor(backbone, num_classes=0, **changes), **arguments)
     return detector
 

@@ -42,8 +42,8 @@ def nms(
     Notes:
       IoUs are computed in float32 or wider and compared with the threshold as a real number, as torchvision's kernel
       does. The order of suppression is that of the sequential algorithm: all boxes are kept at first, and those that a
-      kept, better one overlaps are dropped until nothing changes, which takes as many rounds as the longest chain of
-      boxes that drop and save each other.
+      kept, better one overlaps are dropped until nothing changes, which takes as many rounds as the longest suppression
+      chain.
     """
     return _nms(boxes, scores, None, threshold, valid, max_outputs)
 

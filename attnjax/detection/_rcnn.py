@@ -39,12 +39,9 @@ RCNN_TORCHVISION = {
 class FasterRCNN(Detector):
     """Faster R-CNN with a feature pyramid: proposals on P2 to P6, then classes and boxes of regions of P2 to P5.
 
-    Submodules: `backbone`, `pyramid`, `rpn` and `box_head`.
+    Submodules: `backbone`, `pyramid`, `rpn` and `box_head`. It takes the arguments of `Detector` and those below.
 
     Args:
-      backbone, num_classes, channels, anchor_sizes, anchor_ratios, rounded_anchors, anchor_strides, clamp_both,
-        score_threshold, nms_threshold, max_detections, freeze_batch_norm, frozen_stages, frozen_norms, norm, dtype,
-        param_dtype: see `Detector`.
       train_candidates, test_candidates: the `candidates` of `select_proposals` in training and otherwise.
       train_proposals, test_proposals: its `proposals`.
       proposal_nms_threshold, proposal_min_side: its `nms_threshold` and `min_side`.
@@ -94,7 +91,7 @@ class FasterRCNN(Detector):
     aligned: bool = True
     level_epsilon: Literal["inside", "outside"] = "inside"
     box_weights: Sequence[float] = (10.0, 10.0, 5.0, 5.0)
-    min_side: float = 0.0
+    min_side: float | None = None
     background_first: bool = False
     box_hidden: int = 1024
 

@@ -26,6 +26,7 @@ RETINANET_TORCHVISION = {
     "extra_from": "output",
     "extra_activation": True,
     "max_detections": 300,
+    "min_side": None,
 }
 """Arguments of `RetinaNet` that make it torchvision's `retinanet_resnet50_fpn`."""
 
@@ -33,15 +34,12 @@ RETINANET_TORCHVISION = {
 class RetinaNet(Detector):
     """RetinaNet: classes and boxes of dense anchors on the maps P3 to P7.
 
-    Submodules: `backbone`, `pyramid` and `head`.
+    Submodules: `backbone`, `pyramid` and `head`. It takes the arguments of `Detector` and those below.
 
     Args:
-      backbone, num_classes, channels, anchor_sizes, anchor_ratios, rounded_anchors, anchor_strides, clamp_both,
-        score_threshold, nms_threshold, max_detections, freeze_batch_norm, frozen_stages, frozen_norms, norm, dtype,
-        param_dtype: see `Detector`.
       extra_from, extra_activation: see `FeaturePyramid`.
       prior: see `RetinaHead`.
-      candidates: see `select_from_anchors`.
+      candidates, min_side: see `select_from_anchors`.
 
     Call with `(images, sizes=None, train=...)`: normalised images, floating (b, h, w, 3), and the sizes h, w of each
     without padding, integers (b, 2), None for no padding.
@@ -77,6 +75,7 @@ class RetinaNet(Detector):
     extra_activation: bool = False
     prior: float = 0.01
     candidates: int = 1000
+    min_side: float | None = 0.0
 
     first_level: ClassVar[int] = 3
 
@@ -136,6 +135,7 @@ class RetinaNet(Detector):
             score_threshold=self.score_threshold,
             nms_threshold=self.nms_threshold,
             detections=self.max_detections,
+            min_side=self.min_side,
             clamp_both=self.clamp_both,
         )
         return detected(found, sizes, original_sizes)

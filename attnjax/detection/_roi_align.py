@@ -168,8 +168,8 @@ def sampling_matrices(
 def _sampling_matrix(start: jax.Array, side: jax.Array, bins: int, cells: int, sampling_ratio: int) -> jax.Array:
     """Mean weights of the cells of an axis in the samples of each bin, (..., bins, cells).
 
-    Places are rounded as the reference rounds them, however XLA compiles this: one on the edge of what counts must not
-    cross it. The barrier keeps divisions from becoming products with the inverse.
+    Places are rounded as the reference rounds them, however XLA compiles this: a sample on the edge of the map must not
+    change sides. The barrier keeps divisions from becoming products with the inverse.
     """
     like = partial(jnp.full_like, side)
     width = side / jax.lax.optimization_barrier(like(bins))
@@ -195,7 +195,7 @@ def _sampling_matrix(start: jax.Array, side: jax.Array, bins: int, cells: int, s
 
 
 def _times(small: jax.Array, x: jax.Array) -> jax.Array:
-    """The product with a number of few digits, rounded once, whether or not the additions are fused."""
+    """The product with a factor of few significant bits, rounded once, whether or not the additions are fused."""
     bits = jnp.finfo(x.dtype).nmant // 2
     integer = jnp.int32 if x.dtype == jnp.float32 else jnp.int64
     view = jax.lax.bitcast_convert_type
@@ -210,8 +210,9 @@ def _pool(features: Sequence[jax.Array], rows: Sequence[jax.Array], columns: Seq
         total = None
         for of_map, r, c in zip(features, rows, columns, strict=True):
             r, c = r.astype(of_map.dtype), c.astype(of_map.dtype)
-            product = jnp.einsum("bkph,bhwc->bkpwc", r, of_map)
-            product = jnp.einsum("bkpwc,bkqw->bkpqc", product, c)
+            precision = None if of_map.dtype.itemsize < 4 else jax.lax.Precision.HIGHEST
+            product = jnp.einsum("bkph,bhwc->bkpwc", r, of_map, precision=precision)
+            product = jnp.einsum("bkpwc,bkqw->bkpqc", product, c, precision=precision)
             total = product if total is None else total + product
         assert total is not None
         return total

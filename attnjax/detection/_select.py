@@ -100,7 +100,7 @@ def select_proposals(
         logits, best = jax.lax.top_k(objectness, min(candidates, len(objectness)))
         boxes = clip_boxes(decode_boxes(deltas[best], anchors[best], clamp_both=clamp_both), size)
         scores = jax.nn.sigmoid(logits)
-        valid = _has_area(boxes, min_side) & (scores >= score_threshold)
+        valid = _large_enough(boxes, min_side) & (scores >= score_threshold)
         indices, count = nms(boxes, scores, nms_threshold, valid=valid, max_outputs=min(proposals, len(best)))
         kept = jnp.arange(len(indices), dtype=jnp.int32) < count
         return boxes[indices], jnp.where(kept, scores[indices], -1)
@@ -131,6 +131,7 @@ def select_from_anchors(
     score_threshold: float = 0.05,
     nms_threshold: float = 0.5,
     detections: int = 100,
+    min_side: float | None = 0.0,
     clamp_both: bool = True,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Turns the outputs of RetinaNet's head into detections.
@@ -145,6 +146,7 @@ def select_from_anchors(
       sizes: h, w of the images without padding, (b, 2).
       counts: anchors of each map; their sum is k.
       candidates, score_threshold, nms_threshold, detections: as above.
+      min_side: boxes of a side below it, or without area, are dropped (mmdetection); None keeps all (torchvision).
       clamp_both: see `decode_boxes`.
 
     Returns:
@@ -178,7 +180,8 @@ def select_from_anchors(
             parts.append(of_map(logits[rows], deltas[rows], anchors[rows], size))
             start += count
         boxes, scores, classes = (jnp.concatenate(each) for each in zip(*parts, strict=True))
-        return _best(boxes, scores, classes, scores > score_threshold, nms_threshold, detections)
+        valid = (scores > score_threshold) & _large_enough(boxes, min_side)
+        return _best(boxes, scores, classes, valid, nms_threshold, detections)
 
     boxes, scores, classes, count = jax.vmap(of_image)(logits, deltas, sizes)
     return boxes, scores, classes, count
@@ -196,7 +199,7 @@ def select_from_regions(
     score_threshold: float = 0.05,
     nms_threshold: float = 0.5,
     detections: int = 100,
-    min_side: float = 0.0,
+    min_side: float | None = None,
     clamp_both: bool = True,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Turns the outputs of a box head into detections.
@@ -213,7 +216,7 @@ def select_from_regions(
       box_weights: see `encode_boxes`.
       background_first: see `BoxHead`.
       score_threshold, nms_threshold, detections: as above.
-      min_side: boxes of a side below it are dropped.
+      min_side: boxes of a side below it, or without area, are dropped; None keeps all.
       clamp_both: see `decode_boxes`.
 
     Returns:
@@ -246,7 +249,7 @@ def select_from_regions(
         scores = scores[:, 1:] if background_first else scores[:, :-1]
         deltas = deltas[:, 1:] if background_first else deltas
         boxes = clip_boxes(decode_boxes(deltas, regions[:, None], box_weights, clamp_both=clamp_both), size)
-        wanted = (scores > score_threshold) & valid[:, None] & _has_area(boxes, min_side)
+        wanted = (scores > score_threshold) & valid[:, None] & _large_enough(boxes, min_side)
         best_scores, best = jax.lax.top_k(jnp.where(wanted, scores, -1).ravel(), most)
         classes = best % classes_of_region
         return _best(boxes.reshape(-1, 4)[best], best_scores, classes, best_scores > 0, nms_threshold, detections)
@@ -255,7 +258,9 @@ def select_from_regions(
     return boxes, scores, classes, count
 
 
-def _has_area(boxes: jax.Array, min_side: float) -> jax.Array:
+def _large_enough(boxes: jax.Array, min_side: float | None) -> jax.Array:
+    if min_side is None:
+        return jnp.ones(boxes.shape[:-1], bool)
     return has_sides(boxes, min_side) & (boxes[..., 2:] > boxes[..., :2]).all(-1)
 
 

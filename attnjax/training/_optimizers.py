@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import optax
+
+Frozen = Callable[[Any], Any]
 
 
 def sgd(
@@ -20,6 +22,7 @@ def sgd(
     decay_norm_and_bias: bool = True,
     clip_norm: float | None = None,
     rate_factors: Mapping[str, float] | None = None,
+    frozen: Frozen | None = None,
 ) -> optax.GradientTransformation:
     """SGD with momentum in PyTorch's form: weight decay is added to the gradient.
 
@@ -34,6 +37,8 @@ def sgd(
       decay_norm_and_bias: whether weight decay also applies to norm scales and biases, as in the papers' code.
       clip_norm: clip gradients to this global norm; None disables clipping.
       rate_factors: factors of the learning rate by submodule of the net, such as `{"backbone": 0.1}`.
+      frozen: returns which parameters are not changed, not even by weight decay: a tree of bool like the parameters.
+        A detector's is its method `frozen`. None changes all.
 
     Raises:
       ValueError: the net has no submodule of `rate_factors`; raised by `init`.
@@ -47,7 +52,7 @@ def sgd(
       [-0.20000000298023224]
     """
     decay = optax.add_decayed_weights(weight_decay, None if decay_norm_and_bias else _decays)
-    return _chain([decay, optax.sgd(learning_rate, momentum, nesterov)], clip_norm, rate_factors)
+    return _chain([decay, optax.sgd(learning_rate, momentum, nesterov)], clip_norm, rate_factors, frozen)
 
 
 def adamw(
@@ -59,6 +64,7 @@ def adamw(
     decay_norm_and_bias: bool = True,
     clip_norm: float | None = None,
     rate_factors: Mapping[str, float] | None = None,
+    frozen: Frozen | None = None,
 ) -> optax.GradientTransformation:
     """AdamW: Adam with decoupled weight decay.
 
@@ -66,7 +72,7 @@ def adamw(
       learning_rate: a number, or a schedule.
       b1: decay rate of the first moment.
       b2: decay rate of the second moment.
-      weight_decay, decay_norm_and_bias, clip_norm, rate_factors: see `sgd`.
+      weight_decay, decay_norm_and_bias, clip_norm, rate_factors, frozen: see `sgd`.
 
     Raises:
       ValueError: the net has no submodule of `rate_factors`; raised by `init`.
@@ -84,7 +90,7 @@ def adamw(
     """
     decay = optax.add_decayed_weights(weight_decay, None if decay_norm_and_bias else _decays)
     parts = [optax.scale_by_adam(b1, b2), decay, optax.scale_by_learning_rate(learning_rate)]
-    return _chain(parts, clip_norm, rate_factors)
+    return _chain(parts, clip_norm, rate_factors, frozen)
 
 
 def lamb(
@@ -96,6 +102,7 @@ def lamb(
     decay_norm_and_bias: bool = True,
     clip_norm: float | None = None,
     rate_factors: Mapping[str, float] | None = None,
+    frozen: Frozen | None = None,
 ) -> optax.GradientTransformation:
     """LAMB: AdamW with each layer's update rescaled to the norm of its parameters.
 
@@ -104,7 +111,7 @@ def lamb(
     Args:
       learning_rate: a number, or a schedule.
       b1, b2: see `adamw`.
-      weight_decay, decay_norm_and_bias, clip_norm, rate_factors: see `sgd`.
+      weight_decay, decay_norm_and_bias, clip_norm, rate_factors, frozen: see `sgd`.
 
     Raises:
       ValueError: the net has no submodule of `rate_factors`; raised by `init`.
@@ -128,17 +135,21 @@ def lamb(
         trust if chosen is None else optax.masked(trust, chosen),
         optax.scale_by_learning_rate(learning_rate),
     ]
-    return _chain(parts, clip_norm, rate_factors)
+    return _chain(parts, clip_norm, rate_factors, frozen)
 
 
 def _chain(
-    parts: Sequence[optax.GradientTransformation], clip_norm: float | None, rate_factors: Mapping[str, float] | None
+    parts: Sequence[optax.GradientTransformation],
+    clip_norm: float | None,
+    rate_factors: Mapping[str, float] | None,
+    frozen: Frozen | None,
 ) -> optax.GradientTransformation:
     clip = optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
     scaled = [
         optax.masked(optax.scale(factor), partial(_inside, module)) for module, factor in (rate_factors or {}).items()
     ]
-    return optax.chain(clip, *parts, *scaled)
+    stops = [] if frozen is None else [optax.masked(optax.set_to_zero(), frozen)]
+    return optax.chain(clip, *parts, *scaled, *stops)
 
 
 def _decays(params: Any) -> Any:

@@ -141,6 +141,7 @@ def retinanet_postprocess(fixture: Fixture, dtype: Any) -> Found:
             score_threshold=manifest["score_thresh"],
             nms_threshold=manifest["nms_thresh"],
             detections=manifest["detections_per_img"],
+            min_side=None,
             clamp_both=False,
         )
     )(

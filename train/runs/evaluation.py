@@ -49,17 +49,25 @@ class Evaluator:
         step = make_eval_step(model, objective.evaluation_loss, preprocess=objective.preprocess)
         return cls(task, step, partial(task.evaluation_batches, run, images), layout)
 
-    def __call__(self, run: Run, variables: Mapping[str, Any], stopped: Callable[[], object] = lambda: False) -> Any:
-        """Returns the task's evaluation, None if stopped; every image counts once on any number of devices.
+    def __call__(
+        self,
+        run: Run,
+        variables: Mapping[str, Any],
+        *,
+        preempted: Callable[[], bool] = lambda: False,
+        after_batch: Callable[[], object] = lambda: None,
+    ) -> Any:
+        """Returns the task's evaluation, None if preempted; every image counts once on any number of devices.
 
         Args:
           run: the run that is evaluated.
           variables: parameters and batch statistics.
-          stopped: called before each batch; a true result stops the evaluation.
+          preempted: called before each batch; whether to stop the evaluation.
+          after_batch: called after each batch, such as to show progress.
         """
         sums, outputs = None, []
         for rows in self._batches((jax.process_index(), jax.process_count())):
-            if stopped():
+            if preempted():
                 return None
             batch = self._layout.put_batch(rows)
             sums = self._layout.put(self._zero_sums(variables, batch)) if sums is None else sums
@@ -67,6 +75,7 @@ class Evaluator:
             if self._task.outputs:
                 answers = {name: array for name, array in rows.items() if name != "image"}
                 outputs.append(_unmasked(*_on_host(given, answers)))
+            after_batch()
         return self._task.evaluation(run, jax.device_get(sums), outputs)
 
     def _zero_sums(self, variables: Mapping[str, Any], batch: Any) -> dict[str, jax.Array]:

@@ -155,4 +155,4 @@ class Loop:
 
 def evaluate(session: Session, state: TrainState, preempted: Preempted) -> Any:
     """Evaluates a state; returns None if SIGTERM arrives before the end."""
-    return session.setup.evaluator(session.run, state.eval_variables, preempted)
+    return session.setup.evaluator(session.run, state.eval_variables, preempted=preempted)

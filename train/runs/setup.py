@@ -1,4 +1,4 @@
-"""Builds what a run needs before its folder is opened: data, net, steps and evaluator, and validates them together."""
+"""Builds what a run needs before its folder is opened, data, net and step, and validates them together."""
 
 from __future__ import annotations
 
