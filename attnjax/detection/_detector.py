@@ -42,8 +42,8 @@ class Detector(nn.Module):
         `norm_eval`, torchvision's `FrozenBatchNorm2d`).
       frozen_stages: the stem and as many stages get no gradient; 0 trains the stem, too. Give the optimizer the net's
         `frozen`, too, so that weight decay does not change them.
-      frozen_norms: whether scale and bias of the backbone's batch norms are not trained either (torchvision's
-        `FrozenBatchNorm2d`) or are (mmdetection).
+      frozen_norms: whether scale and bias of the backbone's norms, those of attention blocks among them, are not
+        trained either (torchvision's `FrozenBatchNorm2d`) or are (mmdetection).
       norm: constructor of the backbone's batch norms.
       dtype: compute type. Boxes and scores are computed in float32 or wider.
       param_dtype: type of parameters and statistics.
@@ -55,6 +55,10 @@ class Detector(nn.Module):
       >>> from attnjax.detection import Detector, create_detector
       >>> isinstance(create_detector("retinanet_cbam_resnet50"), Detector)
       True
+
+    Notes:
+      The pyramid and the box head start from Detectron2's distribution, uniform of variance 1 / fan_in; mmdetection's
+      is Xavier's.
     """
 
     backbone: Callable[..., nn.Module]
