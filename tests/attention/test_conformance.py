@@ -242,7 +242,7 @@ def test_permuted_images_give_permuted_outputs(name: str) -> None:
     np.testing.assert_allclose(apply(images()[order]), apply(images())[order], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("train", [pytest.param(False, marks=pytest.mark.full), True], ids=["eval", "train"])
 @every_block
 def test_finite_gradients_reach_every_parameter_and_the_input(name: str, train: bool) -> None:
     (params, dx), _ = gradient(name, train)(recipe_weights(name), images() / 4)
