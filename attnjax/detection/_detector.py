@@ -16,7 +16,7 @@ from attnjax._choice import check_choice
 from attnjax.detection._anchors import RATIOS, anchors
 from attnjax.detection._pyramid import FeaturePyramid
 from attnjax.detection._select import Detections
-from attnjax.layers import BatchNorm, with_defaults
+from attnjax.layers import BatchNorm, at_least_float32, with_defaults
 
 AnchorStrides = Literal["nominal", "image"]
 
@@ -144,6 +144,11 @@ class Detector(nn.Module):
 def map_sizes(maps: Sequence[jax.Array]) -> list[tuple[int, int]]:
     """Height and width of maps."""
     return [(x.shape[1], x.shape[2]) for x in maps]
+
+
+def widened(**outputs: jax.Array) -> dict[str, jax.Array]:
+    """Outputs of heads by name, in float32 or wider."""
+    return {name: output.astype(at_least_float32(output.dtype)) for name, output in outputs.items()}
 
 
 def without_padding(images: jax.Array, sizes: jax.Array) -> jax.Array:

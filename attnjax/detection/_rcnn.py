@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from attnjax._choice import check_choice
-from attnjax.detection._detector import Detector, detected, full_sizes, map_sizes
+from attnjax.detection._detector import Detector, detected, full_sizes, map_sizes, widened
 from attnjax.detection._heads import BoxHead, MaskHead, RPNHead
 from attnjax.detection._roi_align import multiscale_roi_align
 from attnjax.detection._select import Detections, select_from_regions, select_proposals
@@ -120,8 +120,7 @@ class FasterRCNN(Detector):
     def propose(self, maps: Sequence[jax.Array]) -> dict[str, jax.Array]:
         """The outputs of the region proposal network on the maps of the pyramid."""
         objectness, deltas = self._rpn(maps)
-        wide = at_least_float32(deltas.dtype)
-        return {"objectness": objectness.astype(wide), "anchor_deltas": deltas.astype(wide)}
+        return widened(objectness=objectness, anchor_deltas=deltas)
 
     def proposals(
         self,
@@ -133,12 +132,11 @@ class FasterRCNN(Detector):
         train: bool,
     ) -> tuple[jax.Array, jax.Array]:
         """The proposals, (b, k, 4), and whether each is valid, bool (b, k); without gradients."""
-        height, width = image_size
         objectness, deltas = jax.lax.stop_gradient((outputs["objectness"], outputs["anchor_deltas"]))
         boxes, _, valid = select_proposals(
             objectness,
             deltas,
-            jnp.asarray(self.anchors_of((height, width), map_sizes(maps)), deltas.dtype),
+            jnp.asarray(self.anchors_of(image_size, map_sizes(maps)), deltas.dtype),
             sizes,
             counts=self.anchor_counts(map_sizes(maps)),
             candidates=self.train_candidates if train else self.test_candidates,
@@ -164,8 +162,7 @@ class FasterRCNN(Detector):
     def classify(self, maps: Sequence[jax.Array], regions: jax.Array) -> dict[str, jax.Array]:
         """The outputs of the box head in regions (b, k, 4)."""
         logits, deltas = self._box_head(self.pool(maps, regions, (7, 7)))
-        wide = at_least_float32(logits.dtype)
-        return {"class_logits": logits.astype(wide), "box_deltas": deltas.astype(wide)}
+        return widened(class_logits=logits, box_deltas=deltas)
 
     def predict(
         self, images: jax.Array, sizes: jax.Array | None = None, original_sizes: jax.Array | None = None

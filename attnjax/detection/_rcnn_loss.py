@@ -22,13 +22,12 @@ from attnjax.detection._truth import (
     apply_frozen,
     box_losses,
     in_padding,
-    mask_of,
     match_each,
     present_boxes,
     sample_each,
     with_sums,
 )
-from attnjax.training import Aux
+from attnjax.training import Aux, mask_of
 
 
 @dataclasses.dataclass(frozen=True)

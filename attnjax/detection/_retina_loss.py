@@ -21,11 +21,10 @@ from attnjax.detection._truth import (
     apply_frozen,
     box_losses,
     in_padding,
-    mask_of,
     match_each,
     with_sums,
 )
-from attnjax.training import Aux
+from attnjax.training import Aux, mask_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +105,7 @@ class RetinaLoss:
             maps = net.maps(batch["image"], batch.get("size"), train=train)
             outputs, found = net.outputs(maps), None
             if not train:
-                size = batch["image"].shape[1:3]
-                found = net.select(size, maps, outputs, batch.get("size"), batch.get("original_size"))
+                found = net.select(batch["image"], maps, outputs, batch.get("size"), batch.get("original_size"))
             return net.anchors_of(batch["image"].shape[1:3], map_sizes(maps)), outputs, found
 
         (anchors, outputs, found), updates = apply_frozen(model, variables, forward, train, rngs)

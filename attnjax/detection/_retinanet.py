@@ -8,10 +8,9 @@ from typing import ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from attnjax.detection._detector import Detector, detected, map_sizes
+from attnjax.detection._detector import Detector, detected, full_sizes, map_sizes, widened
 from attnjax.detection._heads import RetinaHead
 from attnjax.detection._select import Detections, select_from_anchors
-from attnjax.layers import at_least_float32
 
 OCTAVES = tuple(tuple(4 * stride * 2 ** (octave / 3) for octave in range(3)) for stride in (8, 16, 32, 64, 128))
 """Sizes of RetinaNet's anchors on P3 to P7: three for each octave from 32 pixels on."""
@@ -95,8 +94,7 @@ class RetinaNet(Detector):
     def outputs(self, maps: Sequence[jax.Array]) -> dict[str, jax.Array]:
         """The outputs of the head on the maps of the pyramid."""
         logits, deltas = self._head(maps)
-        wide = at_least_float32(logits.dtype)
-        return {"class_logits": logits.astype(wide), "box_deltas": deltas.astype(wide)}
+        return widened(class_logits=logits, box_deltas=deltas)
 
     def predict(
         self, images: jax.Array, sizes: jax.Array | None = None, original_sizes: jax.Array | None = None
@@ -109,22 +107,20 @@ class RetinaNet(Detector):
           original_sizes: h, w of each image before it was resized, integers (b, 2); None if it was not.
         """
         maps = self.maps(images, sizes, train=False)
-        return self.select(images.shape[1:3], maps, self.outputs(maps), sizes, original_sizes)
+        return self.select(images, maps, self.outputs(maps), sizes, original_sizes)
 
     def select(
         self,
-        image_size: Sequence[int],
+        images: jax.Array,
         maps: Sequence[jax.Array],
         outputs: dict[str, jax.Array],
         sizes: jax.Array | None = None,
         original_sizes: jax.Array | None = None,
     ) -> Detections:
-        """Detections from the outputs of the head."""
+        """Detections from the outputs of the head on images (b, h, w, 3), of which the shape alone is used."""
         logits, deltas = outputs["class_logits"], outputs["box_deltas"]
-        height, width = image_size
-        if sizes is None:
-            sizes = jnp.broadcast_to(jnp.array([[height, width]], jnp.int32), (len(logits), 2))
-        anchors = jnp.asarray(self.anchors_of((height, width), map_sizes(maps)), deltas.dtype)
+        sizes = full_sizes(images) if sizes is None else sizes
+        anchors = jnp.asarray(self.anchors_of(images.shape[1:3], map_sizes(maps)), deltas.dtype)
         found = select_from_anchors(
             logits,
             deltas,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from attnjax.detection._box_coder import decode_boxes
 from attnjax.detection._boxes import clip_boxes, has_sides
@@ -106,12 +107,7 @@ def select_proposals(
         return boxes[indices], jnp.where(kept, scores[indices], -1)
 
     def of_image(objectness: jax.Array, deltas: jax.Array, size: jax.Array) -> tuple[jax.Array, ...]:
-        parts, start = [], 0
-        for count in counts:
-            rows = slice(start, start + count)
-            parts.append(of_map(objectness[rows], deltas[rows], anchors[rows], size))
-            start += count
-        boxes, scores = (jnp.concatenate(each) for each in zip(*parts, strict=True))
+        boxes, scores = _of_all_maps(partial(of_map, size=size), counts, objectness, deltas, anchors)
         scores, best = jax.lax.top_k(scores, min(proposals, len(scores)))
         valid = scores >= 0
         return jnp.where(valid[:, None], boxes[best], 0), jnp.where(valid, scores, 0), valid
@@ -174,12 +170,7 @@ def select_from_anchors(
         return boxes, jax.nn.sigmoid(best_logits), classes
 
     def of_image(logits: jax.Array, deltas: jax.Array, size: jax.Array) -> tuple[jax.Array, ...]:
-        parts, start = [], 0
-        for count in counts:
-            rows = slice(start, start + count)
-            parts.append(of_map(logits[rows], deltas[rows], anchors[rows], size))
-            start += count
-        boxes, scores, classes = (jnp.concatenate(each) for each in zip(*parts, strict=True))
+        boxes, scores, classes = _of_all_maps(partial(of_map, size=size), counts, logits, deltas, anchors)
         valid = (scores > score_threshold) & _large_enough(boxes, min_side)
         return _best(boxes, scores, classes, valid, nms_threshold, detections)
 
@@ -256,6 +247,17 @@ def select_from_regions(
 
     boxes, scores, classes, count = jax.vmap(of_image)(logits, deltas, regions, valid, sizes)
     return boxes, scores, classes, count
+
+
+def _of_all_maps(
+    of_map: Callable[..., tuple[jax.Array, ...]], counts: Sequence[int], *arrays: jax.Array
+) -> Iterator[jax.Array]:
+    """What a function of the anchors of a map gives for each of them, concatenated; the arrays hold those of all."""
+    stops = np.cumsum(counts)
+    parts = [
+        of_map(*(array[stop - count : stop] for array in arrays)) for count, stop in zip(counts, stops, strict=True)
+    ]
+    return (jnp.concatenate(each) for each in zip(*parts, strict=True))
 
 
 def _large_enough(boxes: jax.Array, min_side: float | None) -> jax.Array:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from attnjax.detection._box_coder import encode_boxes
 from attnjax.detection._boxes import box_iou
 from attnjax.detection._losses import smooth_l1
-from attnjax.training import Aux
+from attnjax.training import Aux, mask_of
 
 LowQuality = Literal["none", "own", "asking"]
 Batch = Mapping[str, jax.Array]
@@ -29,15 +29,6 @@ def apply_frozen(
     variables = {**variables, "params": params}
     result: Any = model.apply(variables, method=forward, mutable=["batch_stats"] if train else [], rngs=rngs)
     return result
-
-
-def mask_of(batch: Batch) -> jax.Array:
-    """The mask of a batch, bool (b,); all True if it has none. Raises ValueError if it is anything else."""
-    size = len(batch["image"])
-    mask = batch.get("mask", jnp.ones(size, bool))
-    if mask.shape != (size,) or mask.dtype != bool:
-        raise ValueError(f"mask is {mask.dtype}{list(mask.shape)}, but must be bool[{size}]")
-    return mask
 
 
 def present_boxes(batch: Batch) -> jax.Array:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.layers import at_least_float32
-from attnjax.training import Aux
+from attnjax.training import Aux, mask_of
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
@@ -146,15 +146,6 @@ def classification_sums(
         "top5": (top5 & mask).sum(dtype=jnp.int32),
         "confusion": confusion.at[labels, logits.argmax(-1)].add(mask.astype(jnp.int32)),
     }
-
-
-def mask_of(batch: Mapping[str, jax.Array]) -> jax.Array:
-    """The mask of a batch, bool (b,); all True if it has none. Raises ValueError if it is anything else."""
-    size = len(batch["label"])
-    mask = batch.get("mask", jnp.ones(size, bool))
-    if mask.shape != (size,) or mask.dtype != bool:
-        raise ValueError(f"mask is {mask.dtype}{list(mask.shape)}, but must be bool[{size}]")
-    return mask
 
 
 def masked_mean(values: jax.Array, mask: jax.Array | None) -> jax.Array:

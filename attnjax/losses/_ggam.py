@@ -17,10 +17,9 @@ from attnjax.losses._cross_entropy import (
     class_shares,
     classification_sums,
     cross_entropy,
-    mask_of,
     masked_mean,
 )
-from attnjax.training import Aux
+from attnjax.training import Aux, mask_of
 
 _CHOICES = {
     "beta_norm": ("sigmoid", "sigmoid_l1", "softmax"),

@@ -5,7 +5,7 @@ depends on a particular net, a config file, a folder or a process.
 """
 
 from attnjax.training._layout import Layout
-from attnjax.training._loss import Aux, Loss
+from attnjax.training._loss import Aux, Loss, mask_of
 from attnjax.training._mix import Mixup
 from attnjax.training._optimizers import adamw, lamb, sgd
 from attnjax.training._parallel import PMAP_AXIS, ParallelStep, jit_step, pmap_step, seeded
@@ -32,6 +32,7 @@ __all__ = [
     "lamb",
     "make_eval_step",
     "make_train_step",
+    "mask_of",
     "pmap_step",
     "seeded",
     "sgd",

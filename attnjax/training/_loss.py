@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 Batch = Mapping[str, jax.Array]
 """Arrays by name with first axis b, such as `image` (b, h, w, c) and `label` (b,)."""
@@ -79,3 +80,28 @@ class Loss(Protocol):
         train: bool,
         rngs: dict[str, jax.Array] | None = None,
     ) -> tuple[jax.Array, Aux]: ...
+
+
+def mask_of(batch: Batch) -> jax.Array:
+    """Which examples of a batch count, by its `mask`; all if it has none.
+
+    Args:
+      batch: arrays by name, with `label`, (b, ...), and optionally `mask`.
+
+    Returns:
+      bool (b,).
+
+    Raises:
+      ValueError: `mask` has another shape or dtype.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from attnjax.training import mask_of
+      >>> mask_of({"label": jnp.zeros(2, int)}).tolist()
+      [True, True]
+    """
+    size = len(batch["label"])
+    mask = batch.get("mask", jnp.ones(size, bool))
+    if mask.shape != (size,) or mask.dtype != bool:
+        raise ValueError(f"mask is {mask.dtype}{list(mask.shape)}, but must be bool[{size}]")
+    return mask

@@ -145,7 +145,7 @@ def evaluated(fixture: Fixture, net: Any, variables: Any, images: jax.Array, siz
             maps = net.maps(images, train=False)
             if manifest["family"] == "retinanet":
                 outputs = net.outputs(maps)
-                return stages, maps, outputs, net.select(images.shape[1:3], maps, outputs, sizes, original)
+                return stages, maps, outputs, net.select(images, maps, outputs, sizes, original)
             outputs = net.propose(maps)
             regions, valid = net.proposals(images.shape[1:3], maps, outputs, sizes, train=False)
             pooled = net.pool(maps, regions, (7, 7))
