@@ -34,16 +34,16 @@ if _missing := [name for name in _EXTRA if importlib.util.find_spec(name) is Non
 
 
 def train(config: Config, workdir: str, task: Task | None = None) -> Any:
-    """Trains the run in a folder, see `train.runs.loop.train`; the task is image classification unless given."""
+    """Trains the run in a folder, see `train.runs.loop.train`; the task is that of the net unless given."""
     from train.runs import loop
-    from train.tasks.classification import CLASSIFICATION
+    from train.tasks import task_of
 
-    return loop.train(config, workdir, CLASSIFICATION if task is None else task)
+    return loop.train(config, workdir, task_of(config) if task is None else task)
 
 
 def load_run(workdir: str, checkpoint: str = "last", task: Task | None = None) -> LoadedRun:
-    """Loads a trained net, see `train.runs.record.load_run`; the task is image classification unless given."""
+    """Loads a trained net, see `train.runs.record.load_run`; the task is that of the net unless given."""
     from train.runs import record
-    from train.tasks.classification import CLASSIFICATION
+    from train.tasks import task_of
 
-    return record.load_run(workdir, CLASSIFICATION if task is None else task, checkpoint)
+    return record.load_run(workdir, task_of(record.read_run(workdir).config) if task is None else task, checkpoint)

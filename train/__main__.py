@@ -41,10 +41,12 @@ def main(arguments: Sequence[str]) -> None:
 
     with connected(parsed.hosts):
         from train import train
+        from train.tasks import task_of
 
         result = train(parsed.config, parsed.workdir)
         if result is not None and is_first():
-            print(f"test_accuracy={result.accuracy:.4f}", flush=True)
+            score = task_of(parsed.config).score
+            print(f"test_{score}={result.figures()[score]:.4f}", flush=True)
 
 
 if __name__ == "__main__":

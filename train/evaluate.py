@@ -62,7 +62,7 @@ def _evaluate(parsed: Arguments) -> None:
         multicrop = Multicrop.of(reader, parsed.crops, parsed.sizes, parsed.resize)
         multicrop.check(model, state.eval_variables, reader)
         step = make_eval_step(model, MulticropLoss(objective.preprocess))
-        evaluator = Evaluator(task, step, partial(multicrop.batches, reader), layout)
+        evaluator = Evaluator(task, reader, step, partial(multicrop.batches, reader), layout)
     silent = None if is_first() else True  # None: unless standard error is a terminal
     with tqdm(total=-(-len(reader) // batch_size), unit="batch", leave=False, disable=silent) as bar:
         result = evaluator(run, state.eval_variables, after_batch=bar.update)

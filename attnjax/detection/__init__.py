@@ -19,7 +19,7 @@ from attnjax.detection._heads import BoxHead, MaskHead, RetinaHead, RPNHead, Ups
 from attnjax.detection._losses import focal_loss, smooth_l1
 from attnjax.detection._masks import mask_targets, masks_to_boxes, paste_masks
 from attnjax.detection._matching import IGNORED, NEGATIVE, match, sample
-from attnjax.detection._named import create_detector, list_detectors
+from attnjax.detection._named import DETECTOR_KINDS, create_detector, list_detectors
 from attnjax.detection._nms import batched_nms, nms
 from attnjax.detection._pyramid import FeaturePyramid
 from attnjax.detection._rcnn import RCNN_TORCHVISION, FasterRCNN, MaskRCNN
@@ -32,6 +32,7 @@ from attnjax.detection._select import Detections, select_from_anchors, select_fr
 
 __all__ = [
     "COCO_METRICS",
+    "DETECTOR_KINDS",
     "IGNORED",
     "NEGATIVE",
     "RCNN_TORCHVISION",

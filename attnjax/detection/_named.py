@@ -12,7 +12,8 @@ from attnjax.detection._rcnn import FasterRCNN, MaskRCNN
 from attnjax.detection._retinanet import RetinaNet
 from attnjax.models import ResNet, list_models, model_constructor
 
-KINDS: dict[str, Any] = {"retinanet": RetinaNet, "faster_rcnn": FasterRCNN, "mask_rcnn": MaskRCNN}
+DETECTOR_KINDS: dict[str, Any] = {"retinanet": RetinaNet, "faster_rcnn": FasterRCNN, "mask_rcnn": MaskRCNN}
+"""What the names of detectors start with, before the name of the backbone."""
 
 
 def create_detector(name: str, **arguments: Any) -> Detector:
@@ -36,22 +37,22 @@ def create_detector(name: str, **arguments: Any) -> Detector:
       >>> attnjax.count_parameters(model, (1, 64, 64, 3))
       34973375
     """
-    kind = next((kind for kind in KINDS if name.startswith(f"{kind}_")), None)
+    kind = next((kind for kind in DETECTOR_KINDS if name.startswith(f"{kind}_")), None)
     backbone = name.removeprefix(f"{kind}_")
     if kind is None or backbone not in _backbones():
         near = nearest(name, list_detectors(), n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"kinds are {', '.join(KINDS)}"
+        hint = f"did you mean {' or '.join(near)}?" if near else f"kinds are {', '.join(DETECTOR_KINDS)}"
         raise ValueError(f"unknown detector {name!r}: {hint}")
     changes = arguments.pop("backbone", {})
     if not isinstance(changes, Mapping):
         raise ValueError(f"backbone={changes!r} must be a mapping of arguments of {backbone}")
-    fields = [field.name for field in dataclasses.fields(KINDS[kind]) if field.name not in ("parent", "name")]
+    fields = [field.name for field in dataclasses.fields(DETECTOR_KINDS[kind]) if field.name not in ("parent", "name")]
     for argument in arguments:
         if argument not in fields:
             near = nearest(argument, fields)
             hint = f"did you mean {near[0]}?" if near else f"allowed are {', '.join(fields)}"
             raise ValueError(f"unknown argument {argument!r} of {name!r}: {hint}")
-    detector: Detector = KINDS[kind](model_constructor(backbone, num_classes=0, **changes), **arguments)
+    detector: Detector = DETECTOR_KINDS[kind](model_constructor(backbone, num_classes=0, **changes), **arguments)
     return detector
 
 
@@ -63,7 +64,7 @@ def list_detectors() -> list[str]:
       >>> "faster_rcnn_bam_resnet50" in list_detectors()
       True
     """
-    return [f"{kind}_{backbone}" for kind in KINDS for backbone in _backbones()]
+    return [f"{kind}_{backbone}" for kind in DETECTOR_KINDS for backbone in _backbones()]
 
 
 def _backbones() -> list[str]:

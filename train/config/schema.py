@@ -30,9 +30,9 @@ class ModelConfig(Validated):
     _prefix: ClassVar[str] = "model."
 
     name: str = "cbam_resnet20_cifar"
-    """Name of the net, as in `attnjax.create_model`."""
+    """Name of the net, as in `attnjax.create_model`, or of a detector, as in `attnjax.detection.create_detector`."""
     num_classes: int | None = None
-    """Outputs of the classifier; None is the number of classes of the data."""
+    """Number of classes; None is that of the data."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute dtype. Parameters and statistics are always float32."""
     weights: str | None = None
@@ -46,10 +46,19 @@ class ModelConfig(Validated):
         for name, setting in _SET_ELSEWHERE.items():
             if name in self.options:
                 raise UserError(f"model.options: {name!r} is set by {setting}")
+        known = attnjax.detection.list_detectors() if self.is_detector else attnjax.list_models()
+        create = attnjax.detection.create_detector if self.is_detector else attnjax.create_model
         try:
-            attnjax.create_model(self.name, **self.options)
+            create(self.name, **self.options)
         except ValueError as error:
-            raise UserError(f"model.{'options' if self.name in attnjax.list_models() else 'name'}: {error}") from error
+            raise UserError(f"model.{'options' if self.name in known else 'name'}: {error}") from error
+
+    @property
+    def is_detector(self) -> bool:
+        """Whether the net is a detector by its name."""
+        from attnjax.detection import DETECTOR_KINDS
+
+        return self.name.startswith(tuple(f"{kind}_" for kind in DETECTOR_KINDS))
 
     def require_ggam(self, setting: str) -> None:
         """Raises UserError if a setting needs a GGAM net and this is none."""
@@ -241,6 +250,33 @@ class GGAMConfig(Validated):
 
 
 @dataclasses.dataclass(frozen=True)
+class DetectionConfig(Validated):
+    """Images, objects and loss of detectors; other nets do not use it. The defaults are those of COCO."""
+
+    _prefix: ClassVar[str] = "detection."
+
+    short_side: int = 800
+    """Shorter side in pixels to which images are resized, with their aspect ratio."""
+    long_side: int = 1333
+    """Longer side in pixels that they do not exceed: both rounded up to multiples of 32 are the net's input."""
+    min_scale: float = 1.0
+    """Training: the shorter side is drawn from this fraction of short_side to short_side."""
+    max_objects: int = 100
+    """Training: objects of an image, of more the largest; evaluation: for the loss."""
+    mask_stride: int = 4
+    """Pixels of an image per pixel of its objects' masks in training: 1, 2, 4, 8, 16 or 32."""
+    loss: Annotated[Mapping[str, Any], tyro.conf.Suppress] = dataclasses.field(default_factory=dict, hash=False)
+    """Arguments of `attnjax.detection.RetinaLoss` or `RCNNLoss`: plain data, only in config files."""
+
+    def validate(self) -> None:
+        self._require(32 <= self.short_side <= 8192, "short_side", "from 32 to 8192")
+        self._require(self.short_side <= self.long_side <= 8192, "long_side", f"from {self.short_side} to 8192")
+        self._require(0 < self.min_scale <= 1, "min_scale", "above 0 and at most 1")
+        self._require(1 <= self.max_objects <= 4096, "max_objects", "from 1 to 4096")
+        self._require(self.mask_stride in (1, 2, 4, 8, 16, 32), "mask_stride", "1, 2, 4, 8, 16 or 32")
+
+
+@dataclasses.dataclass(frozen=True)
 class ParallelConfig(Validated):
     """Distribution of a step over the devices of all processes."""
 
@@ -280,6 +316,7 @@ class Config(Validated):
     schedule: ScheduleConfig = ScheduleConfig()
     parallel: ParallelConfig = ParallelConfig()
     ggam: GGAMConfig = GGAMConfig()
+    detection: DetectionConfig = DetectionConfig()
     total_steps: int | None = None
     """Duration in steps."""
     total_epochs: float | None = None

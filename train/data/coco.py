@@ -3,71 +3,26 @@
 from __future__ import annotations
 
 import collections
-import dataclasses
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from train.config.errors import UserError
-
-
-@dataclasses.dataclass(frozen=True)
-class Annotated:
-    """An image with its objects.
-
-    Attributes:
-      path: file of the image.
-      image_id: its id in the annotation file.
-      size: height and width.
-      boxes: x1, y1, x2, y2 in pixels, float32 (k, 4), clipped to the image.
-      labels: classes from 0, int32 (k,).
-      segmentations: polygons or run lengths of each object, as in the file; None where it has none.
-    """
-
-    path: str
-    image_id: int
-    size: tuple[int, int]
-    boxes: np.ndarray
-    labels: np.ndarray
-    segmentations: tuple[Any, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class CocoImages:
-    """The images of an annotation file.
-
-    Attributes:
-      images: those whose file exists, in the order of the annotation file.
-      class_names: names of the categories, by label.
-      category_ids: ids of the categories, by label; COCO's have gaps.
-      left_out: how many images or objects were left out or changed, by reason.
-    """
-
-    images: tuple[Annotated, ...]
-    class_names: tuple[str, ...]
-    category_ids: tuple[int, ...]
-    left_out: Mapping[str, int]
-
-    def tell(self, path: str) -> None:
-        """Prints one line that counts what was left out, if anything was."""
-        if self.left_out:
-            counts = ", ".join(f"{count} {reason}" for reason, count in self.left_out.items())
-            print(f"note: {path}: {counts}", file=sys.stderr)
-
+from train.data.objects import Annotated, ObjectImages
 
 CROWD, FLAT, CLIPPED = "crowds left out", "boxes without area left out", "boxes clipped by more than a pixel"
 MISSING, EMPTY = "images whose file is missing left out", "images without objects kept"
 
 
-def read_coco(path: str, folder: str, *, masks: bool = False) -> CocoImages:
+def read_coco(path: str, folder: str, *, masks: bool = False) -> ObjectImages:
     """Reads a COCO annotation file.
 
-    Crowds and boxes without area, also after clipping to the image, are left out of the objects; images whose file is
-    missing are left out. Images without objects stay.
+    Crowds are left out of the objects, but are part of the ground truth. Boxes without area, also after clipping to
+    the image, and images whose file is missing are left out of both. Images without objects stay.
 
     Args:
       path: the JSON file.
@@ -82,10 +37,15 @@ def read_coco(path: str, folder: str, *, masks: bool = False) -> CocoImages:
     content = _load(path)
     categories = _by_id(path, content, "categories", ("id", "name"))
     images = _by_id(path, content, "images", ("id", "file_name", "height", "width"))
+    for image in images.values():
+        size = (image["height"], image["width"])
+        if not all(isinstance(side, int) and side > 0 for side in size):
+            raise UserError(f"{path}: image {image['id']} has height and width {size}, which must be integers above 0")
     entries = _by_id(path, content, "annotations", ("id", "image_id", "category_id", "bbox"))
     labels = {identity: label for label, identity in enumerate(sorted(categories))}
     left_out: collections.Counter[str] = collections.Counter()
     objects: dict[int, list[_Object]] = {identity: [] for identity in images}
+    counted: list[dict[str, Any]] = []
     for entry in entries.values():
         where = f"{path}: annotation {entry['id']}"
         if entry["image_id"] not in images:
@@ -93,23 +53,39 @@ def read_coco(path: str, folder: str, *, masks: bool = False) -> CocoImages:
         if entry["category_id"] not in labels:
             raise UserError(f"{where} has category_id {entry['category_id']!r}, which no category has")
         found = _read_object(where, entry, images[entry["image_id"]], labels[entry["category_id"]], left_out)
+        if found is not None or (entry.get("iscrowd") and (entry.get("segmentation") or not masks)):
+            counted.append(entry)
         if found is None:
             continue
         if masks and found.segmentation is None:
             raise UserError(f"{where} has no segmentation, which masks need")
         objects[entry["image_id"]].append(found)
-    annotated = []
-    for identity, image in images.items():
-        if not os.path.exists(os.path.join(folder, image["file_name"])):
-            left_out[MISSING] += 1
-            continue
-        left_out[EMPTY] += not objects[identity]
-        annotated.append(_annotated(image, folder, objects[identity]))
-    if not annotated:
+    present = [image for image in images.values() if os.path.exists(os.path.join(folder, image["file_name"]))]
+    if not present:
         raise UserError(f"{path}: none of its {len(images)} images is in {folder}")
-    names = tuple(str(categories[identity]["name"]) for identity in sorted(categories))
-    counted = {reason: count for reason, count in left_out.items() if count}
-    return CocoImages(tuple(annotated), names, tuple(sorted(categories)), counted)
+    left_out[MISSING] = len(images) - len(present)
+    left_out[EMPTY] = sum(not objects[image["id"]] for image in present)
+    return ObjectImages(
+        source=path,
+        images=tuple(_annotated(image, folder, objects[image["id"]]) for image in present),
+        class_names=tuple(str(categories[identity]["name"]) for identity in sorted(categories)),
+        category_ids=tuple(sorted(categories)),
+        ground_truth=_ground_truth(present, list(categories.values()), counted),
+        left_out={reason: count for reason, count in left_out.items() if count},
+        read_masks=partial(read_masks, where=path),
+    )
+
+
+def _ground_truth(
+    images: Sequence[Mapping[str, Any]], categories: Sequence[Any], entries: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The contents of a COCO file with annotations numbered from 1, which have areas."""
+    known = {image["id"] for image in images}
+    annotations = [
+        {"iscrowd": 0, "area": float(entry["bbox"][2]) * float(entry["bbox"][3]), **entry, "id": number}
+        for number, entry in enumerate((entry for entry in entries if entry["image_id"] in known), 1)
+    ]
+    return {"images": list(images), "categories": list(categories), "annotations": annotations}
 
 
 class _Object(NamedTuple):
@@ -122,10 +98,10 @@ def _read_object(
     where: str, entry: Mapping[str, Any], image: Mapping[str, Any], label: int, left_out: collections.Counter[str]
 ) -> _Object | None:
     """The object of an annotation; None, counted, if it is left out."""
+    box = _corners(where, entry["bbox"])
     if entry.get("iscrowd"):
         left_out[CROWD] += 1
         return None
-    box = _corners(where, entry["bbox"])
     clipped = np.clip(box, 0, np.array([image["width"], image["height"]] * 2, np.float32))
     if (clipped[2:] <= clipped[:2]).any():
         left_out[FLAT] += 1
@@ -139,7 +115,7 @@ def _annotated(image: Mapping[str, Any], folder: str, objects: Sequence[_Object]
     return Annotated(
         os.path.join(folder, image["file_name"]),
         image["id"],
-        (int(image["height"]), int(image["width"])),
+        (image["height"], image["width"]),
         np.stack(boxes) if boxes else np.zeros((0, 4), np.float32),
         np.array([found.label for found in objects], np.int32),
         tuple(found.segmentation for found in objects),

@@ -130,7 +130,7 @@ def training_iterator(reader: Reader, seed: int, process: tuple[int, int] = (0, 
         return {"image": augment(reader.config, example["image"], rng), "label": example["label"]}
 
     dataset = grain.MapDataset.source(reader).seed(seed).shuffle().repeat().random_map(transform)
-    return iter(_batches(dataset, reader.config, process))
+    return iter(batches_of(dataset, reader.config, process))
 
 
 def evaluation_batches(
@@ -156,10 +156,10 @@ def evaluation_batches(
 
     size = reader.config.batch_size
     padded = -(-len(reader) // size) * size
-    return iter(_batches(grain.MapDataset.range(padded).map(read), reader.config, process))
+    return iter(batches_of(grain.MapDataset.range(padded).map(read), reader.config, process))
 
 
-def _batches(dataset: grain.MapDataset, config: DataConfig, process: tuple[int, int]) -> grain.IterDataset:
+def batches_of(dataset: grain.MapDataset, config: DataConfig, process: tuple[int, int]) -> grain.IterDataset:
     """Batches of the rows of one process: it reads part i of each batch, of as many parts as there are processes."""
     index, count = process
     parts = dataset.batch(config.batch_size // count, drop_remainder=True)[index::count]

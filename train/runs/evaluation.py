@@ -24,18 +24,19 @@ class Evaluator:
 
     Args:
       task: turns sums and outputs into metrics.
+      images: the test images as the task reads them.
       step: evaluation step of one batch.
       batches: takes the index of this process and the number of processes, and returns an iterator over its rows of
         every batch, each with a `mask`; the number of rows is divisible by the number of devices.
       layout: sharding of batches and variables.
     """
 
-    def __init__(self, task: Task, step: EvalStep, batches: Batches, layout: Layout) -> None:
-        self._task, self._eval_step, self._batches, self._layout = task, step, batches, layout
+    def __init__(self, task: Task, images: Any, step: EvalStep, batches: Batches, layout: Layout) -> None:
+        self._task, self._images, self._eval_step, self._batches, self._layout = task, images, step, batches, layout
 
         def counted(variables: Any, sums: Any, batch: Any) -> Any:
             sums, outputs = step(variables, sums, batch)
-            return sums, outputs if task.outputs else None
+            return sums, None if task.outputs is None else outputs
 
         shardings = (layout.replicated, layout.split)
         self._step = jax.jit(counted, out_shardings=shardings, donate_argnums=1)
@@ -47,7 +48,7 @@ class Evaluator:
     ) -> Evaluator:
         """The evaluator of a net on images as the task reads them."""
         step = make_eval_step(model, objective.evaluation_loss, preprocess=objective.preprocess)
-        return cls(task, step, partial(task.evaluation_batches, run, images), layout)
+        return cls(task, images, step, partial(task.evaluation_batches, run, images), layout)
 
     def __call__(
         self,
@@ -72,11 +73,11 @@ class Evaluator:
             batch = self._layout.put_batch(rows)
             sums = self._layout.put(self._zero_sums(variables, batch)) if sums is None else sums
             sums, given = self._step(variables, sums, batch)
-            if self._task.outputs:
-                answers = {name: array for name, array in rows.items() if name != "image"}
-                outputs.append(_unmasked(*_on_host(given, answers)))
+            if self._task.outputs is not None:
+                kept = {name: rows[name] for name in (*self._task.outputs, "mask")}
+                outputs.append(_unmasked(*_on_host(given, kept)))
             after_batch()
-        return self._task.evaluation(run, jax.device_get(sums), outputs)
+        return self._task.evaluation(run, self._images, jax.device_get(sums), outputs)
 
     def _zero_sums(self, variables: Mapping[str, Any], batch: Any) -> dict[str, jax.Array]:
         if self._zeros is None:

@@ -68,7 +68,8 @@ class Program:
         """
         config = run.config
         model = task.model(run, norm_options(config, layout.num_devices))
-        optimizer, objective, keep = run.optimizer(), task.objective(run, model), config.parallel.rematerialize
+        objective, keep = task.objective(run, model), config.parallel.rematerialize
+        optimizer = run.optimizer(objective.frozen)
         step = make_train_step(
             model,
             optimizer,
@@ -198,7 +199,8 @@ def abstract_state(task: Task, run: Run, model: nn.Module | None = None) -> Trai
             f"{config.model.name} does not accept these data.image_size and model.options: {reason}"
         ) from error
     try:
-        create = partial(TrainState.create, optimizer=run.optimizer(), ema=config.ema_decay is not None)
+        optimizer = run.optimizer(task.objective(run, model).frozen)
+        create = partial(TrainState.create, optimizer=optimizer, ema=config.ema_decay is not None)
         return jax.eval_shape(create, variables)
     except ValueError as error:
         reason = str(error).removeprefix("rate_factors: ")

@@ -76,7 +76,7 @@ class Classification:
         Column("kl", "kl", "guidance loss", 4),
         Column("correlation", "correlation", "correlation of S and W", 2),
     )
-    outputs: ClassVar[bool] = False
+    outputs: ClassVar[Sequence[str] | None] = None
 
     def open(self, config: Config) -> Dataset:
         return open_dataset(config.data)
@@ -140,7 +140,9 @@ class Classification:
         names = {"loss": "loss", "accuracy": "correct", "kl": "kl"}
         return {name: mean(sums, total) for name, total in names.items() if total in sums}
 
-    def evaluation(self, run: Run, sums: Mapping[str, Any], outputs: Sequence[tuple[Any, Batch]]) -> Evaluation:
+    def evaluation(
+        self, run: Run, images: Any, sums: Mapping[str, Any], outputs: Sequence[tuple[Any, Batch]]
+    ) -> Evaluation:
         return Evaluation(
             loss=mean(sums, "loss"),
             accuracy=mean(sums, "correct"),

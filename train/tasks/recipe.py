@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -59,13 +59,14 @@ class Run:
             return step_schedule(peak, milestones, factor=settings.factor, warmup=warmup)
         return constant_schedule(peak, warmup=warmup)
 
-    def optimizer(self) -> optax.GradientTransformation:
-        """The optimizer with its schedule."""
+    def optimizer(self, frozen: Callable[[Any], Any] | None = None) -> optax.GradientTransformation:
+        """The optimizer with its schedule; `frozen` is that of `attnjax.training.sgd`."""
         settings, rate = self.config.optimizer, self.schedule()
         common: dict[str, Any] = {
             "weight_decay": settings.weight_decay,
             "decay_norm_and_bias": settings.decay_norm_and_bias,
             "clip_norm": settings.clip_norm,
+            "frozen": frozen,
             "rate_factors": {settings.scaled_module: settings.scaled_by} if settings.scaled_module else None,
         }
         if settings.kind == "sgd":

@@ -23,12 +23,14 @@ class Objective(NamedTuple):
       evaluation_loss: loss whose sums give the metrics on the test images.
       preprocess: turns the images of a batch into the net's input.
       mix: random augmentation of each training batch, such as `Mixup`; None for none.
+      frozen: returns which parameters are not trained, see `attnjax.training.sgd`; None trains all.
     """
 
     loss: Loss
     evaluation_loss: Loss
     preprocess: Callable[[jax.Array], jax.Array]
     mix: Callable[[jax.Array, Any], Any] | None = None
+    frozen: Callable[[Any], Any] | None = None
 
 
 class Column(NamedTuple):
@@ -83,13 +85,14 @@ class Task(Protocol):
       score: the metric by which checkpoints are ranked; higher is better.
       headlines: labels of the metrics to print, by metric name.
       columns: the metrics in tables; the first shows the score, and is plotted.
-      outputs: whether an evaluation needs the net's outputs for every image besides the sums.
+      outputs: arrays of the batch that an evaluation needs for every image, together with the net's outputs, besides
+        the sums; None if it needs neither.
     """
 
     score: ClassVar[str]
     headlines: ClassVar[Mapping[str, str]]
     columns: ClassVar[Sequence[Column]]
-    outputs: ClassVar[bool]
+    outputs: ClassVar[Sequence[str] | None]
 
     def open(self, config: Config) -> Dataset:
         """Opens the data set.
@@ -145,14 +148,17 @@ class Task(Protocol):
         """Computes the metrics of training steps from their sums; they include `loss`, which is plotted."""
         ...
 
-    def evaluation(self, run: Run, sums: Mapping[str, Any], outputs: Sequence[tuple[Any, Batch]]) -> Any:
+    def evaluation(
+        self, run: Run, images: Any, sums: Mapping[str, Any], outputs: Sequence[tuple[Any, Batch]]
+    ) -> Any:
         """Computes the metrics of an evaluation, an `Evaluation`.
 
         Args:
           run: the run.
+          images: the test images.
           sums: sums over all images.
-          outputs: if the task asks for them, the net's outputs and the batch without its images, in order and without
-            masked examples.
+          outputs: if the task asks for them, the net's outputs and arrays of the batch, in order and without masked
+            examples.
         """
         ...
 

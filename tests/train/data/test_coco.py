@@ -54,7 +54,7 @@ def test_objects_are_read_by_image_and_what_is_left_out_is_counted(folder: Path,
     assert first.boxes.tolist() == [[2, 1, 6, 5], [5, 5, 10, 8]]
     assert second.boxes.shape == (0, 4)
     assert dict(found.left_out) == {CROWD: 1, FLAT: 2, CLIPPED: 1, MISSING: 1, EMPTY: 1}
-    found.tell(path)
+    found.tell()
     said = capsys.readouterr().err
     assert said.startswith("note: ")
     assert all(f"{count} {reason}" in said for reason, count in found.left_out.items())

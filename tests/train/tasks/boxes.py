@@ -278,7 +278,7 @@ class Boxes:
         Column("ap50", "average_precision", "AP50, %", 2, lambda precision: 100 * precision),
         Column("loss", "loss", "loss", 4),
     )
-    outputs: ClassVar[bool] = True
+    outputs: ClassVar[Sequence[str] | None] = ("boxes", "label", "present")
 
     def open(self, config: Config) -> Dataset:
         digits = open_dataset(config.data)
@@ -326,7 +326,9 @@ class Boxes:
         losses = {name: float(sums[name] / np.maximum(sums["matched"], 1)) for name in ("class_loss", "box_loss")}
         return {"loss": sum(losses.values()), **losses}
 
-    def evaluation(self, run: Run, sums: Mapping[str, Any], outputs: Sequence[tuple[Any, Batch]]) -> Evaluation:
+    def evaluation(
+        self, run: Run, images: Any, sums: Mapping[str, Any], outputs: Sequence[tuple[Any, Batch]]
+    ) -> Evaluation:
         predictions, truth = jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
         losses = self.figures(sums)
         precision = average_precision(predictions, truth, len(run.class_names))
