@@ -12,12 +12,13 @@ import tyro
 from tqdm import tqdm
 
 from attnjax.training import Layout, make_eval_step
+from train.config.errors import UserError
 from train.config.flags import parse, program
 from train.hosts.processes import Hosts, connected, gather, is_first
 from train.runs.evaluation import Evaluator
 from train.runs.provenance import digest
 from train.runs.record import load_state, open_dataset_of, read_run
-from train.tasks.classification import CLASSIFICATION
+from train.tasks import task_of
 from train.tasks.multicrop import Crops, Multicrop, MulticropLoss
 
 
@@ -49,34 +50,34 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _evaluate(parsed: Arguments) -> None:
-    task, run, layout = CLASSIFICATION, read_run(parsed.workdir), Layout.create()
+    run, layout = read_run(parsed.workdir), Layout.create()
+    task, crops = task_of(run.config), 10 if parsed.crops == "ten" else 1
+    multiple = parsed.crops != "center" or bool(parsed.sizes) or bool(parsed.resize)
+    if multiple and run.config.model.is_detector:
+        raise UserError(f"--crops, --sizes and --resize are for classifiers: {parsed.workdir} holds a detector")
     state = load_state(task, run, parsed.workdir, parsed.checkpoint, layout)
-    model, reader = task.model(run), task.test_images(run, open_dataset_of(run, task))
-    objective = task.objective(run, model)
-    crops = 10 if parsed.crops == "ten" else 1
-    batch_size = layout.round_up(-(-reader.config.batch_size // crops))
-    reader = dataclasses.replace(reader, config=dataclasses.replace(reader.config, batch_size=batch_size))
-    if parsed.crops == "center" and not parsed.sizes and not parsed.resize:
-        evaluator = Evaluator.create(task, run, model, objective, reader, layout)
-    else:
-        multicrop = Multicrop.of(reader, parsed.crops, parsed.sizes, parsed.resize)
-        multicrop.check(model, state.eval_variables, reader)
+    model, batch_size = task.model(run), layout.round_up(-(-run.config.data.batch_size // crops))
+    run = run.with_data(batch_size=batch_size)
+    objective, images = task.objective(run, model), task.test_images(run, open_dataset_of(run, task))
+    if multiple:
+        multicrop = Multicrop.of(images, parsed.crops, parsed.sizes, parsed.resize)
+        multicrop.check(model, state.eval_variables, images)
         step = make_eval_step(model, MulticropLoss(objective.preprocess))
-        evaluator = Evaluator(task, reader, step, partial(multicrop.batches, reader), layout)
+        evaluator = Evaluator(task, images, step, partial(multicrop.batches, images), layout)
+    else:
+        evaluator = Evaluator.create(task, run, model, objective, images, layout)
     silent = None if is_first() else True  # None: unless standard error is a terminal
-    with tqdm(total=-(-len(reader) // batch_size), unit="batch", leave=False, disable=silent) as bar:
+    with tqdm(total=-(-len(images) // batch_size), unit="batch", leave=False, disable=silent) as bar:
         result = evaluator(run, state.eval_variables, after_batch=bar.update)
-    unreadable = set().union(*gather("unreadable images", sorted(reader.unreadable)))
+    unreadable = set().union(*gather("unreadable images", sorted(images.unreadable)))
     if not is_first():
         return
-    print(f"step {int(state.step)}: test_loss={result.loss:.4f} on {result.count} images")
-    if result.kl is not None:
-        print(f"test_kl={result.kl:.3g}, test_correlation={result.correlation:.4f}")
+    first, *others = task.lines(result)
+    print(f"step {int(state.step)}: {first}")
     if unreadable:
         print(f"{len(unreadable)} unreadable images skipped", file=sys.stderr)
-    if len(run.class_names) > 5:
-        print(f"test_top5_accuracy={result.top5_accuracy:.4f}")
-    print(f"test_accuracy={result.accuracy:.4f}")
+    for line in others:
+        print(line)
     if parsed.digest:
         print(digest(state.variables))
 

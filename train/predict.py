@@ -1,8 +1,9 @@
-"""python -m train.predict --workdir RUN [--checkpoint best|last|STEP] IMAGE..."""
+"""python -m train.predict --workdir RUN [--checkpoint best|last|STEP] [--out DIR] IMAGE..."""
 
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Annotated, Any, NamedTuple
@@ -12,12 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
+from attnjax.detection import Detections
 from train.config.errors import UserError
 from train.config.flags import parse, program
 from train.data import read_input
-from train.data.images import UnreadableImageError
+from train.data.images import UnreadableImageError, read_image
+from train.data.object_pipeline import padded_batch, padded_size, padded_sizes
 from train.runs.record import LoadedRun, load_run, read_run
+from train.tasks import task_of
 from train.tasks.classification import CLASSIFICATION
+from train.tasks.coco_results import pasted_masks
+from train.tasks.pictures import DetectionWriter
+from train.tasks.recipe import Run
 
 
 class Prediction(NamedTuple):
@@ -43,7 +50,7 @@ def predict(workdir: str, paths: Sequence[str], checkpoint: str = "last") -> Ite
     Raises:
       UserError: the folder does not hold a run; or, after all other predictions, files could not be read.
     """
-    run = read_run(workdir)
+    run = _run_of(workdir, detector=False)
     loaded = load_run(workdir, CLASSIFICATION, checkpoint)
     probabilities = jax.jit(partial(_probabilities, loaded))
     size = min(len(paths), run.config.data.batch_size)
@@ -59,9 +66,7 @@ def predict(workdir: str, paths: Sequence[str], checkpoint: str = "last") -> Ite
                 failures.append(str(error))
         for path, row in zip(readable, np.asarray(probabilities(loaded.variables, images)), strict=False):
             yield Prediction(path, loaded.class_names[int(row.argmax())], float(row.max()))
-    if failures:
-        more = f", and {len(failures) - 3} more" if len(failures) > 3 else ""
-        raise UserError("; ".join(failures[:3]) + more)
+    _raise(failures)
 
 
 def _probabilities(loaded: LoadedRun, variables: Any, images: jax.Array) -> jax.Array:
@@ -69,25 +74,150 @@ def _probabilities(loaded: LoadedRun, variables: Any, images: jax.Array) -> jax.
     return jax.nn.softmax(logits.astype(jnp.float32))
 
 
+class DetectedObjects(NamedTuple):
+    """The objects found in an image file, the most certain first.
+
+    Attributes:
+      path: the file.
+      image: its pixels, uint8 (h, w, 3).
+      boxes: x1, y1, x2, y2 in its pixels, float32 (k, 4).
+      scores: float32 (k,).
+      labels: classes from 0, int32 (k,).
+      class_names: the name of the class of each object.
+      masks: bool (k, h, w); None for detectors without masks.
+    """
+
+    path: str
+    image: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    masks: np.ndarray | None
+
+
+def detect(
+    workdir: str, paths: Sequence[str], checkpoint: str = "last", min_score: float = 0.5
+) -> Iterator[DetectedObjects]:
+    """Detects objects in image files with the detector of a run.
+
+    Args:
+      workdir: the run's folder.
+      paths: image files of any size. They are resized as the run's test images are.
+      checkpoint: `last`, `best` or a step.
+      min_score: objects of lower scores are left out.
+
+    Yields:
+      The objects of each file that can be read, in order.
+
+    Raises:
+      UserError: the folder does not hold a run of a detector; or, after all others, files could not be read.
+    """
+    run = _run_of(workdir, detector=True)
+    loaded = load_run(workdir, task_of(run.config), checkpoint)
+    found_in = jax.jit(partial(_detections, loaded))
+    size, failures = min(len(paths), run.config.data.batch_size), []
+    for start in range(0, len(paths), size or 1):
+        images: list[tuple[str, np.ndarray]] = []
+        for path in paths[start : start + size]:
+            try:
+                images.append((path, read_image(path, run.config.data.apply_exif_orientation)))
+            except UnreadableImageError as error:
+                failures.append(str(error))
+        rows: dict[int, DetectedObjects] = {}
+        for padded in padded_sizes(run.config):
+            chosen = [number for number, (_, image) in enumerate(images) if padded == padded_size(run.config, image)]
+            if not chosen:
+                continue
+            batch = padded_batch(run.config, [images[number][1] for number in chosen], padded, size)
+            found = jax.device_get(found_in(loaded.variables, *batch))
+            for row, number in enumerate(chosen):
+                rows[number] = _objects(*images[number], jax.tree.map(lambda x, row=row: x[row], found), run, min_score)
+        yield from (rows[number] for number in range(len(images)))
+    _raise(failures)
+
+
+def _detections(
+    loaded: LoadedRun, variables: Any, images: jax.Array, sizes: jax.Array, original_sizes: jax.Array
+) -> Detections:
+    found: Any = loaded.model.apply(variables, loaded.preprocess(images), sizes, original_sizes, method="predict")
+    return found
+
+
+def _objects(path: str, image: np.ndarray, found: Any, run: Run, min_score: float) -> DetectedObjects:
+    """The objects of one image, from its row of the detections."""
+    kept = np.arange(len(found.scores)) < min(int(found.count), int((found.scores >= min_score).sum()))
+    masks = None
+    if found.masks is not None:
+        masks = pasted_masks(found.masks, found.original_boxes, (image.shape[0], image.shape[1]))[kept]
+    labels = found.classes[kept]
+    names = tuple(run.class_names[label] for label in labels)
+    return DetectedObjects(path, image, found.original_boxes[kept], found.scores[kept], labels, names, masks)
+
+
+def _run_of(workdir: str, detector: bool) -> Run:
+    run = read_run(workdir)
+    if run.config.model.is_detector != detector:
+        kind, function = ("a detector", "detect") if run.config.model.is_detector else ("a classifier", "predict")
+        raise UserError(f"{workdir} holds {kind}, {run.config.model.name}: use train.predict.{function}")
+    return run
+
+
+def _raise(failures: Sequence[str]) -> None:
+    """Raises one UserError for all failures, if there are any."""
+    if failures:
+        more = f", and {len(failures) - 3} more" if len(failures) > 3 else ""
+        raise UserError("; ".join(failures[:3]) + more)
+
+
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Classifies image files with the net of a run, and prints PATH, CLASS and PROBABILITY separated by tabs."""
+    """Classifies image files with the net of a run, or detects objects in them.
+
+    Prints PATH, CLASS and PROBABILITY separated by tabs; for a detector a line for each object, with its box x1, y1,
+    x2, y2 in pixels.
+    """
 
     images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE ...")]
     """Image files: JPEG, PNG or WebP, at least one."""
     workdir: str
     """Folder of the run."""
     checkpoint: str = "last"
-    """`last`, `best` (the highest test accuracy) or a step."""
+    """`last`, `best` (the highest test score) or a step."""
+    out: str | None = None
+    """Detectors: folder for a picture of each image with boxes and masks, and detections.json in COCO's format."""
+    min_score: float = 0.5
+    """Detectors: objects of lower scores are left out."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Reads the flags and prints a line for each image."""
+    """Reads the flags and prints a line for each image or object."""
     parsed = parse(Arguments, arguments, prog="python -m train.predict")
     if not parsed.images:
         raise UserError("give at least one image file")
+    if read_run(parsed.workdir).config.model.is_detector:
+        _print_objects(parsed)
+        return
+    if parsed.out is not None:
+        raise UserError(f"--out is for detectors: {parsed.workdir} holds a classifier")
     for path, class_name, probability in predict(parsed.workdir, parsed.images, parsed.checkpoint):
         print(f"{path}\t{class_name}\t{probability:.4f}", flush=True)
+
+
+def _print_objects(parsed: Arguments) -> None:
+    writer = None if parsed.out is None else DetectionWriter(parsed.out, read_run(parsed.workdir).class_names)
+    try:
+        for found in detect(parsed.workdir, parsed.images, parsed.checkpoint, parsed.min_score):
+            for name, score, box in zip(found.class_names, found.scores, found.boxes, strict=True):
+                corners = "\t".join(f"{side:.1f}" for side in box)
+                print(f"{found.path}\t{name}\t{score:.4f}\t{corners}", flush=True)
+            if not len(found.boxes):
+                print(f"note: no object of score {parsed.min_score} or higher in {found.path}", file=sys.stderr)
+            if writer is not None:
+                writer.add(found.path, found.image, found.boxes, found.scores, found.labels, found.masks)
+    finally:
+        if writer is not None:
+            writer.close()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Mask R-CNN with a small CBAM backbone on scenes of digits and flowers on photographs.
 
-    python -m train.draw_scenes data/scenes
-    python -m train scenes_mask_rcnn_cbam --workdir runs/scenes_mask_rcnn_cbam
+python -m train.draw_scenes data/scenes
+python -m train scenes_mask_rcnn_cbam --workdir runs/scenes_mask_rcnn_cbam
 """
 
 from train.config import (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -27,13 +27,13 @@ class Dataset:
     """An opened data set.
 
     Attributes:
-      train: training images.
-      test: test images.
+      train: training images: a `Split`, or `ObjectImages` for detectors.
+      test: test images, likewise.
       class_names: names of the classes, by label.
       origin: which copy this is, for provenance: name, version and the module that prepared it, or the folder.
     """
 
-    train: Split
-    test: Split
+    train: Any
+    test: Any
     class_names: tuple[str, ...]
     origin: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grain
@@ -117,6 +117,28 @@ def padded_sizes(config: Config) -> list[tuple[int, int]]:
     settings = config.detection
     short, long = (-(-side // MULTIPLE) * MULTIPLE for side in (settings.short_side, settings.long_side))
     return [(short, long)] if short == long else [(short, long), (long, short)]
+
+
+def padded_size(config: Config, image: np.ndarray) -> tuple[int, int]:
+    """Which of `padded_sizes` an image (h, w, c) is padded to."""
+    return padded_sizes(config)[-1 if image.shape[0] > image.shape[1] else 0]
+
+
+def padded_batch(
+    config: Config, pictures: Sequence[np.ndarray], padded: tuple[int, int], count: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Images of any size as a detector takes them, with blank ones up to `count`.
+
+    Returns:
+      Images, uint8 (count, *padded, 3), and their sizes and original sizes, int32 (count, 2).
+    """
+    batch = np.zeros((count, *padded, 3), np.uint8)
+    sizes, original = np.tile(np.array(padded, np.int32), (2, count, 1))
+    for row, picture in enumerate(pictures):
+        original[row] = picture.shape[:2]
+        sizes[row] = resized_size(picture.shape[:2], config.detection.short_side, config.detection.long_side)
+        batch[row, : sizes[row, 0], : sizes[row, 1]] = images.resize(picture, *sizes[row].tolist())
+    return batch, sizes, original
 
 
 def training_objects(reader: ObjectReader, process: tuple[int, int] = (0, 1)) -> grain.DatasetIterator:

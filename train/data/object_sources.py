@@ -32,7 +32,9 @@ def open_objects(config: DataConfig, *, masks: bool) -> Dataset:
     kind, _, path = config.source.partition(":")
     if f"{kind}:PATH" not in OBJECT_SOURCES or not path:
         allowed = " or ".join(OBJECT_SOURCES)
-        raise UserError(f"data.source={config.source!r} must be {allowed} for a detector{nearest(kind, OBJECT_SOURCES)}")
+        raise UserError(
+            f"data.source={config.source!r} must be {allowed} for a detector{nearest(kind, OBJECT_SOURCES)}"
+        )
     folder = os.path.expanduser(path)
     if not os.path.isdir(folder):
         raise UserError(f"there is no folder {folder} (data.source={config.source!r})")

@@ -135,9 +135,7 @@ def _trimmed(pixels: np.ndarray, mask: np.ndarray) -> _CutOut:
     return _CutOut(pixels[inside], mask[inside])
 
 
-def _place(
-    mask: np.ndarray, others: list[np.ndarray], rng: np.random.Generator
-) -> tuple[int, int, np.ndarray] | None:
+def _place(mask: np.ndarray, others: list[np.ndarray], rng: np.random.Generator) -> tuple[int, int, np.ndarray] | None:
     """A position at which a mask hides little of the others, and the mask there; None if none is found."""
     height, width = mask.shape
     for _ in range(10):

@@ -42,7 +42,8 @@ def read_voc(parts: Sequence[tuple[str, str]], class_names: Sequence[str] | None
         class_names = sorted({name for _, objects in read for name, _, _ in objects})
     labels = {name: label for label, name in enumerate(class_names)}
     left_out: collections.Counter[str] = collections.Counter()
-    images, annotations = [], []
+    images: list[Annotated] = []
+    annotations: list[dict[str, Any]] = []
     for image, objects in read:
         if not os.path.exists(image.path):
             left_out[MISSING] += 1
@@ -133,7 +134,12 @@ def _ground_truth(
     images: Sequence[Annotated], class_names: Sequence[str], annotations: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     described = [
-        {"id": image.image_id, "file_name": os.path.basename(image.path), "height": image.size[0], "width": image.size[1]}
+        {
+            "id": image.image_id,
+            "file_name": os.path.basename(image.path),
+            "height": image.size[0],
+            "width": image.size[1],
+        }
         for image in images
     ]
     categories = [{"id": number, "name": name} for number, name in enumerate(class_names, 1)]

@@ -152,6 +152,14 @@ class Classification:
             **{name: mean(sums, name) for name in ("kl", "correlation") if name in sums},
         )
 
+    def lines(self, evaluation: Evaluation) -> list[str]:
+        lines = [f"test_loss={evaluation.loss:.4f} on {evaluation.count} images"]
+        if evaluation.kl is not None:
+            lines.append(f"test_kl={evaluation.kl:.3g}, test_correlation={evaluation.correlation:.4f}")
+        if len(evaluation.confusion) > 5:
+            lines.append(f"test_top5_accuracy={evaluation.top5_accuracy:.4f}")
+        return [*lines, f"test_accuracy={evaluation.accuracy:.4f}"]
+
     def write(self, workdir: str, run: Run, evaluation: Evaluation) -> None:
         from train.tasks.plots import draw_confusion
 

@@ -46,8 +46,9 @@ def coco_results(
     """
     for row, (size, image_id) in enumerate(zip(sizes, image_ids, strict=True)):
         count = int(found.count[row])
-        boxes = np.asarray(found.original_boxes[row], np.float64)
-        runs = _run_lengths(found.masks[row], found.original_boxes[row], size, count) if found.masks is not None else None
+        boxes, runs = np.asarray(found.original_boxes[row], np.float64), None
+        if found.masks is not None:
+            runs = run_lengths(pasted_masks(found.masks[row], np.asarray(found.original_boxes[row]), size)[:count])
         for number in range(count):
             x, y, right, bottom = boxes[number].tolist()
             entry = {
@@ -59,11 +60,11 @@ def coco_results(
             yield entry if runs is None else entry | {"segmentation": runs[number]}
 
 
-def _run_lengths(masks: np.ndarray, boxes: np.ndarray, size: tuple[int, int], count: int) -> list[dict[str, Any]]:
+def run_lengths(masks: np.ndarray) -> list[dict[str, Any]]:
+    """COCO's compressed run lengths of masks, bool (k, h, w)."""
     from faster_coco_eval.core import mask as rasteriser
 
-    pasted = pasted_masks(masks, boxes, size)[:count].astype(np.uint8)
-    encoded = [rasteriser.encode(np.asfortranarray(mask)) for mask in pasted]
+    encoded = [rasteriser.encode(np.asfortranarray(mask.astype(np.uint8))) for mask in masks]
     return [{"size": list(each["size"]), "counts": _text(each["counts"])} for each in encoded]
 
 
@@ -135,4 +136,3 @@ def voc_metrics(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) 
 def _corners(entry: Mapping[str, Any]) -> tuple[float, float, float, float]:
     x, y, width, height = entry["bbox"]
     return x, y, x + width, y + height
-

@@ -18,7 +18,15 @@ import jax
 import jax.numpy as jnp
 
 import attnjax
-from attnjax.detection import MaskRCNN, RCNNLoss, RetinaLoss, RetinaNet, coco_evaluation, create_detector
+from attnjax.detection import (
+    COCO_METRICS,
+    MaskRCNN,
+    RCNNLoss,
+    RetinaLoss,
+    RetinaNet,
+    coco_evaluation,
+    create_detector,
+)
 from attnjax.layers import BatchNorm
 from attnjax.training import Normalize
 from train.config import Config, DataConfig
@@ -127,7 +135,8 @@ class Detection:
         return evaluation_objects(images, process)
 
     def figures(self, sums: Mapping[str, Any]) -> dict[str, float]:
-        return {name: mean(sums, name) for name in sums if name != "count"}
+        names = ["loss", *sorted(set(sums) - {"loss", "count"})]
+        return {name: mean(sums, name) for name in names}
 
     def evaluation(
         self, run: Run, images: ObjectReader, sums: Mapping[str, Any], outputs: Sequence[tuple[Any, Batch]]
@@ -150,6 +159,23 @@ class Detection:
             voc=voc_metrics(truth, results) if run.config.data.source.startswith("voc:") else {},
         )
 
+    def lines(self, evaluation: Evaluation) -> list[str]:
+        """The losses, COCO's numbers of boxes and masks in one table, those of each class in another, and AP."""
+        losses = ", ".join(f"{name} {value:.4f}" for name, value in evaluation.losses.items())
+        figures, masks = evaluation.figures(), evaluation.masks is not None
+        totals = [
+            [name, *(_percent(figures.get(f"{of}{name}")) for of in (("", "mask_") if masks else ("",)))]
+            for name in (*COCO_METRICS, *evaluation.voc)
+        ]
+        classes = [[row["class"], *(_percent(row[name]) for name in list(row)[1:])] for row in evaluation.per_class()]
+        names = [name.replace("_", " ") for name in list(evaluation.per_class()[0])[1:]]
+        return [
+            f"{losses}; {evaluation.count} images",
+            *_aligned([["%", "boxes", "masks"][: 2 + masks], *totals]),
+            *_aligned([["class, %", *names], *classes]),
+            f"test_AP={figures['AP']:.4f}",
+        ]
+
     def write(self, workdir: str, run: Run, evaluation: Evaluation) -> None:
         """Writes detections.json, COCO's results, and per_class.csv."""
         with replacing(os.path.join(workdir, "detections.json")) as path, open(path, "w") as file:
@@ -159,6 +185,16 @@ class Detection:
             table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
             table.writeheader()
             table.writerows(rows)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None or value < 0 else f"{100 * value:.1f}"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of a table with columns of equal width, the first flush left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
 
 
 def has_masks(config: Config) -> bool:

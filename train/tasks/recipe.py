@@ -43,6 +43,11 @@ class Run:
         """The same run with another seed."""
         return dataclasses.replace(self, config=dataclasses.replace(self.config, seed=seed))
 
+    def with_data(self, **changes: Any) -> Run:
+        """The same run with other settings of the data."""
+        data = dataclasses.replace(self.config.data, **changes)
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, data=data))
+
     @property
     def total_steps(self) -> int:
         """Number of training steps."""

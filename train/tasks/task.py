@@ -148,9 +148,7 @@ class Task(Protocol):
         """Computes the metrics of training steps from their sums; they include `loss`, which is plotted."""
         ...
 
-    def evaluation(
-        self, run: Run, images: Any, sums: Mapping[str, Any], outputs: Sequence[tuple[Any, Batch]]
-    ) -> Any:
+    def evaluation(self, run: Run, images: Any, sums: Mapping[str, Any], outputs: Sequence[tuple[Any, Batch]]) -> Any:
         """Computes the metrics of an evaluation, an `Evaluation`.
 
         Args:
@@ -160,6 +158,10 @@ class Task(Protocol):
           outputs: if the task asks for them, the net's outputs and arrays of the batch, in order and without masked
             examples.
         """
+        ...
+
+    def lines(self, evaluation: Any) -> list[str]:
+        """The metrics of an evaluation as `python -m train.evaluate` prints them, the score last."""
         ...
 
     def write(self, workdir: str, run: Run, evaluation: Any) -> None:
