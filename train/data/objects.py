@@ -70,9 +70,7 @@ class ObjectImages:
             pixels = read_image(image.path, False)  # COCO's boxes are those of the stored pixels
         if pixels.shape[:2] != image.size:
             found, wanted = ("x".join(map(str, size)) for size in (pixels.shape[:2], image.size))
-            raise UnreadableImageError(
-                f"{image.path} has {found} pixels, its annotation in {self.source} says {wanted}"
-            )
+            raise UnreadableImageError(f"{image.path} has {found} pixels, but {wanted} in {self.source}")
         return pixels
 
     def name(self, index: int) -> str:

@@ -51,7 +51,8 @@ def read_voc(parts: Sequence[tuple[str, str]], class_names: Sequence[str] | None
         kept: list[tuple[np.ndarray, int]] = []
         for name, box, difficult in objects:
             if name not in labels:
-                raise UserError(f"{source}: {image.path} has an object of class {name!r}{nearest(name, labels)}")
+                known = f"which is none of {', '.join(labels)}{nearest(name, labels)}"
+                raise UserError(f"{source}: {image.path} has an object of class {name!r}, {known}")
             if (box[2:] <= box[:2]).any():
                 left_out[FLAT] += 1
                 continue
