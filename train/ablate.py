@@ -21,7 +21,7 @@ from train.runs.preemption import Preempted, preemption
 from train.runs.record import read_run
 from train.runs.session import locked
 from train.runs.setup import Program
-from train.tasks.classification import CLASSIFICATION
+from train.tasks import task_of
 from train.tasks.recipe import make_layout
 
 _PROGRAM = "python -m train.ablate FILE"
@@ -78,6 +78,7 @@ class _Study:
 
     def __init__(self, name: str, ablation: Ablation, arguments: Arguments) -> None:
         self._name, self._ablation, self._arguments = name, ablation, arguments
+        self._task = task_of(ablation.base)
         first = ablation.base.seed
         self._seeds = range(first, first + arguments.seeds)
         self._done: dict[str, set[int]] = {
@@ -114,7 +115,7 @@ class _Study:
             labels = {seed: f"[{numbers[label, seed]}/{len(runs)}] {label}, seed {seed}" for seed in remaining}
             try:
                 config = self._ablation.config(label)
-                arguments = (config, CLASSIFICATION, folders, together, preempted, labels)
+                arguments = (config, self._task, folders, together, preempted, labels)
                 for seed in train_seeds(*arguments) if remaining else ():
                     self._done[label].add(seed)
                     self._write()
@@ -129,15 +130,16 @@ class _Study:
 
     def _check(self, labels: Iterable[str]) -> None:
         """Validates every variant before the first is trained."""
-        opened: dict[DataConfig, Dataset] = {}
+        opened: dict[tuple[DataConfig, str | None], Dataset] = {}
         for label in labels:
-            config = self._ablation.config(label)
+            config, task = self._ablation.config(label), self._task
+            data = (config.data, config.model.name if config.model.is_detector else None)
             try:
-                if config.data not in opened:
-                    opened[config.data] = CLASSIFICATION.open(config)
+                if data not in opened:
+                    opened[data] = task.open(config)
                 check_seeds(config)
-                run = CLASSIFICATION.define(config, opened[config.data])
-                program = Program.create(CLASSIFICATION, run, make_layout(config))
+                run = task.define(config, opened[data])
+                program = Program.create(task, run, make_layout(config))
                 if config.model.weights is not None:
                     start_from(config.model.weights, program.state.variables)
             except UserError as error:
@@ -149,12 +151,10 @@ class _Study:
         for label, done in self._done.items():
             if done:
                 folders = [self._folder(label, seed) for seed in sorted(done)]
-                rows.append(Row.read(label, CLASSIFICATION, folders, ablation.published.get(label, "")))
+                rows.append(Row.read(label, self._task, folders, ablation.published.get(label, "")))
         first, last = self._seeds[0], self._seeds[-1]
         seeds = f"seeds {first} to {last}" if last > first else f"seed {first}"
-        return write_table(
-            self._arguments.workdir, CLASSIFICATION, rows, about(self._name, rows, seeds), ablation.source
-        )
+        return write_table(self._arguments.workdir, self._task, rows, about(self._name, rows, seeds), ablation.source)
 
 
 if __name__ == "__main__":

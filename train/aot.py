@@ -17,6 +17,7 @@ from train.config.flags import parse, program, read_config_file, with_duration_o
 from train.pods.batch import MOST_IMAGES, most_images
 from train.pods.compile import COMPILER, GIB, Compiled, NotEnoughMemoryError, Pod
 from train.runs.provenance import installed, processor
+from train.tasks import task_of
 
 _DEFAULT_CONFIG = "imagenet_cbam_resnet50"
 
@@ -44,12 +45,12 @@ def describe(pod: Pod, config: Config, step: Compiled) -> list[str]:
     """The lines of the report on a compiled step."""
     chips, chip, images = len(pod.devices), pod.chip, step.images
     used = {name: size / GIB for name, size in step.memory.items()}
+    height, width, _ = task_of(config).image_shape(config)
     over = {"global": "the whole batch", "device": "each device"}
     norm = over.get(str(config.parallel.batch_norm), f"{config.parallel.batch_norm} images")
     times = step.times(chip)
     return [
-        f"step         {config.model.name}, {config.model.dtype}, {config.data.image_size} pixels, "
-        f"batch norm over {norm}",
+        f"step         {config.model.name}, {config.model.dtype}, {height}x{width} pixels, batch norm over {norm}",
         f"topology     {pod.topology}: {chips} chips, processes: {pod.num_processes}",
         f"batch        {images * chips} images, {images} a chip; compiled in {step.seconds:.0f} s",
         f"memory       {step.needed / GIB:.2f} of {chip.memory:.2f} GiB a chip, "

@@ -195,6 +195,8 @@ def main(arguments: Sequence[str]) -> None:
     if parsed.scores and (parsed.out is not None or parsed.method != Arguments.method):
         raise UserError("--scores uses all methods and writes explain_scores.json: omit --method and --out")
     run = read_run(parsed.workdir)
+    if run.config.model.is_detector:
+        raise UserError(f"{parsed.workdir} holds a detector, {run.config.model.name}: only classifiers are explained")
     pictures = files(run, parsed.images) if parsed.images else held_out(run, count)
     workdirs = (parsed.workdir, *parsed.compare)
     for workdir in workdirs:

@@ -32,7 +32,7 @@ from train.pods.hlo import HloModule, Traffic
 from train.pods.memory import memory_traffic
 from train.runs.provenance import installed
 from train.runs.setup import Program
-from train.tasks.classification import CLASSIFICATION
+from train.tasks import task_of
 from train.tasks.recipe import Run, make_layout
 
 COMPILER = ("jax", "jaxlib", "libtpu")
@@ -270,20 +270,18 @@ def _total(memory: Mapping[str, int]) -> int:
 
 def _lower(config: Config, devices: Sequence[jax.Device]) -> Any:
     """Traces the training step of `python -m train`, without its data set."""
-    size, classes = config.data.image_size, config.model.num_classes
-    if size is None or classes is None:
-        missing = "data.image_size" if size is None else "model.num_classes"
-        raise UserError(f"set {missing}: the data set is not opened here")
+    task, classes = task_of(config), config.model.num_classes
+    if classes is None:
+        raise UserError("set model.num_classes: the data set is not opened here")
     if config.parallel.engine != "jit":
         raise UserError(f"parallel.engine={config.parallel.engine!r} needs real devices: use 'jit'")
-    shape = (size, size, config.data.channels or 3)
-    run = Run(config, tuple(map(str, range(classes))), shape, num_examples=config.data.batch_size)
+    run = Run(config, tuple(map(str, range(classes))), task.image_shape(config), num_examples=config.data.batch_size)
     layout = make_layout(config, devices)
-    training = Program.create(CLASSIFICATION, run, layout)
+    training = Program.create(task, run, layout)
     step: Any = training.compiled()
     batch = {
         name: jax.ShapeDtypeStruct(rows.shape, rows.dtype, sharding=layout.split)
-        for name, rows in CLASSIFICATION.abstract_batch(run).items()
+        for name, rows in task.abstract_batch(run).items()
     }
     seed = jax.ShapeDtypeStruct((), jnp.uint32, sharding=layout.replicated)
     return step.program.lower(training.state, layout.abstract(training.zero_sums), batch, seed)

@@ -91,6 +91,12 @@ class Classification:
                 raise UserError(f"data.{name}={getattr(data, name)} does not fit {shape[-1]} channels")
         return Run(config, dataset.class_names, shape, len(dataset.train))
 
+    def image_shape(self, config: Config) -> tuple[int, int, int]:
+        size = config.data.image_size
+        if size is None:
+            raise UserError("set data.image_size: the data set is not opened here")
+        return size, size, config.data.channels or 3
+
     def model(self, run: Run, norm: Mapping[str, Any] | None = None) -> nn.Module:
         settings = run.config.model
         return attnjax.create_model(

@@ -86,7 +86,10 @@ class Detection:
             raise UserError(
                 f"model.num_classes={config.model.num_classes}, but {config.data.source} has {classes} classes"
             )
-        return Run(config, dataset.class_names, (*padded_sizes(config)[0], 3), len(dataset.train))
+        return Run(config, dataset.class_names, self.image_shape(config), len(dataset.train))
+
+    def image_shape(self, config: Config) -> tuple[int, int, int]:
+        return *padded_sizes(config)[0], 3
 
     def model(self, run: Run, norm: Mapping[str, Any] | None = None) -> nn.Module:
         settings = run.config.model

@@ -110,6 +110,14 @@ class Task(Protocol):
         """
         ...
 
+    def image_shape(self, config: Config) -> tuple[int, int, int]:
+        """Height, width and channels of the net's input, from the settings alone.
+
+        Raises:
+          UserError: they depend on the data.
+        """
+        ...
+
     def model(self, run: Run, norm: Mapping[str, Any] | None = None) -> nn.Module:
         """Builds the net; `norm` holds arguments for its batch norms."""
         ...

@@ -1,0 +1,17 @@
+"""RetinaNet on EPSANet-50 (small), COCO 2017, the 1x schedule.
+
+    python -m train coco_retinanet_epsanet50_small --workdir runs/coco_retinanet_epsanet50_small
+
+As coco_retinanet_resnet50.
+
+Time: 88,716 steps of 16 images; not measured.
+Result, box AP in %: not run; expected 38.2 (README of murufeng/EPSANet, read).
+"""
+
+import dataclasses
+
+from configs.detection.coco_retinanet_resnet50 import config as base
+
+config = dataclasses.replace(
+    base, model=dataclasses.replace(base.model, name="retinanet_epsanet50_small", weights="epsanet50_small.safetensors")
+)
