@@ -18,7 +18,7 @@ from tests.kinds import numbers, one_of_each_kind, without_numbers
 from train.config import Config, GGAMConfig
 from train.config.ablation import Ablation
 from train.config.flags import read_config_file, read_from_file
-from train.tasks.classification import CLASSIFICATION
+from train.tasks import task_of
 from train.tasks.recipe import Run
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs"
@@ -28,6 +28,8 @@ EXAMPLES = {
     "digits": (10, 1437),
     "canvas_digits": (10, 5748),
     "folder:images": (3, 100),
+    "coco:data/coco": (80, 118_287),
+    "coco:data/scenes": (6, 800),
     "tfds:imagenet2012": (1000, 1_281_167),
     "tfds:fashion_mnist": (10, 60_000),
     "tfds:cifar10": (10, 50_000),
@@ -62,6 +64,8 @@ def named(name: str) -> Config:
 
 def run_of(config: Config) -> Run:
     classes, examples = EXAMPLES[config.data.source]
+    if config.model.is_detector:
+        return Run(config, tuple(map(str, range(classes))), task_of(config).image_shape(config), examples)
     side = config.data.image_size or SMALL_AND_GRAY.get(config.data.source, 32)
     channels = 1 if config.data.source in SMALL_AND_GRAY else 3
     return Run(config, tuple(map(str, range(classes))), (side, side, channels), examples)
@@ -90,7 +94,7 @@ def test_it_tells_its_command_time_and_result(path: Path):
 @every_config
 def test_it_tells_the_published_results_of_its_net(path: Path):
     text, config = " ".join(path.read_text().split()), load(path)
-    if path.stem.endswith("_modern") or config.data.label_noise:
+    if path.stem.endswith("_modern") or config.data.label_noise or config.model.is_detector:
         return
     for result in attnjax.model_info(config.model.name).results:
         if result.dataset == PUBLISHED_ON.get(config.data.source):
@@ -107,8 +111,10 @@ def abstract_params(net: nn.Module, shape: tuple[int, int, int]) -> Any:
     return jax.eval_shape(functools.partial(net.init, train=False), jax.random.key(0), images)["params"]
 
 
-def kind(path: Path) -> str:
-    return without_numbers(path.stem)
+def kind(path: Path) -> tuple[str, str]:
+    config = load(path)
+    detector = re.match("retinanet|faster_rcnn|mask_rcnn", config.model.name)
+    return config.data.source, without_numbers(config.model.name) if detector is None else detector[0]
 
 
 def sizes(path: Path) -> list[int]:
@@ -117,8 +123,10 @@ def sizes(path: Path) -> list[int]:
 
 @pytest.mark.parametrize("path", one_of_each_kind(CONFIGS, kind, sizes, lambda path: path.stem))
 def test_its_net_takes_its_images_and_its_optimizer_the_net(path: Path):
-    run = run_of(load(path))
-    jax.eval_shape(run.optimizer().init, abstract_params(CLASSIFICATION.model(run), run.image_shape))
+    run, task = run_of(load(path)), task_of(load(path))
+    net = task.model(run)
+    optimizer = run.optimizer(task.objective(run, net).frozen)
+    jax.eval_shape(optimizer.init, abstract_params(net, run.image_shape))
 
 
 @every_config
@@ -154,7 +162,7 @@ def test_every_variant_of_an_ablation_builds_a_net_of_its_own(path: Path):
         assert config not in seen
         seen.append(config)
         run = run_of(config)
-        params = abstract_params(CLASSIFICATION.model(run), run.image_shape)
+        params = abstract_params(task_of(run.config).model(run), run.image_shape)
         assert params["fc"]["bias"].shape == (len(run.class_names),)
 
 

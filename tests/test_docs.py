@@ -148,6 +148,7 @@ def test_the_readme_is_short() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_the_script_of_the_digits_reaches_98_percent() -> None:
     command = [sys.executable, str(ROOT / "docs" / "digits.py")]
     environment = os.environ | {"XLA_FLAGS": ""}

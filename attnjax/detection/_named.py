@@ -20,7 +20,7 @@ def create_detector(name: str, **arguments: Any) -> Detector:
     """Builds a detector by the name of its kind and its backbone, such as `"mask_rcnn_cbam_resnet50"`.
 
     Args:
-      name: `retinanet_`, `faster_rcnn_` or `mask_rcnn_` and a named net, one of `list_detectors()`.
+      name: one of `DETECTOR_KINDS`, `_` and a named net, see `list_detectors`.
       **arguments: arguments of the detector, such as `num_classes` or `dtype`, see `RetinaNet` and `FasterRCNN`.
         A mapping as `backbone` changes arguments of the backbone, as in `attnjax.create_model`.
 

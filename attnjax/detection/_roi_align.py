@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from attnjax._choice import check_choice
-from attnjax.layers import at_least_float32
+from attnjax.detection._roi_windows import pool_windows
+from attnjax.detection._sampling import in_cells, sampling_matrix
 
-MAX_SAMPLES = 1 << 12
-"""Bound on the samples of a bin along an axis, for boxes that are not finite."""
 CHUNK = 64
 """Regions of an image that are pooled at once: bounds the memory of the intermediate products."""
 
@@ -58,8 +57,8 @@ def roi_align(
     Notes:
       A sample more than a pixel outside the map counts as 0 in the mean, as in the released operators.
     """
-    rows, columns = sampling_matrices(features.shape, boxes, output_size, scale, sampling_ratio, aligned)
-    return _pool([features], [rows], [columns])
+    levels = jnp.zeros(boxes.shape[:2], jnp.int32)
+    return _pool([features], boxes, levels, output_size, [scale], sampling_ratio, aligned)
 
 
 def multiscale_roi_align(
@@ -99,12 +98,8 @@ def multiscale_roi_align(
       Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017.
     """
     levels = map_levels(boxes, strides, canonical_size=canonical_size, canonical_level=canonical_level, epsilon=epsilon)
-    rows, columns = [], []
-    for level, (of_level, stride) in enumerate(zip(features, strides, strict=True)):
-        matrices = sampling_matrices(of_level.shape, boxes, output_size, 1 / stride, sampling_ratio, aligned)
-        rows.append(jnp.where((levels == level)[..., None, None], matrices[0], 0))
-        columns.append(matrices[1])
-    return _pool(features, rows, columns)
+    scales = [1 / stride for stride in strides]
+    return _pool(features[: len(strides)], boxes, levels, output_size, scales, sampling_ratio, aligned)
 
 
 def map_levels(
@@ -155,56 +150,41 @@ def sampling_matrices(
     aligned: bool,
 ) -> tuple[jax.Array, jax.Array]:
     """Sampling matrices of rows, (b, k, ph, h), and columns, (b, k, pw, w)."""
-    boxes = jax.lax.stop_gradient(boxes.astype(at_least_float32(boxes.dtype))) * scale - (0.5 if aligned else 0.0)
-    start, side = boxes[..., :2], boxes[..., 2:] - boxes[..., :2]
-    side = side if aligned else jnp.maximum(side, 1)
+    start, side = in_cells(boxes, scale, aligned)
     columns, rows = (
-        _sampling_matrix(start[..., axis], side[..., axis], bins, cells, sampling_ratio)
+        sampling_matrix(start[..., axis], side[..., axis], bins, cells, sampling_ratio, 0, cells)
         for axis, bins, cells in ((0, output_size[1], shape[2]), (1, output_size[0], shape[1]))
     )
     return rows, columns
 
 
-def _sampling_matrix(start: jax.Array, side: jax.Array, bins: int, cells: int, sampling_ratio: int) -> jax.Array:
-    """Mean weights of the cells of an axis in the samples of each bin, (..., bins, cells).
-
-    Places are rounded as the reference rounds them, however XLA compiles this: a sample on the edge of the map must not
-    change sides. The barrier keeps divisions from becoming products with the inverse.
-    """
-    like = partial(jnp.full_like, side)
-    width = side / jax.lax.optimization_barrier(like(bins))
-    count = like(sampling_ratio)
-    if not sampling_ratio:
-        count = jnp.clip(jnp.ceil(jnp.nan_to_num(width)), 0, MAX_SAMPLES)
-    divisor = jax.lax.optimization_barrier(jnp.maximum(count, 1))[..., None]
-    width, count, ones = width[..., None], count[..., None], (1,) * side.ndim
-    first = start[..., None] + _times(jnp.arange(bins, dtype=side.dtype).reshape(*ones, bins), width)
-    cell = jnp.arange(cells, dtype=side.dtype).reshape(*ones, 1, cells)
-
-    def add(index: jax.Array | int, weights: jax.Array) -> jax.Array:
-        number = jnp.asarray(index, side.dtype)
-        at = first + _times(number + 0.5, width) / divisor
-        counts = (at >= -1) & (at <= cells) & (number < count)
-        near = jnp.clip(at, 0, cells - 1)
-        hat = jnp.maximum(1 - jnp.abs(near[..., None] - cell), 0)
-        return weights + jnp.where(counts, 1 / divisor, 0)[..., None] * hat
-
-    zeros = jnp.zeros((*first.shape, cells), side.dtype)
-    most = sampling_ratio or count.max(initial=0).astype(jnp.int32)
-    return jax.lax.fori_loop(0, most, add, zeros)
+def _pool(features: Sequence[jax.Array], boxes: jax.Array, levels: jax.Array, *options: Any) -> jax.Array:
+    """Pools regions (b, k, 4) of the maps `levels` (b, k): on a CPU in windows, elsewhere from whole maps."""
+    maps = list(features)
+    return jax.lax.platform_dependent(
+        maps,
+        boxes,
+        levels,
+        cpu=lambda maps, boxes, levels: pool_windows(maps, boxes, levels, *options),
+        default=lambda maps, boxes, levels: pool_whole(maps, boxes, levels, *options),
+    )
 
 
-def _times(small: jax.Array, x: jax.Array) -> jax.Array:
-    """The product with a factor of few significant bits, rounded once, whether or not the additions are fused."""
-    bits = jnp.finfo(x.dtype).nmant // 2
-    integer = jnp.int32 if x.dtype == jnp.float32 else jnp.int64
-    view = jax.lax.bitcast_convert_type
-    high = view(view(x, integer) >> bits << bits, x.dtype)
-    return small * high + small * (x - high)
-
-
-def _pool(features: Sequence[jax.Array], rows: Sequence[jax.Array], columns: Sequence[jax.Array]) -> jax.Array:
-    """The sum over maps of R f C^T, for chunks of regions."""
+def pool_whole(
+    features: Sequence[jax.Array],
+    boxes: jax.Array,
+    levels: jax.Array,
+    output_size: tuple[int, int],
+    scales: Sequence[float],
+    sampling_ratio: int,
+    aligned: bool,
+) -> jax.Array:
+    """The sum over maps of R f C^T, with R = 0 on the maps that are not a region's, for chunks of regions."""
+    rows, columns = [], []
+    for level, (of_level, scale) in enumerate(zip(features, scales, strict=True)):
+        matrices = sampling_matrices(of_level.shape, boxes, output_size, scale, sampling_ratio, aligned)
+        rows.append(jnp.where((levels == level)[..., None, None], matrices[0], 0))
+        columns.append(matrices[1])
 
     def of_chunk(features: Sequence[jax.Array], rows: Sequence[jax.Array], columns: Sequence[jax.Array]) -> jax.Array:
         total = None

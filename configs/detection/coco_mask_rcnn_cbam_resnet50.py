@@ -5,7 +5,7 @@
 As coco_mask_rcnn_resnet50.
 
 Time: 88,716 steps of 16 images; not measured.
-Result, box AP in %: not run; expected none published with this recipe.
+Result, box AP in %: not run; none is published with this recipe.
 """
 
 import dataclasses

@@ -4,7 +4,7 @@
 
 Its anchors are half as large as COCO's: 16 to 256 pixels.
 
-Time: 1,600 steps of 8 images; TIME_scenes_retinanet_cbam
+Time: 2,000 steps of 8 images; TIME_scenes_retinanet_cbam
 Result, box AP50 in %: RESULT_scenes_retinanet_cbam
 """
 

@@ -54,7 +54,7 @@ def variables() -> Any:
 
 @pytest.fixture(scope="module")
 def other() -> Any:
-    return Other().init(jax.random.key(0), jnp.zeros((1, 8, 6, 3)))
+    return jax.jit(Other().init)(jax.random.key(0), jnp.zeros((1, 8, 6, 3)))
 
 
 LIKE_ANOTHER = {"grad_cam++", "hires_cam", "xgrad_cam", "grad_cam_elementwise", "eigen_cam"}
@@ -237,13 +237,14 @@ def test_maps_of_zeros_stay_zero(method: str, variables: Any) -> None:
 def test_gates_are_layers(variables: Any) -> None:
     images = noise(2, 16, 12, 3)
     name = "stage2_block0/attention/spatial_gate/gate"
-    cam = grad_cam(NET, variables, images, layer=name, target=1, method="hires_cam")
+    cam = jax.jit(partial(grad_cam, NET, layer=name, target=1, method="hires_cam"))(variables, images)
     assert cam.raw[name].shape == (2, 8, 6)
-    _, state = NET.apply(variables, images, train=False, mutable=["intermediates"])
+    _, state = jax.jit(partial(NET.apply, train=False, mutable=["intermediates"]))(variables, images)
     gate = state["intermediates"]["stage2_block0"]["attention"]["spatial_gate"]["gate"][0]
     ratio = cam.raw[name] / gate[..., 0]  # the gradient: how much an open gate would add to the logit
     step = 1e-2
 
+    @jax.jit
     def logit(factor: float) -> jax.Array:
         def scale(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
             y = call(*args, **kwargs)

@@ -126,7 +126,9 @@ REFERENCES: dict[str, dict[str, Any]] = {
             marks=[pytest.mark.optimized, pytest.mark.full],
         ),
         pytest.param(
-            "flowing, mixed", PMAP | REFERENCES["flowing, mixed"] | {"norm": ALL}, marks=pytest.mark.optimized
+            "flowing, mixed",
+            PMAP | REFERENCES["flowing, mixed"] | {"norm": ALL},
+            marks=[pytest.mark.optimized, pytest.mark.full],
         ),
     ],
 )

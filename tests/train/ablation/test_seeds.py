@@ -123,7 +123,8 @@ def check_group(seeds: Sequence[int], devices: int, used: int, count: int, chang
             assert difference <= near * max(size, 1e-3), (path, difference, size)
 
 
-@pytest.mark.parametrize("changes", [MIXED, only_in_full({"parallel.batch_norm": 4, "parallel.accumulate": 2})])
+@pytest.mark.full
+@pytest.mark.parametrize("changes", [MIXED, {"parallel.batch_norm": 4, "parallel.accumulate": 2}])
 def test_one_step_together_is_that_of_each_alone_in_float32(changes: dict[str, Any]):
     check_group(SEEDS, 2, 2, 1, changes, 1e-5)
 

@@ -242,7 +242,8 @@ def test_a_kill_before_a_checkpoint_has_its_name_leaves_the_one_before(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["jit, sharded", *map(only_in_full, sorted(ENGINES.keys() - {"jit, sharded"}))])
+@pytest.mark.full
+@pytest.mark.parametrize("engine", sorted(ENGINES))
 def test_runs_killed_at_random_moments_end_as_the_unbroken_one(tmp_path: Path, engine: str):
     runs = Runs(tmp_path, ENGINES[engine], steps=24, seed=2)
     assert runs.kill().all > 0
