@@ -51,6 +51,8 @@ class RCNNLoss:
       anchor_high, anchor_low, anchor_low_quality, anchor_min_quality: how anchors are matched, see `match`.
       anchor_samples, anchor_fraction: how they are sampled in each image, see `sample`.
       region_high: the IoU from which on a region is positive; the others are negative.
+      region_low_quality: see `match`; `"asking"` is that of mmdetection's Mask R-CNN, where of several boxes that overlap
+        a region enough the one whose best region it is takes it.
       region_samples, region_fraction: how regions are sampled in each image.
       anchor_beta, region_beta: see `smooth_l1`; 0 is L1.
       binary_masks: see `mask_targets`, as `aligned` is of the net.
@@ -75,9 +77,6 @@ class RCNNLoss:
 
     References:
       Ren et al., "Faster R-CNN", NeurIPS 2015; He et al., "Mask R-CNN", ICCV 2017.
-
-    Notes:
-      mmdetection's Mask R-CNN also matches regions of low quality, from IoU 0.5 on, with the box that asks.
     """
 
     anchor_high: float = 0.7
@@ -87,6 +86,7 @@ class RCNNLoss:
     anchor_samples: int = 256
     anchor_fraction: float = 0.5
     region_high: float = 0.5
+    region_low_quality: LowQuality = "none"
     region_samples: int = 512
     region_fraction: float = 0.25
     anchor_beta: float = 0.0
@@ -95,7 +95,8 @@ class RCNNLoss:
     padding_anchors: Literal["ignored", "negative"] = "ignored"
 
     def __post_init__(self) -> None:
-        check_choice("anchor_low_quality", self.anchor_low_quality, ("none", "own", "asking"))
+        for name in ("anchor_low_quality", "region_low_quality"):
+            check_choice(name, getattr(self, name), ("none", "own", "asking"))
         check_choice("padding_anchors", self.padding_anchors, ("ignored", "negative"))
 
     @classmethod
@@ -183,7 +184,9 @@ class RCNNLoss:
         truth, present = batch["boxes"].astype(proposals.dtype), present_boxes(batch)
         boxes = jnp.concatenate([proposals, truth], axis=1)
         valid = jnp.concatenate([valid, present], axis=1) & mask_of(batch)[:, None]
-        matches = match_each(partial(match, high=self.region_high, low=self.region_high), batch, boxes)
+        high, low_quality = self.region_high, self.region_low_quality
+        of = partial(match, high=high, low=high, low_quality=low_quality, min_quality=high)
+        matches = match_each(of, batch, boxes)
         draw = partial(sample, size=self.region_samples, positive_fraction=self.region_fraction)
         positive, negative = sample_each(draw, key, (matches >= 0) & valid, (matches == NEGATIVE) & valid)
         priority = jnp.where(positive, 2, jnp.where(negative, 1, 0))
