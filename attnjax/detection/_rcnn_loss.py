@@ -185,8 +185,9 @@ class RCNNLoss:
         boxes = jnp.concatenate([proposals, truth], axis=1)
         valid = jnp.concatenate([valid, present], axis=1) & mask_of(batch)[:, None]
         high, low_quality = self.region_high, self.region_low_quality
-        of = partial(match, high=high, low=high, low_quality=low_quality, min_quality=high)
-        matches = match_each(of, batch, boxes)
+        of = partial(match, high=high, low=high, min_quality=high)
+        both = ((partial(of, low_quality=low_quality), proposals), (of, truth))
+        matches = jnp.concatenate([match_each(of_each, batch, each) for of_each, each in both], axis=1)
         draw = partial(sample, size=self.region_samples, positive_fraction=self.region_fraction)
         positive, negative = sample_each(draw, key, (matches >= 0) & valid, (matches == NEGATIVE) & valid)
         priority = jnp.where(positive, 2, jnp.where(negative, 1, 0))

@@ -73,3 +73,25 @@ def test_regions_divide_both_terms_by_their_number_and_weigh_the_sides_of_boxes(
     assert float(terms["class_loss"]) == pytest.approx(losses.sum() / 4, rel=1e-5)
     weighted = TARGETS[1] * (10, 10, 5, 5)
     assert float(terms["box_loss"]) == pytest.approx(np.abs(deltas[0, 0, 1] - weighted).sum() / 4, rel=1e-5)
+
+
+@pytest.mark.parametrize(("low_quality", "expected"), [("none", 0), ("asking", 1)])
+def test_a_region_goes_to_the_box_that_asks_for_it_where_that_is_wanted(low_quality: str, expected: int):
+    boxes = jnp.array([[[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 8.0]]])
+    batch = {
+        "image": jnp.zeros((1, 32, 32, 3)),
+        "boxes": boxes,
+        "label": jnp.array([[0, 1]], jnp.int32),
+        "present": jnp.ones((1, 2), bool),
+    }
+    wanted = [
+        0.0,
+        0.0,
+        10.0,
+        9.0,
+    ]  # its IoU with the boxes is 0.9 and 0.89, but no other region overlaps the second more
+    proposals = jnp.array([[wanted, [0.0, 0.0, 10.0, 9.8]]])
+    loss = RCNNLoss(region_low_quality=low_quality, region_fraction=1.0)
+    regions = loss.regions(jax.random.key(0), proposals, jnp.ones((1, 2), bool), batch)
+    place = regions["boxes"][0].tolist().index(wanted)
+    assert int(regions["matches"][0, place]) == expected
