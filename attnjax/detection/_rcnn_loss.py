@@ -51,8 +51,8 @@ class RCNNLoss:
       anchor_high, anchor_low, anchor_low_quality, anchor_min_quality: how anchors are matched, see `match`.
       anchor_samples, anchor_fraction: how they are sampled in each image, see `sample`.
       region_high: the IoU from which on a region is positive; the others are negative.
-      region_low_quality: see `match`; `"asking"` is that of mmdetection's Mask R-CNN, where of several boxes that overlap
-        a region enough the one whose best region it is takes it.
+      region_low_quality: see `match`; `"asking"` is that of mmdetection's Mask R-CNN: of several boxes that overlap a
+        region enough, the one whose best region it is takes it.
       region_samples, region_fraction: how regions are sampled in each image.
       anchor_beta, region_beta: see `smooth_l1`; 0 is L1.
       binary_masks: see `mask_targets`, as `aligned` is of the net.

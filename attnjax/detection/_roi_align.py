@@ -56,8 +56,8 @@ def roi_align(
 
     Notes:
       A sample more than a pixel outside the map counts as 0 in the mean, as in the released operators. On a CPU regions
-      are pooled one after the other from windows of the map, which has no forward-mode derivative; elsewhere by products
-      with whole maps.
+      are pooled one after the other from windows of the map, which has no forward-mode derivative; elsewhere by
+      products with whole maps.
     """
     levels = jnp.zeros(boxes.shape[:2], jnp.int32)
     return _pool([features], boxes, levels, output_size, [scale], sampling_ratio, aligned)

@@ -2,8 +2,8 @@
 
     python -m train scenes_faster_rcnn_cbam --workdir runs/scenes_faster_rcnn_cbam
 
-Time: 2,000 steps of 8 images; TIME_scenes_faster_rcnn_cbam
-Result, box AP50 in %: RESULT_scenes_faster_rcnn_cbam
+Time: 2,000 steps of 8 images; not measured.
+Result, box AP50 in %: not run.
 """
 
 import dataclasses

@@ -79,8 +79,8 @@ class DataConfig(Validated):
 
     source: str = "digits"
     """`digits`, `canvas_digits` (digits at random positions of larger, cluttered canvases), `tfds:NAME` (a prepared
-    TFDS data set), `folder:PATH` (images in folders named by class), or another one of train/data/sources.py. Detectors:
-    `coco:PATH` or `voc:PATH` (annotations of objects in the format of COCO or Pascal VOC)."""
+    TFDS data set), `folder:PATH` (images in folders named by class), or another one of train/data/sources.py. For
+    detectors `coco:PATH` or `voc:PATH` (annotations of objects in the format of COCO or Pascal VOC)."""
     train_images: int | None = None
     """Number of training images to use, always the same ones; None uses all."""
     batch_size: int = 64

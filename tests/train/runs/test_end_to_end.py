@@ -75,6 +75,7 @@ def test_predict_prints_a_line_for_each_image(straight: Straight, cache: Path, d
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_a_killed_run_resumes_to_the_very_same_net(straight: Straight, cache: Path, tmp_path: Path):
     workdir, said = straight
     kill_at(10, *CUT, "--workdir", tmp_path, cache=cache)

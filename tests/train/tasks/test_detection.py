@@ -255,6 +255,7 @@ def test_a_killed_run_goes_on_as_the_unbroken_one(runs: Runs, unbroken: Path, tm
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_two_processes_gather_the_detections_that_one_has(runs: Runs, unbroken: Path, tmp_path: Path):
     workdir = Path(shutil.copytree(unbroken, tmp_path / "run"))
     shutil.rmtree(workdir / "checkpoints" / "24")
