@@ -140,18 +140,17 @@ def read_masks(image: Annotated, where: str) -> np.ndarray:
         message = f"{where}: an object of image {image.image_id} has a segmentation that is "
         try:
             if isinstance(segmentation, list):
-                parts = rasteriser.frPyObjects(segmentation, height, width)
-                encoded = rasteriser.merge(parts)
+                encoded = rasteriser.merge(rasteriser.frPyObjects(segmentation, height, width))
             elif isinstance(segmentation.get("counts"), list):
                 encoded = rasteriser.frPyObjects(segmentation, height, width)
             else:
                 encoded = segmentation
+            size, mask = tuple(encoded["size"]), rasteriser.decode(encoded)
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"{message}neither polygons nor run lengths") from error
-        size = tuple(encoded["size"])
         if size != (height, width):
             raise UserError(f"{message}{size[0]}x{size[1]} pixels in an image of {height}x{width}")
-        masks[index] = rasteriser.decode(encoded)
+        masks[index] = mask
     return masks
 
 

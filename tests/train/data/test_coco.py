@@ -104,6 +104,9 @@ def test_what_is_wrong_is_one_line_with_file_and_entry(folder: Path, change: Any
     [
         ("polygon", "neither polygons nor run lengths"),
         ({"counts": [1, 2]}, "neither polygons nor run lengths"),
+        ({"size": [8, 10], "counts": [10, 1000]}, "neither polygons nor run lengths"),
+        ({"size": [8, 10], "counts": "zzzzzzzz"}, "neither polygons nor run lengths"),
+        ([[1.0, 2.0, 3.0]], "0x0 pixels"),
         ({"size": [4, 4], "counts": [2, 14]}, "4x4 pixels in an image of 8x10"),
     ],
 )
