@@ -29,7 +29,7 @@ class Arguments:
     workdir: str
     """Folder of the run."""
     checkpoint: str = "last"
-    """`last`, `best` (the highest test accuracy) or a step."""
+    """`last`, `best` (the highest test score) or a step."""
     crops: Crops = "center"
     """Crops of each image: the centre, or the corners, the centre and their mirror images (ten), over which the
     probabilities are averaged."""
@@ -57,7 +57,7 @@ def _evaluate(parsed: Arguments) -> None:
         raise UserError(f"--crops, --sizes and --resize are for classifiers: {parsed.workdir} holds a detector")
     state = load_state(task, run, parsed.workdir, parsed.checkpoint, layout)
     model, batch_size = task.model(run), layout.round_up(-(-run.config.data.batch_size // crops))
-    run = run.with_data(batch_size=batch_size)
+    run = run.with_batches_of(batch_size)
     objective, images = task.objective(run, model), task.test_images(run, open_dataset_of(run, task))
     if multiple:
         multicrop = Multicrop.of(images, parsed.crops, parsed.sizes, parsed.resize)

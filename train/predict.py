@@ -149,7 +149,7 @@ def _objects(path: str, image: np.ndarray, found: Any, run: Run, min_score: floa
     kept = np.arange(len(found.scores)) < min(int(found.count), int((found.scores >= min_score).sum()))
     masks = None
     if found.masks is not None:
-        masks = pasted_masks(found.masks, found.original_boxes, (image.shape[0], image.shape[1]))[kept]
+        masks = pasted_masks(found.masks[kept], found.original_boxes[kept], (image.shape[0], image.shape[1]))
     labels = found.classes[kept]
     names = tuple(run.class_names[label] for label in labels)
     return DetectedObjects(path, image, found.original_boxes[kept], found.scores[kept], labels, names, masks)
@@ -185,9 +185,10 @@ class Arguments:
     checkpoint: str = "last"
     """`last`, `best` (the highest test score) or a step."""
     out: str | None = None
-    """Detectors: folder for a picture of each image with boxes and masks, and detections.json in COCO's format."""
-    min_score: float = 0.5
-    """Detectors: objects of lower scores are left out."""
+    """Detectors: folder for a picture of each image with boxes and masks, and predictions.json in COCO's format."""
+    min_score: float | None = None
+    """Detectors: objects of lower scores are left out; default 0.5. Those below the net's `score_threshold`, 0.05, are
+    never found."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -198,21 +199,26 @@ def main(arguments: Sequence[str]) -> None:
     if read_run(parsed.workdir).config.model.is_detector:
         _print_objects(parsed)
         return
-    if parsed.out is not None:
-        raise UserError(f"--out is for detectors: {parsed.workdir} holds a classifier")
+    for name in ("out", "min_score"):
+        if getattr(parsed, name) is not None:
+            raise UserError(f"--{name} is for detectors: {parsed.workdir} holds a classifier")
     for path, class_name, probability in predict(parsed.workdir, parsed.images, parsed.checkpoint):
         print(f"{path}\t{class_name}\t{probability:.4f}", flush=True)
 
 
 def _print_objects(parsed: Arguments) -> None:
-    writer = None if parsed.out is None else DetectionWriter(parsed.out, read_run(parsed.workdir).class_names)
+    min_score = 0.5 if parsed.min_score is None else parsed.min_score
+    if not 0 <= min_score <= 1:
+        raise UserError(f"--min_score={min_score} must be from 0 to 1")
+    names = read_run(parsed.workdir).class_names
+    writer = None if parsed.out is None else DetectionWriter(parsed.out, names, parsed.images)
     try:
-        for found in detect(parsed.workdir, parsed.images, parsed.checkpoint, parsed.min_score):
+        for found in detect(parsed.workdir, parsed.images, parsed.checkpoint, min_score):
             for name, score, box in zip(found.class_names, found.scores, found.boxes, strict=True):
                 corners = "\t".join(f"{side:.1f}" for side in box)
                 print(f"{found.path}\t{name}\t{score:.4f}\t{corners}", flush=True)
             if not len(found.boxes):
-                print(f"note: no object of score {parsed.min_score} or higher in {found.path}", file=sys.stderr)
+                print(f"note: no object of score {min_score} or higher in {found.path}", file=sys.stderr)
             if writer is not None:
                 writer.add(found.path, found.image, found.boxes, found.scores, found.labels, found.masks)
     finally:

@@ -99,9 +99,11 @@ def multiscale_roi_align(
     References:
       Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017.
     """
+    if len(features) != len(strides):
+        raise ValueError(f"strides={tuple(strides)} must be one for each of {len(features)} features")
     levels = map_levels(boxes, strides, canonical_size=canonical_size, canonical_level=canonical_level, epsilon=epsilon)
     scales = [1 / stride for stride in strides]
-    return _pool(features[: len(strides)], boxes, levels, output_size, scales, sampling_ratio, aligned)
+    return _pool(features, boxes, levels, output_size, scales, sampling_ratio, aligned)
 
 
 def map_levels(

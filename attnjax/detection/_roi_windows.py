@@ -129,18 +129,19 @@ def _backward(
     shape: tuple[int, ...], saved: tuple[jax.Array, Sequence[_Pass]], cotangent: jax.Array
 ) -> tuple[Any, ...]:
     order, passes = saved
-    gradient = jnp.zeros(shape, cotangent.dtype)
+    gradient = jnp.zeros(shape, at_least_float32(cotangent.dtype))
     for each in passes:
 
-        def spread(number: jax.Array, gradient: jax.Array, each: _Pass = each) -> jax.Array:
+        def add(number: jax.Array, gradient: jax.Array, each: _Pass = each) -> jax.Array:
             region = order[number]
             product = _exact("pqc,qw->pwc", cotangent[region], each.columns[region])
-            window = _window(gradient, each, region) + _exact("pwc,ph->hwc", product, each.rows[region])
+            spread = _exact("pwc,ph->hwc", product, each.rows[region])
+            window = _window(gradient, each, region) + spread.astype(gradient.dtype)
             image, top, left = each.corners[region]
             return jax.lax.dynamic_update_slice(gradient, window[None], (image, top, left, jnp.zeros_like(top)))
 
-        gradient = jax.lax.fori_loop(each.start, each.stop, spread, gradient)
-    return gradient, None, None
+        gradient = jax.lax.fori_loop(each.start, each.stop, add, gradient)
+    return gradient.astype(cotangent.dtype), None, None
 
 
 _pool.defvjp(_forward, _backward)

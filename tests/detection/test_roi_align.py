@@ -55,3 +55,16 @@ def test_windows_give_what_whole_maps_give(sampling_ratio: int, aligned: bool):
     for one, other in zip(*both, strict=True):
         assert np.abs(other).max() > 0
         np.testing.assert_allclose(one, other, atol=1e-12)
+
+
+def test_gradients_of_many_regions_in_half_precision_add_up_in_float32():
+    maps = [jnp.ones((1, 8, 8, 2), jnp.bfloat16)]
+    boxes = jnp.broadcast_to(jnp.array([0.0, 0.0, 8.0, 8.0]), (1, 1000, 4))
+    options = (jnp.zeros((1, 1000), jnp.int32), (1, 1), [1.0], 0, True)
+
+    def total(maps: list[jax.Array]) -> jax.Array:
+        return pool_windows(maps, boxes, *options).astype(jnp.float32).sum()
+
+    (gradient,) = jax.jit(jax.grad(total))(maps)
+    assert gradient.dtype == jnp.bfloat16
+    np.testing.assert_allclose(gradient.astype(jnp.float32).sum((0, 1, 2)), 1000, rtol=0.01)

@@ -30,7 +30,7 @@ def exit_message(error: BaseException) -> tuple[str, int] | None:
     elif isinstance(error, UserError):
         line, code = str(error), 2
     elif isinstance(error, MemoryError) or _is_of_device_memory(error):
-        line, code = "out of memory: lower data.batch_size or data.image_size, or train fewer seeds together", 2
+        line, code = "out of memory: lower data.batch_size or the size of the images, or train fewer seeds together", 2
     elif isinstance(error, KeyboardInterrupt):
         line, code = "; ".join(("interrupted", *map(str, error.args))), 130
     else:

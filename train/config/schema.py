@@ -25,7 +25,7 @@ _SET_ELSEWHERE = {
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(Validated):
-    """The net; `python -m attnjax` lists them."""
+    """The net; `python -m attnjax` lists them, `attnjax.detection.list_detectors` the detectors."""
 
     _prefix: ClassVar[str] = "model."
 
@@ -38,7 +38,8 @@ class ModelConfig(Validated):
     weights: str | None = None
     """Initial weights, a file or folder that attnjax.convert has written; None initialises them at random."""
     options: Annotated[Mapping[str, Any], tyro.conf.Suppress] = dataclasses.field(default_factory=dict, hash=False)
-    """Arguments of `attnjax.create_model` that override those of the named net: plain data, only in config files."""
+    """Arguments of `attnjax.create_model` or `create_detector` that override those of the named net: plain data, only
+    in config files."""
 
     def validate(self) -> None:
         import attnjax
@@ -122,11 +123,11 @@ class DataConfig(Validated):
     std: tuple[float, ...] = (0.25,)
     """Divisor of the images after that: one value, or one per channel."""
     apply_exif_orientation: bool = True
-    """folder: rotate photos upright as their EXIF data says. False leaves them as stored, as torchvision does."""
+    """folder, coco, voc: rotate photos upright as their EXIF data says. False leaves them as stored."""
     skip_unreadable: bool = False
     """Skip and count images that cannot be decoded, instead of stopping at the first."""
     test_fraction: float = 0.2
-    """folder: fraction of each class held out for the test where PATH has no train and test or val folders."""
+    """folder, coco: fraction of each class, or of the images of a single annotations.json, held out for the test."""
     tfds_dir: str | None = None
     """tfds: folder of the prepared data sets; None is $TFDS_DATA_DIR or ~/tensorflow_datasets."""
     num_threads: int = 8
@@ -263,7 +264,7 @@ class DetectionConfig(Validated):
     min_scale: float = 1.0
     """Training: the shorter side is drawn from this fraction of short_side to short_side."""
     max_objects: int = 100
-    """Training: objects of an image, of more the largest; evaluation: for the loss."""
+    """Objects of an image in the loss; of more, the largest are kept."""
     mask_stride: int = 4
     """Pixels of an image per pixel of its objects' masks in training: 1, 2, 4, 8, 16 or 32."""
     loss: Annotated[Mapping[str, Any], tyro.conf.Suppress] = dataclasses.field(default_factory=dict, hash=False)
@@ -345,6 +346,8 @@ class Config(Validated):
         parts = self.parallel.accumulate
         if self.data.batch_size % parts:
             raise UserError(f"parallel.accumulate={parts} does not divide data.batch_size={self.data.batch_size}")
+        if self.detection != DetectionConfig() and not self.model.is_detector:
+            raise UserError(f"detection settings are for detectors, such as retinanet_resnet50: got {self.model.name}")
         if self.ggam.weight > 0:
             self.model.require_ggam(f"ggam.weight={self.ggam.weight}")
         given = [name for name in DURATIONS if getattr(self, name) is not None]

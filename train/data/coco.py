@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from train.config.errors import UserError
-from train.data.objects import Annotated, ObjectImages
+from train.data.objects import AnnotatedImage, ObjectImages
 
-CROWD, FLAT, CLIPPED = "crowds left out", "boxes without area left out", "boxes clipped by more than a pixel"
+CROWD, FLAT, CLIPPED = "crowd annotations left out", "boxes without area left out", "boxes clipped by more than a pixel"
 MISSING, EMPTY = "images whose file is missing left out", "images without objects kept"
 
 
-def read_coco(path: str, folder: str, *, masks: bool = False) -> ObjectImages:
+def read_coco(path: str, *folders: str, masks: bool = False) -> ObjectImages:
     """Reads a COCO annotation file.
 
     Crowds are left out of the objects, but are part of the ground truth. Boxes without area, also after clipping to
@@ -26,21 +26,25 @@ def read_coco(path: str, folder: str, *, masks: bool = False) -> ObjectImages:
 
     Args:
       path: the JSON file.
-      folder: folder of the images.
+      *folders: where the images may be; the first folder that has one is taken.
       masks: whether every object must have a segmentation.
 
     Raises:
-      UserError: the file is missing, cut short or no COCO file; an entry lacks a key, or has an unknown category or
-        image, a box that is not four finite numbers, or, with `masks`, no segmentation; ids occur twice; or no image
-        file exists. The line names the file and the entry.
+      UserError: the file is missing, cut short or no COCO file; an entry lacks a key, or has one of another type, an
+        unknown category or image, a box that is not four finite numbers, or, with `masks`, no valid segmentation; ids
+        are not integers or occur twice; or no image file exists. The line names the file and the entry.
     """
     content = _load(path)
     categories = _by_id(path, content, "categories", ("id", "name"))
     images = _by_id(path, content, "images", ("id", "file_name", "height", "width"))
     for image in images.values():
-        size = (image["height"], image["width"])
+        size, name = (image["height"], image["width"]), image["file_name"]
         if not all(isinstance(side, int) and side > 0 for side in size):
             raise UserError(f"{path}: image {image['id']} has height and width {size}, which must be integers above 0")
+        if not isinstance(name, str):
+            raise UserError(f"{path}: image {image['id']} has file_name {name!r}, which must be text")
+    if not categories:
+        raise UserError(f"{path} has no categories")
     entries = _by_id(path, content, "annotations", ("id", "image_id", "category_id", "bbox"))
     labels = {identity: label for label, identity in enumerate(sorted(categories))}
     left_out: collections.Counter[str] = collections.Counter()
@@ -48,21 +52,21 @@ def read_coco(path: str, folder: str, *, masks: bool = False) -> ObjectImages:
     counted: list[dict[str, Any]] = []
     for entry in entries.values():
         where = f"{path}: annotation {entry['id']}"
-        if entry["image_id"] not in images:
+        if not isinstance(entry["image_id"], int) or entry["image_id"] not in images:
             raise UserError(f"{where} has image_id {entry['image_id']!r}, which no image has")
-        if entry["category_id"] not in labels:
+        if not isinstance(entry["category_id"], int) or entry["category_id"] not in labels:
             raise UserError(f"{where} has category_id {entry['category_id']!r}, which no category has")
+        entry = {**entry, "iscrowd": _crowd(where, entry)}
         found = _read_object(where, entry, images[entry["image_id"]], labels[entry["category_id"]], left_out)
-        if found is not None or (entry.get("iscrowd") and (entry.get("segmentation") or not masks)):
+        if found is not None or (entry["iscrowd"] and (entry.get("segmentation") or not masks)):
             counted.append(entry)
         if found is None:
             continue
-        if masks and found.segmentation is None:
-            raise UserError(f"{where} has no segmentation, which masks need")
+        if masks:
+            _check_segmentation(where, found.segmentation, images[entry["image_id"]])
         objects[entry["image_id"]].append(found)
+    folder = _folder_of(path, list(images.values()), folders)
     present = [image for image in images.values() if os.path.exists(os.path.join(folder, image["file_name"]))]
-    if not present:
-        raise UserError(f"{path}: none of its {len(images)} images is in {folder}")
     left_out[MISSING] = len(images) - len(present)
     left_out[EMPTY] = sum(not objects[image["id"]] for image in present)
     return ObjectImages(
@@ -82,10 +86,47 @@ def _ground_truth(
     """The contents of a COCO file with annotations numbered from 1, which have areas."""
     known = {image["id"] for image in images}
     annotations = [
-        {"iscrowd": 0, "area": float(entry["bbox"][2]) * float(entry["bbox"][3]), **entry, "id": number}
+        {**entry, "area": _area(entry), "id": number}
         for number, entry in enumerate((entry for entry in entries if entry["image_id"] in known), 1)
     ]
     return {"images": list(images), "categories": list(categories), "annotations": annotations}
+
+
+def _area(entry: Mapping[str, Any]) -> float:
+    """The area of an annotation, that of its box where it has none."""
+    area = entry.get("area")
+    return float(area) if isinstance(area, int | float) else float(entry["bbox"][2]) * float(entry["bbox"][3])
+
+
+def _folder_of(path: str, images: Sequence[Mapping[str, Any]], folders: Sequence[str]) -> str:
+    """The first folder that has one of the images."""
+    for folder in folders:
+        if any(os.path.exists(os.path.join(folder, image["file_name"])) for image in images):
+            return folder
+    example = f", such as {images[0]['file_name']}," if images else ""
+    raise UserError(f"{path}: none of its {len(images)} images{example} is in {' or '.join(folders)}")
+
+
+def _crowd(where: str, entry: Mapping[str, Any]) -> int:
+    crowd = entry.get("iscrowd") or 0
+    if crowd not in (0, 1):
+        raise UserError(f"{where} has iscrowd {crowd!r}, which must be 0 or 1")
+    return int(crowd)
+
+
+def _check_segmentation(where: str, segmentation: Any, image: Mapping[str, Any]) -> None:
+    """Raises UserError unless a segmentation is polygons of three points or more, or run lengths of the image."""
+    size = [image["height"], image["width"]]
+    if isinstance(segmentation, Mapping):
+        if list(segmentation.get("size", ())) != size or not isinstance(segmentation.get("counts"), list | str):
+            raise UserError(f"{where} has run lengths that are not counts of an image of {size[0]}x{size[1]} pixels")
+        return
+    if not isinstance(segmentation, list) or not segmentation:
+        raise UserError(f"{where} has no segmentation, polygons or run lengths, which masks need")
+    for polygon in segmentation:
+        numbers = isinstance(polygon, list) and all(isinstance(number, int | float) for number in polygon)
+        if not numbers or len(polygon) < 6 or len(polygon) % 2:
+            raise UserError(f"{where} has a polygon {polygon!r:.60}, which is not at least three points x, y")
 
 
 class _Object(NamedTuple):
@@ -99,7 +140,7 @@ def _read_object(
 ) -> _Object | None:
     """The object of an annotation; None, counted, if it is left out."""
     box = _corners(where, entry["bbox"])
-    if entry.get("iscrowd"):
+    if entry["iscrowd"]:
         left_out[CROWD] += 1
         return None
     clipped = np.clip(box, 0, np.array([image["width"], image["height"]] * 2, np.float32))
@@ -110,9 +151,9 @@ def _read_object(
     return _Object(clipped, label, entry.get("segmentation") or None)
 
 
-def _annotated(image: Mapping[str, Any], folder: str, objects: Sequence[_Object]) -> Annotated:
+def _annotated(image: Mapping[str, Any], folder: str, objects: Sequence[_Object]) -> AnnotatedImage:
     boxes = [found.box for found in objects]
-    return Annotated(
+    return AnnotatedImage(
         os.path.join(folder, image["file_name"]),
         image["id"],
         (image["height"], image["width"]),
@@ -122,7 +163,7 @@ def _annotated(image: Mapping[str, Any], folder: str, objects: Sequence[_Object]
     )
 
 
-def read_masks(image: Annotated, where: str) -> np.ndarray:
+def read_masks(image: AnnotatedImage, where: str) -> np.ndarray:
     """The masks of the objects of an image, 0 and 1, uint8 (k, h, w); by faster-coco-eval, as COCO rasterises them.
 
     Args:
@@ -177,6 +218,8 @@ def _by_id(path: str, content: Mapping[str, Any], section: str, keys: Sequence[s
         missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
         if missing:
             raise UserError(f"{path}: entry {index} of {section} has no {missing[0]}")
+        if not isinstance(entry["id"], int):
+            raise UserError(f"{path}: entry {index} of {section} has id {entry['id']!r}, which must be an integer")
         if entry["id"] in found:
             raise UserError(f"{path}: id {entry['id']!r} occurs twice in {section}")
         found[entry["id"]] = entry

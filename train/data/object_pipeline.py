@@ -47,8 +47,8 @@ class ObjectReader:
         """Indices of the images of each of `padded_sizes`."""
         if len(padded_sizes(self.config)) == 1:
             return [np.arange(len(self))]
-        upright = np.array([height > width for height, width in (image.size for image in self.split.images)], bool)
-        return [np.flatnonzero(~upright), np.flatnonzero(upright)]
+        portrait = np.array([height > width for height, width in (image.size for image in self.split.images)], bool)
+        return [np.flatnonzero(~portrait), np.flatnonzero(portrait)]
 
     def blank(self, padded: tuple[int, int]) -> dict[str, Any]:
         """An example without image, which is masked."""
@@ -68,6 +68,16 @@ class ObjectReader:
             example["masks"] = np.zeros((settings.max_objects, *sides), np.uint8)
         return example
 
+    def read(self, index: int, padded: tuple[int, int], rng: np.random.Generator | None) -> dict[str, Any] | None:
+        """Like `example`; None, counted, if the image cannot be decoded and `data.skip_unreadable` is set."""
+        try:
+            return self.example(index, padded, rng)
+        except UnreadableImageError:
+            if not self.config.data.skip_unreadable:
+                raise
+            self.unreadable.add(self.split.name(index))
+            return None
+
     def example(self, index: int, padded: tuple[int, int], rng: np.random.Generator | None) -> dict[str, Any]:
         """An image with its objects in an image of the padded size.
 
@@ -75,6 +85,14 @@ class ObjectReader:
           index: of the image.
           padded: height and width.
           rng: source of random scale and flip; None for neither.
+
+        Returns:
+          `image` uint8 (h, w, 3), `size` and `original_size` int32 (2,), `boxes` float32 (g, 4), `label` int32 (g,),
+          `present` bool (g,), `masks` uint8 (g, h / stride, w / stride) where there are masks, `index` and `mask`; g is
+          `detection.max_objects`.
+
+        Raises:
+          UnreadableImageError: the image cannot be decoded.
         """
         settings, image, example = self.config.detection, self.split.images[index], self.blank(padded)
         scale = 1.0 if rng is None else rng.uniform(settings.min_scale, 1.0)
@@ -113,7 +131,7 @@ def _reduced(masks: np.ndarray, padded: tuple[int, int], stride: int) -> np.ndar
 
 
 def padded_sizes(config: Config) -> list[tuple[int, int]]:
-    """Heights and widths of the detector's input: for images that are not upright, and for those that are."""
+    """Heights and widths of the detector's input: in landscape and in portrait format; squares are landscape."""
     settings = config.detection
     short, long = (-(-side // MULTIPLE) * MULTIPLE for side in (settings.short_side, settings.long_side))
     return [(short, long)] if short == long else [(short, long), (long, short)]
@@ -128,6 +146,12 @@ def padded_batch(
     config: Config, pictures: Sequence[np.ndarray], padded: tuple[int, int], count: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Images of any size as a detector takes them, with blank ones up to `count`.
+
+    Args:
+      config: settings of the run.
+      pictures: uint8 (h, w, 3) each.
+      padded: height and width of the batch.
+      count: its number of images.
 
     Returns:
       Images, uint8 (count, *padded, 3), and their sizes and original sizes, int32 (count, 2).
@@ -145,11 +169,15 @@ def training_objects(reader: ObjectReader, process: tuple[int, int] = (0, 1)) ->
     """Yields batches of randomly scaled and flipped images without end, all of a batch padded to the same size.
 
     The images of each padded size are shuffled anew in each of their epochs. The state of the iterator is that of
-    `training_iterator`.
+    `training_iterator`. With `data.skip_unreadable` an undecodable image is replaced by the next one of its size, or by
+    a masked one if there is none.
 
     Args:
       reader: the training images; the seed of its config fixes order and augmentation.
       process: index of this process and number of processes.
+
+    Raises:
+      UserError: an image cannot be decoded, or with `data.skip_unreadable` none can.
     """
     config, sizes, groups = reader.config, padded_sizes(reader.config), reader.groups()
     counts, batch_size = [len(group) for group in groups], reader.config.data.batch_size
@@ -158,20 +186,21 @@ def training_objects(reader: ObjectReader, process: tuple[int, int] = (0, 1)) ->
         step, row = divmod(position, batch_size)
         number, before = _group(step, counts)
         group, rng = groups[number], np.random.default_rng((config.seed, 1, position))
-        for place in range(before * batch_size + row, before * batch_size + row + len(group)):
-            epoch, rank = divmod(place, len(group))
-            index = int(group[_order(config.seed, number, epoch, len(group))[rank]])
-            try:
-                example = reader.example(index, sizes[number], rng)
-            except UnreadableImageError:
-                if not config.data.skip_unreadable:
-                    raise
-                reader.unreadable.add(reader.split.name(index))
-                continue
-            return {name: value for name, value in example.items() if name not in ("index", "mask")}
-        raise UserError(f"none of {len(group)} images of {reader.split.source} can be decoded")
+        for offset in range(len(group)):
+            epoch, turn = divmod(before * batch_size + row + offset, len(group))
+            index = int(group[_order(config.seed, number, epoch, len(group))[turn]])
+            example = reader.read(index, sizes[number], rng)
+            if example is not None:
+                return _without_index(example)
+        if len(reader.unreadable) == len(reader):
+            raise UserError(f"none of {len(reader)} images of {reader.split.source} can be decoded")
+        return _without_index(reader.blank(sizes[number]))
 
     return iter(batches_of(grain.MapDataset.range(_ENDLESS).map(read), config.data, process))
+
+
+def _without_index(example: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in example.items() if name != "index"}
 
 
 def _group(step: int, counts: list[int]) -> tuple[int, int]:
@@ -193,23 +222,24 @@ def _order(seed: int, group: int, epoch: int, count: int) -> np.ndarray:
 def evaluation_objects(reader: ObjectReader, process: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
     """Yields every image once in full batches; each batch has one padded size, and its rest is masked.
 
-    Besides those of training, batches have `index`, that of the image, and `mask`.
+    Besides those of training, batches have `index`, that of the image.
+
+    Args:
+      reader: the test images.
+      process: see `training_objects`.
+
+    Raises:
+      UserError: an image cannot be decoded, without `data.skip_unreadable`.
     """
     size = reader.config.data.batch_size
-    places: list[tuple[int, tuple[int, int]]] = []
+    wanted: list[tuple[int, tuple[int, int]]] = []
     for padded, group in zip(padded_sizes(reader.config), reader.groups(), strict=True):
         rest = -len(group) % size
-        places += [(index, padded) for index in [*group.tolist(), *[-1] * rest]]
+        wanted += [(index, padded) for index in [*group.tolist(), *[-1] * rest]]
 
-    def read(place: int) -> dict[str, Any]:
-        index, padded = places[place]
-        try:
-            if index >= 0:
-                return reader.example(index, padded, None)
-        except UnreadableImageError:
-            if not reader.config.data.skip_unreadable:
-                raise
-            reader.unreadable.add(reader.split.name(index))
-        return reader.blank(padded)
+    def read(number: int) -> dict[str, Any]:
+        index, padded = wanted[number]
+        example = reader.read(index, padded, None) if index >= 0 else None
+        return reader.blank(padded) if example is None else example
 
-    return iter(batches_of(grain.MapDataset.range(len(places)).map(read), reader.config.data, process))
+    return iter(batches_of(grain.MapDataset.range(len(wanted)).map(read), reader.config.data, process))

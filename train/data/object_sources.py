@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
 
@@ -31,10 +32,9 @@ def open_objects(config: DataConfig, *, masks: bool) -> Dataset:
     """
     kind, _, path = config.source.partition(":")
     if f"{kind}:PATH" not in OBJECT_SOURCES or not path:
-        allowed = " or ".join(OBJECT_SOURCES)
-        raise UserError(
-            f"data.source={config.source!r} must be {allowed} for a detector{nearest(kind, OBJECT_SOURCES)}"
-        )
+        near = nearest(kind, [form.partition(":")[0] for form in OBJECT_SOURCES])
+        allowed = f"{' or '.join(OBJECT_SOURCES)} for a detector{near}"
+        raise UserError(f"data.source={config.source!r} must be {allowed}")
     folder = os.path.expanduser(path)
     if not os.path.isdir(folder):
         raise UserError(f"there is no folder {folder} (data.source={config.source!r})")
@@ -53,18 +53,18 @@ def _coco(folder: str, config: DataConfig, masks: bool) -> tuple[ObjectImages, O
     """The parts of a folder in the layout of COCO or one of the simpler ones of `_annotations`."""
     found = [next(_annotations(folder, names), None) for names in (_TRAIN, _TEST)]
     if found[0] and found[1]:
-        train, test = (read_coco(file, images, masks=masks) for file, images in (found[0], found[1]))
+        train, test = (read_coco(file, *_images(folder, name), masks=masks) for name, file in (found[0], found[1]))
         return train, test
     alone = os.path.join(folder, "annotations.json")
     if found[0] or found[1] or not os.path.exists(alone):
         wanted = "train" if found[1] else "val" if found[0] else "annotations.json, or train and val"
         tried = "annotations/instances_NAME.json, annotations/NAME.json, NAME/_annotations.coco.json, NAME.json"
         raise UserError(f"{folder} has no annotations of {wanted}; for a part NAME they are looked for as {tried}")
-    return _split(read_coco(alone, _images(folder, ""), masks=masks), config.test_fraction)
+    return _split(read_coco(alone, *_images(folder, "images"), masks=masks), config.test_fraction)
 
 
 def _annotations(folder: str, names: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Annotation files that exist, with the folder of their images."""
+    """Parts whose annotation file exists, with that file."""
     for name in names:
         for form in (
             f"annotations/instances_{name}.json",
@@ -74,13 +74,12 @@ def _annotations(folder: str, names: Sequence[str]) -> Iterator[tuple[str, str]]
         ):
             path = os.path.join(folder, form)
             if os.path.exists(path):
-                yield path, _images(folder, name)
+                yield name, path
 
 
-def _images(folder: str, name: str) -> str:
-    """The folder of the images of a part: the first one that exists."""
-    forms = [os.path.join(folder, form) for form in (f"images/{name}", name, "images")]
-    return next((form for form in forms if os.path.isdir(form)), folder)
+def _images(folder: str, name: str) -> list[str]:
+    """The folders in which the images of a part may be."""
+    return [os.path.join(folder, "images", name), os.path.join(folder, name), os.path.join(folder, "images"), folder]
 
 
 def _split(images: ObjectImages, test_fraction: float) -> tuple[ObjectImages, ObjectImages]:
@@ -91,7 +90,8 @@ def _split(images: ObjectImages, test_fraction: float) -> tuple[ObjectImages, Ob
             f"{images.source}: test_fraction={test_fraction} of {len(images)} images leaves none for training or test"
         )
     order = np.random.default_rng(0).permutation(len(images))
-    return images.select(np.sort(order[count:]).tolist()), images.select(np.sort(order[:count]).tolist())
+    train, test = (images.select(np.sort(part).tolist()) for part in (order[count:], order[:count]))
+    return train, dataclasses.replace(test, left_out={})  # it is said once
 
 
 def _voc(folder: str, config: DataConfig, masks: bool) -> tuple[ObjectImages, ObjectImages]:

@@ -13,7 +13,7 @@ from train.data.images import UnreadableImageError, read_image
 
 
 @dataclasses.dataclass(frozen=True)
-class Annotated:
+class AnnotatedImage:
     """An image with its objects.
 
     Attributes:
@@ -48,12 +48,12 @@ class ObjectImages:
     """
 
     source: str
-    images: tuple[Annotated, ...]
+    images: tuple[AnnotatedImage, ...]
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
     ground_truth: Mapping[str, Any]
     left_out: Mapping[str, int]
-    read_masks: Callable[[Annotated], np.ndarray]
+    read_masks: Callable[[AnnotatedImage], np.ndarray]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -67,7 +67,7 @@ class ObjectImages:
         image = self.images[index]
         pixels = read_image(image.path, apply_exif_orientation)
         if pixels.shape[:2] != image.size and apply_exif_orientation:
-            pixels = read_image(image.path, False)  # COCO's boxes are those of the stored pixels
+            pixels = read_image(image.path, False)  # annotated as stored
         if pixels.shape[:2] != image.size:
             found, wanted = ("x".join(map(str, size)) for size in (pixels.shape[:2], image.size))
             raise UnreadableImageError(f"{image.path} has {found} pixels, but {wanted} in {self.source}")
@@ -88,7 +88,7 @@ class ObjectImages:
         }
         return dataclasses.replace(self, images=images, ground_truth=truth)
 
-    def tell(self) -> None:
+    def print_notes(self) -> None:
         """Prints one line that counts what was left out, if anything was."""
         if self.left_out:
             counts = ", ".join(f"{count} {reason}" for reason, count in self.left_out.items())

@@ -31,6 +31,8 @@ def open_dataset(config: DataConfig) -> Dataset:
     check_augmentation(config)
     kind, _, argument = config.source.partition(":")
     forms = [form for form in SOURCES if form.partition(":")[0] == kind and (":" in form) == bool(argument)]
+    if kind in ("coco", "voc"):
+        raise UserError(f"data.source={config.source!r} is for detectors, such as retinanet_resnet50: set model.name")
     if not forms:
         *others, last = SOURCES
         allowed = f"{', '.join(others)} or {last}{nearest(config.source, SOURCES)}"

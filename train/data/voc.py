@@ -12,7 +12,7 @@ import numpy as np
 
 from train.config.errors import UserError, nearest
 from train.data.coco import EMPTY, FLAT, MISSING
-from train.data.objects import Annotated, ObjectImages
+from train.data.objects import AnnotatedImage, ObjectImages
 
 DIFFICULT = "difficult objects left out"
 
@@ -42,7 +42,7 @@ def read_voc(parts: Sequence[tuple[str, str]], class_names: Sequence[str] | None
         class_names = sorted({name for _, objects in read for name, _, _ in objects})
     labels = {name: label for label, name in enumerate(class_names)}
     left_out: collections.Counter[str] = collections.Counter()
-    images: list[Annotated] = []
+    images: list[AnnotatedImage] = []
     annotations: list[dict[str, Any]] = []
     for image, objects in read:
         if not os.path.exists(image.path):
@@ -87,7 +87,7 @@ def _names(folder: str, image_set: str) -> list[str]:
 _Objects = list[tuple[str, np.ndarray, bool]]
 
 
-def _read_image(folder: str, name: str, number: int) -> tuple[Annotated, _Objects]:
+def _read_image(folder: str, name: str, number: int) -> tuple[AnnotatedImage, _Objects]:
     """An image without its objects; and class, box and whether it is difficult, of each object."""
     path = os.path.join(folder, "Annotations", f"{name}.xml")
     try:
@@ -98,7 +98,7 @@ def _read_image(folder: str, name: str, number: int) -> tuple[Annotated, _Object
         raise UserError(f"{path} is not valid XML: {error}") from error
     size = (_whole(path, root, "size/height"), _whole(path, root, "size/width"))
     if min(size) < 1:
-        raise UserError(f"{path}: size is {size[1]}x{size[0]}")
+        raise UserError(f"{path}: size is {size[1]}x{size[0]}, it must be at least 1x1")
     objects = []
     for element in root.findall("object"):
         first = [_number(path, element, f"bndbox/{side}") - 1 for side in ("xmin", "ymin")]  # counted from 1
@@ -106,19 +106,19 @@ def _read_image(folder: str, name: str, number: int) -> tuple[Annotated, _Object
         box = np.clip(np.array(first + last, np.float32), 0, np.array([size[1], size[0]] * 2, np.float32))
         objects.append((_text(path, element, "name"), box, element.findtext("difficult", "0").strip() == "1"))
     file = root.findtext("filename") or f"{name}.jpg"
-    image = Annotated(
+    image = AnnotatedImage(
         os.path.join(folder, "JPEGImages", file), number, size, np.zeros((0, 4)), np.zeros(0, np.int32), ()
     )
     return image, objects
 
 
-def _with_objects(image: Annotated, objects: Sequence[tuple[np.ndarray, int]]) -> Annotated:
+def _with_objects(image: AnnotatedImage, objects: Sequence[tuple[np.ndarray, int]]) -> AnnotatedImage:
     boxes = np.stack([box for box, _ in objects]) if objects else np.zeros((0, 4), np.float32)
     labels = np.array([label for _, label in objects], np.int32)
-    return Annotated(image.path, image.image_id, image.size, boxes, labels, (None,) * len(objects))
+    return AnnotatedImage(image.path, image.image_id, image.size, boxes, labels, (None,) * len(objects))
 
 
-def _annotation(image: Annotated, number: int, category: int, box: np.ndarray, difficult: bool) -> dict[str, Any]:
+def _annotation(image: AnnotatedImage, number: int, category: int, box: np.ndarray, difficult: bool) -> dict[str, Any]:
     x, y, right, bottom = box.tolist()
     sides = (right - x, bottom - y)
     return {
@@ -132,7 +132,7 @@ def _annotation(image: Annotated, number: int, category: int, box: np.ndarray, d
 
 
 def _ground_truth(
-    images: Sequence[Annotated], class_names: Sequence[str], annotations: Sequence[Mapping[str, Any]]
+    images: Sequence[AnnotatedImage], class_names: Sequence[str], annotations: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     described = [
         {
@@ -147,7 +147,7 @@ def _ground_truth(
     return {"images": described, "categories": categories, "annotations": list(annotations)}
 
 
-def _no_masks(image: Annotated) -> np.ndarray:
+def _no_masks(image: AnnotatedImage) -> np.ndarray:
     raise UserError(f"{image.path}: Pascal VOC's annotations have no masks")
 
 

@@ -196,7 +196,7 @@ def abstract_state(task: Task, run: Run, model: nn.Module | None = None) -> Trai
     except (TypeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(
-            f"{config.model.name} does not accept these data.image_size and model.options: {reason}"
+            f"{config.model.name} does not accept this size of images or these model.options: {reason}"
         ) from error
     try:
         optimizer = run.optimizer(task.objective(run, model).frozen)

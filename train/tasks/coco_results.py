@@ -12,8 +12,12 @@ import numpy as np
 
 from attnjax.detection import CocoEvaluation, Detections, paste_masks, voc_curve
 
+UNDEFINED = -1
+"""COCO's value of a metric where there is no object."""
 _STEP = 64
 """Masks are pasted into images whose sides are multiples of it, so that few sizes are compiled."""
+_CHUNK = 8
+"""Masks that are pasted at once, to save memory."""
 
 
 def pasted_masks(masks: np.ndarray, boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -25,7 +29,15 @@ def pasted_masks(masks: np.ndarray, boxes: np.ndarray, size: tuple[int, int]) ->
       size: height and width of the image.
     """
     padded = tuple(-(-side // _STEP) * _STEP for side in size)
-    return np.asarray(_paste(masks, boxes, padded))[:, : size[0], : size[1]]
+    pasted = np.zeros((len(masks), *size), bool)
+    for start in range(0, len(masks), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        missing = _CHUNK - len(masks[part])
+        chunk = _paste(
+            np.pad(masks[part], ((0, missing), (0, 0), (0, 0))), np.pad(boxes[part], ((0, missing), (0, 0))), padded
+        )
+        pasted[part] = np.asarray(chunk)[: _CHUNK - missing, : size[0], : size[1]]
+    return pasted
 
 
 @partial(jax.jit, static_argnums=2)
@@ -48,7 +60,8 @@ def coco_results(
         count = int(found.count[row])
         boxes, runs = np.asarray(found.original_boxes[row], np.float64), None
         if found.masks is not None:
-            runs = run_lengths(pasted_masks(found.masks[row], np.asarray(found.original_boxes[row]), size)[:count])
+            masks, corners = np.asarray(found.masks[row, :count]), np.asarray(found.original_boxes[row, :count])
+            runs = run_lengths(pasted_masks(masks, corners, size))
         for number in range(count):
             x, y, right, bottom = boxes[number].tolist()
             entry = {
@@ -96,20 +109,25 @@ class Evaluation:
 
     def figures(self) -> dict[str, float]:
         """The metrics by name, as reported: COCO's of masks start with `mask_`; what is undefined is left out."""
-        figures = {**self.losses, **self.boxes.metrics, **self.voc}
+        figures = {**self.losses, **_defined(self.boxes.metrics), **self.voc}
         if self.masks is not None:
-            figures |= {f"mask_{name}": value for name, value in self.masks.metrics.items()}
-        return {name: value for name, value in figures.items() if value > -1 or name == "AP"}
+            figures |= {f"mask_{name}": value for name, value in _defined(self.masks.metrics).items()}
+        return figures
 
     def per_class(self) -> list[dict[str, Any]]:
-        """A row for each class: its name, and `AP`, `AP50`, `AP75` and `AR_100` of boxes and masks."""
+        """A row for each class: its name, and `AP`, `AP50`, `AP75` and `AR_100` of boxes and masks, or None."""
         rows = []
         for label, category in enumerate(sorted(self.boxes.per_category)):
             row: dict[str, Any] = {"class": self.class_names[label], **self.boxes.per_category[category]}
             if self.masks is not None:
                 row |= {f"mask_{name}": value for name, value in self.masks.per_category[category].items()}
+            row = {name: None if value == UNDEFINED else value for name, value in row.items()}
             rows.append(row)
         return rows
+
+
+def _defined(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if value != UNDEFINED}
 
 
 def voc_metrics(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> dict[str, float]:

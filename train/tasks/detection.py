@@ -39,7 +39,7 @@ from train.data.objects import ObjectImages
 from train.hosts.processes import is_first
 from train.tasks.coco_results import Evaluation, coco_results, voc_metrics
 from train.tasks.recipe import Run
-from train.tasks.task import Column, Objective, mean
+from train.tasks.task import Column, Objective
 
 _UNUSED = (
     "augmentation",
@@ -53,7 +53,7 @@ _UNUSED = (
     "resize",
     "channels",
 )
-"""Settings of the data that are of classification alone."""
+"""Settings of the data that detectors do not use."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,13 +74,16 @@ class Detection:
     def open(self, config: Config) -> Dataset:
         if importlib.util.find_spec("faster_coco_eval") is None:
             raise UserError("detectors are evaluated by faster-coco-eval: pip install -e '.[train,detection]'")
-        _check_unused(config)
         dataset = open_objects(config.data, masks=has_masks(config))
+        for split in (dataset.train, dataset.test):
+            if not any(len(image.labels) for image in split.images):
+                raise UserError(f"{split.source} has no objects in {len(split)} images")
         if is_first():
-            _tell(config, dataset.train, dataset.test)
+            _print_notes(config, dataset.train, dataset.test)
         return dataset
 
     def define(self, config: Config, dataset: Dataset) -> Run:
+        _check_unused(config)
         classes = len(dataset.class_names)
         if config.model.num_classes not in (None, classes):
             raise UserError(
@@ -119,6 +122,7 @@ class Detection:
             "boxes": of((size, settings.max_objects, 4), jnp.float32),
             "label": of((size, settings.max_objects), jnp.int32),
             "present": of((size, settings.max_objects), jnp.bool_),
+            "mask": of((size,), jnp.bool_),
         }
         if has_masks(run.config):
             stride = settings.mask_stride
@@ -139,11 +143,14 @@ class Detection:
 
     def figures(self, sums: Mapping[str, Any]) -> dict[str, float]:
         names = ["loss", *sorted(set(sums) - {"loss", "count"})]
-        return {name: mean(sums, name) for name in names}
+        count = max(int(sums["count"]), 1)
+        return {name: float(sums[name]) / count for name in names}
 
     def evaluation(
         self, run: Run, images: ObjectReader, sums: Mapping[str, Any], outputs: Sequence[tuple[Any, Batch]]
     ) -> Evaluation:
+        if not int(sums["count"]):
+            raise UserError(f"none of the {len(images)} images of {images.split.source} can be decoded")
         split = images.split
         results: list[dict[str, Any]] = []
         for found, batch in outputs:
@@ -217,10 +224,10 @@ def _check_unused(config: Config) -> None:
             raise UserError(f"{setting}={value} must be 0 for the detector {net}")
 
 
-def _tell(config: Config, train: ObjectImages, test: ObjectImages) -> None:
+def _print_notes(config: Config, train: ObjectImages, test: ObjectImages) -> None:
     """Prints what was left out of the images, and what will not be seen in training."""
-    train.tell()
-    test.tell()
+    train.print_notes()
+    test.print_notes()
     most = config.detection.max_objects
     beyond = [len(image.labels) - most for image in train.images if len(image.labels) > most]
     if beyond:

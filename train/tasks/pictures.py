@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from train.config.atomic import replacing
+from train.config.errors import UserError
 from train.tasks.coco_results import run_lengths
 
 _OPACITY = 0.45
@@ -65,19 +66,28 @@ def _colour(label: int) -> tuple[int, int, int]:
 
 
 class DetectionWriter:
-    """Writes a picture of each image, and detections.json: a COCO file whose annotations have a `score`.
+    """Writes a picture of each image, and predictions.json: a COCO file whose annotations have a `score`.
 
     Args:
       folder: created if missing.
       class_names: names of the classes, which become categories 1, 2, ...
+      inputs: the image files.
+
+    Raises:
+      UserError: a picture would replace one of the image files, or the folder cannot be written.
     """
 
-    def __init__(self, folder: str, class_names: Sequence[str]) -> None:
-        os.makedirs(folder, exist_ok=True)
+    def __init__(self, folder: str, class_names: Sequence[str], inputs: Sequence[str]) -> None:
         self._folder, self._names = folder, class_names
         categories = [{"id": number, "name": name} for number, name in enumerate(class_names, 1)]
         self._content: dict[str, list[Any]] = {"images": [], "categories": categories, "annotations": []}
         self._pictures: set[str] = set()
+        if any(os.path.realpath(os.path.dirname(path) or ".") == os.path.realpath(folder) for path in inputs):
+            raise UserError(f"pictures in {folder} would replace image files there: choose another folder")
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write to {folder}: {error.strerror}") from error
 
     def add(
         self,
@@ -121,6 +131,6 @@ class DetectionWriter:
         return name
 
     def close(self) -> None:
-        """Writes detections.json."""
-        with replacing(os.path.join(self._folder, "detections.json")) as path, open(path, "w") as file:
+        """Writes predictions.json."""
+        with replacing(os.path.join(self._folder, "predictions.json")) as path, open(path, "w") as file:
             json.dump(self._content, file)

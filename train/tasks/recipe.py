@@ -43,10 +43,11 @@ class Run:
         """The same run with another seed."""
         return dataclasses.replace(self, config=dataclasses.replace(self.config, seed=seed))
 
-    def with_data(self, **changes: Any) -> Run:
-        """The same run with other settings of the data."""
-        data = dataclasses.replace(self.config.data, **changes)
-        return dataclasses.replace(self, config=dataclasses.replace(self.config, data=data))
+    def with_batches_of(self, images: int) -> Run:
+        """The same run with another batch size, for evaluations: gradients are not accumulated."""
+        data = dataclasses.replace(self.config.data, batch_size=images)
+        parallel = dataclasses.replace(self.config.parallel, accumulate=1)
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, data=data, parallel=parallel))
 
     @property
     def total_steps(self) -> int:

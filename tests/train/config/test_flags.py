@@ -363,7 +363,7 @@ def test_options_that_the_net_refuses_are_said_in_one_line(
     path = config_file('config = Config(ModelConfig(options={"attention": {"kernel_size": 4}}), total_steps=1)')
     line = fails(main, path, "--workdir", tmp_path / "run")
     reason = "kernel_size=4 must be odd"
-    assert line == f"error: cbam_resnet20_cifar does not accept these data.image_size and model.options: {reason}"
+    assert line == f"error: cbam_resnet20_cifar does not accept this size of images or these model.options: {reason}"
 
 
 @pytest.mark.parametrize(
@@ -371,7 +371,7 @@ def test_options_that_the_net_refuses_are_said_in_one_line(
     [
         ((loop.Setup, "create"), main, (DIGITS,), "interrupted; the same command resumes from the last checkpoint"),
         ((evaluate, "read_run"), evaluate.main, (), "interrupted"),
-        ((predict, "predict"), predict.main, ("0.png",), "interrupted"),
+        ((predict, "read_run"), predict.main, ("0.png",), "interrupted"),
     ],
 )
 def test_an_interrupt_is_said_in_one_line(

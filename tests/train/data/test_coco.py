@@ -54,7 +54,7 @@ def test_objects_are_read_by_image_and_what_is_left_out_is_counted(folder: Path,
     assert first.boxes.tolist() == [[2, 1, 6, 5], [5, 5, 10, 8]]
     assert second.boxes.shape == (0, 4)
     assert dict(found.left_out) == {CROWD: 1, FLAT: 2, CLIPPED: 1, MISSING: 1, EMPTY: 1}
-    found.tell()
+    found.print_notes()
     said = capsys.readouterr().err
     assert said.startswith("note: ")
     assert all(f"{count} {reason}" in said for reason, count in found.left_out.items())
@@ -87,8 +87,18 @@ def test_polygons_and_run_lengths_become_masks(folder: Path):
         (lambda c: c["annotations"][1].update(category_id=1) or c, "annotation 2 has category_id 1, which no category"),
         (lambda c: c["annotations"][1].update(image_id=1) or c, "annotation 2 has image_id 1, which no image"),
         (lambda c: c["annotations"][1].update(id=1) or c, "id 1 occurs twice in annotations"),
+        (lambda c: c["annotations"][1].update(iscrowd="0") or c, "annotation 2 has iscrowd '0', which must be 0 or 1"),
+        (lambda c: c["annotations"][1].update(segmentation=[[1, 1, 9, 9]]) or c, "annotation 2 has a polygon"),
+        (lambda c: c["annotations"][1].update(segmentation={"size": [4, 4], "counts": [16]}) or c, "an image of 8x10"),
+        (lambda c: c["images"][0].update(id="9") or c, "entry 0 of images has id '9', which must be an integer"),
+        (lambda c: c["images"][0].update(file_name=None) or c, "image 9 has file_name None"),
+        (lambda c: c["images"][0].update(height=8.5) or c, "image 9 has height and width"),
+        (lambda c: c.update(categories=[], annotations=[]) or c, "has no categories"),
         (lambda c: c["annotations"][1].pop("segmentation") and c, "annotation 2 has no segmentation"),
-        (lambda c: c.update(images=c["images"][2:], annotations=[]) or c, "none of its 1 images is in"),
+        (
+            lambda c: c.update(images=c["images"][2:], annotations=[]) or c,
+            "none of its 1 images, such as gone",
+        ),
     ],
 )
 def test_what_is_wrong_is_one_line_with_file_and_entry(folder: Path, change: Any, message: str):

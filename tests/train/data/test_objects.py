@@ -151,3 +151,15 @@ def test_pictures_are_prepared_as_test_images_are(split: ObjectImages):
     images, sizes, original = padded_batch(config(), [split.read(2)], (32, 64), 2)
     np.testing.assert_array_equal(images[0], example["image"])
     np.testing.assert_array_equal([sizes[0], original[0]], [example["size"], example["original_size"]])
+
+
+def test_a_damaged_image_alone_of_its_size_is_masked(split: ObjectImages, tmp_path: Path):
+    (tmp_path / "a.png").write_text("no image")
+    portrait = dataclasses.replace(split.images[1], path=str(tmp_path / "a.png"))
+    broken = dataclasses.replace(split, images=(split.images[0], split.images[2], portrait))
+    skips = dataclasses.replace(config(), data=dataclasses.replace(config().data, skip_unreadable=True))
+    batches = training_objects(ObjectReader(broken, skips, masks=False))
+    drawn = [next(batches) for _ in range(6)]
+    masks = {batch["image"].shape[1:3]: batch["mask"].tolist() for batch in drawn}
+    assert masks == {(32, 64): [True, True], (64, 32): [False, False]}
+    assert not any(batch["present"][~batch["mask"]].any() for batch in drawn)

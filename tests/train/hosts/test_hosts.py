@@ -159,7 +159,7 @@ def test_no_signal_comes_to_another_thread():
     assert seen == [False]
 
 
-OUT_OF_MEMORY = "out of memory: lower data.batch_size or data.image_size, or train fewer seeds together"
+OUT_OF_MEMORY = "out of memory: lower data.batch_size or the size of the images, or train fewer seeds together"
 
 
 @pytest.mark.parametrize(

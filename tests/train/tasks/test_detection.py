@@ -11,14 +11,16 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
-from attnjax.detection import COCO_METRICS, coco_evaluation
+from attnjax.detection import COCO_METRICS, Detections, coco_evaluation
 from tests.train.processes import flags, processes
 from tests.train.support import cached, figures, replace
-from train import load_run, predict, train
+from train import evaluate, load_run, predict, train
 from train.ablation.table import Row, write_table
 from train.config import Config, DataConfig, DetectionConfig, ModelConfig, OptimizerConfig, ScheduleConfig
 from train.config.errors import UserError
+from train.data import open_dataset
 from train.data.object_pipeline import padded_batch
 from train.data.scenes import CLASSES, write_scenes
 from train.predict import detect
@@ -118,7 +120,7 @@ def test_every_image_counts_once_whatever_the_batch(finished: tuple[Path, Evalua
     for index, image in enumerate(split.images):
         found = jax.device_get(find(*padded_batch(run, [split.read(index)], (64, 64), 1)))
         results += coco_results(found, [image.size], [image.image_id], split.category_ids)
-    assert len(results) == len(evaluation.results)
+    assert len(results) == len(evaluation.results) > 0
     for one, other in zip(results, evaluation.results, strict=True):
         assert (one["image_id"], one["category_id"]) == (other["image_id"], other["category_id"])
         np.testing.assert_allclose(one["bbox"], other["bbox"], atol=1e-2)
@@ -132,16 +134,72 @@ def test_predict_writes_pictures_and_a_coco_file(
     out = tmp_path / "out"
     predict.main([*paths, "--workdir", str(workdir), "--out", str(out), "--min_score", "0.06"])
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
-    content = json.loads((out / "detections.json").read_text())
+    content = json.loads((out / "predictions.json").read_text())
     assert [image["file_name"] for image in content["images"]] == paths
-    assert len(lines) == len(content["annotations"])
+    assert len(lines) == len(content["annotations"]) > 0
     for line, entry in zip(lines, content["annotations"], strict=True):
         x, y, w, h = entry["bbox"]
         assert line[:2] == [paths[entry["image_id"] - 1], CLASSES[entry["category_id"] - 1]]
         np.testing.assert_allclose([float(side) for side in line[3:]], [x, y, x + w, y + h], atol=0.051)
         assert float(line[2]) == pytest.approx(entry["score"], abs=1e-4)
         assert entry["segmentation"]["size"] == [128, 128]
-    assert {path.name for path in out.iterdir()} == {"detections.json", "0000.png", "0001.png", "0002.png"}
+    assert {path.name for path in out.iterdir()} == {"predictions.json", "0000.png", "0001.png", "0002.png"}
+
+
+def test_evaluate_prints_cocos_numbers_and_a_row_for_each_class(
+    finished: tuple[Path, Evaluation], capsys: pytest.CaptureFixture[str]
+):
+    workdir, evaluation = finished
+    evaluate.main(["--workdir", str(workdir)])
+    first, *others, last = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"step 4: loss {evaluation.losses['loss']:.4f}")
+    assert last == f"test_AP={evaluation.boxes.metrics['AP']:.4f}"
+    cells = {line.split()[0]: line.split()[1:] for line in others}
+    assert set(cells) >= {*COCO_METRICS, *CLASSES}
+    masks = evaluation.masks.metrics["AP50"]
+    assert cells["AP50"] == [f"{100 * value:.1f}" for value in (evaluation.boxes.metrics["AP50"], masks)]
+    with pytest.raises(UserError, match="--crops, --sizes and --resize are for classifiers"):
+        evaluate.main(["--workdir", str(workdir), "--crops", "ten"])
+
+
+def test_the_ground_truth_as_detections_has_an_average_precision_of_one(tmp_path: Path):
+    """Of images of other sizes than the net's, with ids of categories that have gaps."""
+    sizes, content = [(48, 64), (90, 60)], {"images": [], "annotations": [], "categories": []}
+    content["categories"] = [{"id": 7, "name": "dog"}, {"id": 2, "name": "cat"}]
+    for number, (height, width) in enumerate(sizes, 1):
+        for part in ("train", "val"):
+            (tmp_path / part).mkdir(exist_ok=True)
+            Image.new("RGB", (width, height)).save(tmp_path / part / f"{number}.png")
+        content["images"].append({"id": 10 * number, "file_name": f"{number}.png", "height": height, "width": width})
+        for category, (x, y) in ((2, (4, 6)), (7, (24, 20))):
+            square = [x, y, x + 16, y, x + 16, y + 20, x, y + 20]
+            entry = {"id": len(content["annotations"]) + 5, "image_id": 10 * number, "category_id": category}
+            content["annotations"].append(entry | {"bbox": [x, y, 16, 20], "segmentation": [square]})
+    for part in ("train", "val"):
+        (tmp_path / f"{part}.json").write_text(json.dumps(content))
+    settings = {"detection.short_side": 64, "detection.long_side": 96, "data.batch_size": 2}
+    made = config(tmp_path, "mask_rcnn_resnet18", **settings)
+    dataset = DETECTION.open(made)
+    run = DETECTION.define(made, dataset)
+    images, outputs = DETECTION.test_images(run, dataset), []
+    for batch in DETECTION.evaluation_batches(run, images, (0, 1)):
+        rows = np.flatnonzero(batch["mask"])
+        scale = (batch["original_size"] / batch["size"])[:, None, [1, 0, 1, 0]]
+        found = Detections(
+            boxes=batch["boxes"][rows],
+            scores=np.where(batch["present"], 0.9, 0)[rows].astype(np.float32),
+            classes=batch["label"][rows],
+            count=batch["present"].sum(1)[rows],
+            original_boxes=(batch["boxes"] * scale)[rows].astype(np.float32),
+            masks=np.ones((len(rows), 5, 28, 28), np.float32),
+        )
+        outputs.append((found, {"index": batch["index"][rows]}))
+    evaluation = DETECTION.evaluation(run, images, {"loss": 1.0, "count": 2}, outputs)
+    assert {entry["category_id"] for entry in evaluation.results} == {2, 7}
+    assert evaluation.boxes.metrics["AP"] == pytest.approx(1)
+    assert evaluation.masks.metrics["AP"] == pytest.approx(1)
+    assert [row["class"] for row in evaluation.per_class()] == ["cat", "dog"]
+    assert DETECTION.lines(evaluation)[-1] == "test_AP=1.0000"
 
 
 def test_programs_say_what_a_run_holds(finished: tuple[Path, Evaluation], trained: tuple[Path, Any]):
@@ -149,8 +207,13 @@ def test_programs_say_what_a_run_holds(finished: tuple[Path, Evaluation], traine
         list(predict.predict(str(finished[0]), []))
     with pytest.raises(UserError, match=r"holds a classifier.*train\.predict\.predict"):
         list(detect(str(trained[0]), []))
-    with pytest.raises(UserError, match="--out is for detectors"):
-        predict.main(["a.png", "--workdir", str(trained[0]), "--out", "x"])
+    for flag, value in (("--out", "x"), ("--min_score", "0.1")):
+        with pytest.raises(UserError, match=f"{flag} is for detectors"):
+            predict.main(["a.png", "--workdir", str(trained[0]), flag, value])
+    with pytest.raises(UserError, match="would replace image files there"):
+        predict.main(["pictures/a.png", "--workdir", str(finished[0]), "--out", "pictures"])
+    with pytest.raises(UserError, match="--min_score=5"):
+        predict.main(["a.png", "--workdir", str(finished[0]), "--min_score", "5"])
 
 
 @pytest.mark.parametrize(
@@ -173,6 +236,22 @@ def test_settings_that_do_not_fit_are_one_line(drawn: Path, tmp_path: Path, chan
     assert not list(tmp_path.iterdir())
 
 
+def test_a_classifier_takes_no_settings_of_detectors():
+    with pytest.raises(UserError, match="detection settings are for detectors"):
+        Config(detection=DetectionConfig(short_side=400), total_steps=1)
+    with pytest.raises(UserError, match="is for detectors, such as retinanet_resnet50"):
+        open_dataset(DataConfig("coco:photos"))
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_images_without_any_object_are_refused(drawn: Path, tmp_path: Path, part: str):
+    shutil.copytree(drawn, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "annotations" / f"instances_{part}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"annotations": []}))
+    with pytest.raises(UserError, match=f"instances_{part}.json has no objects in"):
+        DETECTION.open(config(tmp_path))
+
+
 def test_what_is_left_out_of_the_data_is_said(drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     shutil.copytree(drawn, tmp_path, dirs_exist_ok=True)
     (tmp_path / "images" / "val" / "0000.png").unlink()
@@ -182,7 +261,7 @@ def test_what_is_left_out_of_the_data_is_said(drawn: Path, tmp_path: Path, capsy
     path.write_text(json.dumps(content))
     DETECTION.open(config(tmp_path, **{"detection.max_objects": 2}))
     said = capsys.readouterr().err
-    assert "1 crowds left out" in said
+    assert "1 crowd annotations left out" in said
     assert "1 images whose file is missing left out" in said
     assert "beyond detection.max_objects=2" in said
 

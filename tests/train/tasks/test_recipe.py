@@ -11,6 +11,7 @@ import pytest
 
 from attnjax.training import adamw, lamb, sgd
 from tests.train.support import replace, small
+from train.config import Config, DataConfig, ParallelConfig
 from train.config.errors import UserError
 from train.tasks.recipe import Run, make_layout, norm_options
 
@@ -139,3 +140,9 @@ def test_batch_norm_takes_the_images_that_the_settings_say(changes: dict[str, An
 def test_batch_norm_says_what_cannot_be_divided(changes: dict[str, Any], message: str):
     with pytest.raises(UserError, match=message):
         norm_options(replace(CONFIG, changes), 8)
+
+
+def test_an_evaluation_takes_batches_that_gradients_would_not_be_accumulated_over():
+    config = Config(data=DataConfig(batch_size=64), parallel=ParallelConfig(accumulate=4), total_steps=1)
+    run = Run(config, ("a", "b"), (8, 8, 1), 10).with_batches_of(7)
+    assert (run.config.data.batch_size, run.config.parallel.accumulate) == (7, 1)
