@@ -83,7 +83,7 @@ def evaluate(
     step = make_eval_step(net, loss or CrossEntropy(), preprocess=preprocess)
     if multicrop is not None:
         step, batches = make_eval_step(net, MulticropLoss(preprocess)), multicrop.batches
-    evaluator = Evaluator(CLASSIFICATION, step, partial(batches, reader), layout)
+    evaluator = Evaluator(CLASSIFICATION, reader, step, partial(batches, reader), layout)
     return evaluator(run_of(config), layout.put(variables))
 
 

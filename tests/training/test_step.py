@@ -66,7 +66,7 @@ def by_hand(nesterov: bool, smoothing: float, count: int) -> tuple[list[Any], li
         targets = np.eye(CLASSES, dtype=np.float32)[batch["label"]] * (1 - smoothing) + smoothing / CLASSES
         return -(targets * log).sum(-1).mean(), (updates["batch_stats"], logits)
 
-    gradient = jax.jit(jax.value_and_grad(loss_of, has_aux=True))
+    gradient = jax.value_and_grad(loss_of, has_aux=True)
     history, losses, right = [variables], [], 0
     for number in range(count):
         batch, params = batch_of(number), variables["params"]
