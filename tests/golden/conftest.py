@@ -18,6 +18,15 @@ LARGE_MACS = {"trained_model": 2e8, "model": 4e9}
 """Nets of more multiply-accumulates are checked with --full alone: gradients in float64, and logits."""
 
 
+FULL_DETECTIONS = {
+    "detection/loss/roi_heads/one_image_empty",
+    "detection/net/mask_rcnn/maskrcnn_resnet18_fpn32_frozen_bn",
+    "detection/operator/roi_align/stride16_out7x7",
+    "detection/operator/roi_align/stride8_out5x9",
+}
+"""The longest of a kind of which another is always checked, or all of whose parts are: with --full alone."""
+
+
 def read_index(folder: Path) -> list[dict[str, str]]:
     """The index's entries, each with at least `id`, `kind`, `family` and `path`."""
     entries: list[dict[str, str]] = json.loads((folder / "index.json").read_text())["fixtures"]
@@ -70,7 +79,15 @@ def detections(folder: Path, kind: str) -> list[Any]:
     """Every detection fixture of a kind."""
     index = folder / "detection" / "index.json"
     entries = json.loads(index.read_text())["fixtures"] if index.exists() else []
-    return [pytest.param(Fixture(folder, e["path"]), id=e["id"]) for e in entries if e["kind"] == kind]
+    return [
+        pytest.param(
+            Fixture(folder, entry["path"]),
+            id=entry["id"],
+            marks=[pytest.mark.full] if entry["id"] in FULL_DETECTIONS else [],
+        )
+        for entry in entries
+        if entry["kind"] == kind
+    ]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -160,6 +160,7 @@ def test_rematerialisation_computes_what_is_not_kept_again(kept: Any, convolutio
     assert (text.count("stablehlo.convolution("), text.count("call @relu")) == (convolutions, relus)
 
 
+@pytest.mark.full
 def test_eight_devices_take_the_steps_of_one_in_float32():
     one, jit, pmap = run_steps(1)[0], run_steps(8)[0], run_steps(8, **PMAP, norm=ALL)[0]
     np.testing.assert_allclose(jit, one, rtol=1e-5)

@@ -192,7 +192,8 @@ def test_seeds_in_turn_end_as_the_ordinary_runs_to_the_last_bit(
     ]
 
 
-@pytest.mark.parametrize("asked", [only_in_full(False), True])
+@pytest.mark.full
+@pytest.mark.parametrize("asked", [False, True])
 def test_seeds_that_were_killed_go_on_and_end_as_the_unbroken_ones(
     asked: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lone_runs: dict[int, Path]
 ):

@@ -42,6 +42,7 @@ def ended(both: list[Process]) -> list[tuple[int, list[str]]]:
     return [(process.finish(), process.errors()) for process in both]
 
 
+@pytest.mark.full
 def test_a_run_that_is_preempted_then_killed_then_damaged_ends_as_the_unbroken_one(start: Start, tmp_path: Path):
     with start({"workdir": tmp_path / "unbroken"}) as both:
         assert ended(both) == [(0, [])] * 2
