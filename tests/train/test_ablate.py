@@ -156,7 +156,7 @@ def test_a_variant_that_does_not_fit_its_images_is_named_before_the_first_trains
     path = tmp_path / "unfit.py"
     path.write_text(FILE.replace("resnet20_cifar", "cbam_resnet20_cifar").replace("(8,)", "(16,)"))
     line = fails(ablate.main, path, "--workdir", tmp_path / "study", *FLAGS)
-    assert line.startswith("error: variant 'wide | 12': cbam_resnet20_cifar does not accept these")
+    assert line.startswith("error: variant 'wide | 12': cbam_resnet20_cifar does not accept this size")
     assert "reduction=16 leaves no hidden feature for 12 channels" in line
     assert [each.name for each in (tmp_path / "study").iterdir()] == ["lock"]
 
