@@ -45,8 +45,7 @@ def main(arguments: Sequence[str]) -> None:
 
         result = train(parsed.config, parsed.workdir)
         if result is not None and is_first():
-            score = task_of(parsed.config).score
-            print(f"test_{score}={result.figures()[score]:.4f}", flush=True)
+            print(task_of(parsed.config).lines(result)[-1], flush=True)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Annotated, Any, NamedTuple
 
@@ -55,17 +55,13 @@ def predict(workdir: str, paths: Sequence[str], checkpoint: str = "last") -> Ite
     probabilities = jax.jit(partial(_probabilities, loaded))
     size = min(len(paths), run.config.data.batch_size)
     failures: list[str] = []
-    for start in range(0, len(paths), size or 1):
+    read = partial(read_input, config=run.config.data, image_shape=run.image_shape)
+    for pairs in _read_in_parts(paths, size, read, failures):
         images = np.zeros((size, *run.image_shape), np.uint8)
-        readable: list[str] = []
-        for path in paths[start : start + size]:
-            try:
-                images[len(readable)] = read_input(path, run.config.data, run.image_shape)
-                readable.append(path)
-            except UnreadableImageError as error:
-                failures.append(str(error))
-        for path, row in zip(readable, np.asarray(probabilities(loaded.variables, images)), strict=False):
-            yield Prediction(path, loaded.class_names[int(row.argmax())], float(row.max()))
+        for row, (_, image) in enumerate(pairs):
+            images[row] = image
+        for (path, _), shares in zip(pairs, np.asarray(probabilities(loaded.variables, images)), strict=False):
+            yield Prediction(path, loaded.class_names[int(shares.argmax())], float(shares.max()))
     _raise(failures)
 
 
@@ -116,17 +112,15 @@ def detect(
     run = _run_of(workdir, detector=True)
     loaded = load_run(workdir, task_of(run.config), checkpoint)
     found_in = jax.jit(partial(_detections, loaded))
-    size, failures = min(len(paths), run.config.data.batch_size), []
-    for start in range(0, len(paths), size or 1):
-        images: list[tuple[str, np.ndarray]] = []
-        for path in paths[start : start + size]:
-            try:
-                images.append((path, read_image(path, run.config.data.apply_exif_orientation)))
-            except UnreadableImageError as error:
-                failures.append(str(error))
+    size = min(len(paths), run.config.data.batch_size)
+    failures: list[str] = []
+    read = partial(read_image, apply_exif_orientation=run.config.data.apply_exif_orientation)
+    for images in _read_in_parts(paths, size, read, failures):
         rows: dict[int, DetectedObjects] = {}
         for padded in padded_sizes(run.config):
-            chosen = [number for number, (_, image) in enumerate(images) if padded == padded_size(run.config, image)]
+            chosen = [
+                number for number, (_, image) in enumerate(images) if padded == padded_size(run.config, image.shape[:2])
+            ]
             if not chosen:
                 continue
             batch = padded_batch(run.config, [images[number][1] for number in chosen], padded, size)
@@ -161,6 +155,20 @@ def _run_of(workdir: str, detector: bool) -> Run:
         kind, function = ("a detector", "detect") if run.config.model.is_detector else ("a classifier", "predict")
         raise UserError(f"{workdir} holds {kind}, {run.config.model.name}: use train.predict.{function}")
     return run
+
+
+def _read_in_parts(
+    paths: Sequence[str], size: int, read: Callable[[str], np.ndarray], failures: list[str]
+) -> Iterator[list[tuple[str, np.ndarray]]]:
+    """Yields the image files that can be read of each `size` files; `failures` gets a line for each of the others."""
+    for start in range(0, len(paths), size or 1):
+        pairs = []
+        for path in paths[start : start + size]:
+            try:
+                pairs.append((path, read(path)))
+            except UnreadableImageError as error:
+                failures.append(str(error))
+        yield pairs
 
 
 def _raise(failures: Sequence[str]) -> None:

@@ -25,7 +25,7 @@ class _Pass(NamedTuple):
 
     Attributes:
       rows, columns: sampling matrices within the windows of all regions, (n, ph, h) and (n, pw, w).
-      corners: image, row and column of the windows, int32 (n, 3).
+      corners: image, row, column and channel at which the windows start, int32 (n, 4).
       start, stop: which regions are in this pass.
     """
 
@@ -58,9 +58,8 @@ def pool_windows(
     needed = jnp.minimum(last - first + 1, cells).max(1)
     largest = sizes.max(0)
     windows = [np.minimum(side, largest) for side in SIDES if side < largest.max()] + [largest]
-    kind = sum((needed > int(window.max())).astype(jnp.int32) for window in windows[:-1])
-    order = jnp.argsort(jnp.broadcast_to(kind, needed.shape))
-    stops = jnp.cumsum(jnp.bincount(jnp.broadcast_to(kind, needed.shape), length=len(windows)))
+    kind = sum(((needed > int(window.max())).astype(jnp.int32) for window in windows[:-1]), jnp.zeros_like(needed))
+    order, stops = jnp.argsort(kind), jnp.cumsum(jnp.bincount(kind, length=len(windows)))
     passes = []
     for number, window in enumerate(windows):
         corner = jnp.clip(first, 0, jnp.maximum(cells - jnp.asarray(window, jnp.int32)[None], 0))
@@ -76,10 +75,11 @@ def pool_windows(
             )
             for axis in (0, 1)
         )
-        places = jnp.stack([images, corner[:, 0] + jnp.asarray(tops, jnp.int32)[levels], corner[:, 1]], axis=1)
+        top = corner[:, 0] + jnp.asarray(tops, jnp.int32)[levels]
+        corners = jnp.stack([images, top, corner[:, 1], jnp.zeros_like(top)], axis=1)
         begin = stops[number - 1] if number else jnp.zeros_like(stops[0])
         of_type = (rows.astype(atlas.dtype), columns.astype(atlas.dtype))
-        passes.append(_Pass(*of_type, places, begin, stops[number]))
+        passes.append(_Pass(*of_type, corners, begin, stops[number]))
     return _pool(atlas.shape, atlas, order, passes).reshape(shape)
 
 
@@ -116,9 +116,8 @@ def _pool(shape: tuple[int, ...], atlas: jax.Array, order: jax.Array, passes: Se
 
 
 def _window(atlas: jax.Array, each: _Pass, region: jax.Array) -> jax.Array:
-    image, top, left = each.corners[region]
     size = (1, each.rows.shape[-1], each.columns.shape[-1], atlas.shape[-1])
-    return jax.lax.dynamic_slice(atlas, (image, top, left, jnp.zeros_like(top)), size)[0]
+    return jax.lax.dynamic_slice(atlas, tuple(each.corners[region]), size)[0]
 
 
 def _forward(shape: tuple[int, ...], atlas: jax.Array, order: jax.Array, passes: Sequence[_Pass]) -> tuple[Any, Any]:
@@ -137,8 +136,7 @@ def _backward(
             product = _exact("pqc,qw->pwc", cotangent[region], each.columns[region])
             spread = _exact("pwc,ph->hwc", product, each.rows[region])
             window = _window(gradient, each, region) + spread.astype(gradient.dtype)
-            image, top, left = each.corners[region]
-            return jax.lax.dynamic_update_slice(gradient, window[None], (image, top, left, jnp.zeros_like(top)))
+            return jax.lax.dynamic_update_slice(gradient, window[None], tuple(each.corners[region]))
 
         gradient = jax.lax.fori_loop(each.start, each.stop, add, gradient)
     return gradient.astype(cotangent.dtype), None, None

@@ -2,7 +2,7 @@
 
     python -m train coco_mask_rcnn_epsanet50_large --workdir runs/coco_mask_rcnn_epsanet50_large
 
-As coco_mask_rcnn_resnet50, with EPSANet's rate of 0.01 (recalled).
+As coco_mask_rcnn_epsanet50_small.
 
 Time: 88,716 steps of 16 images; not measured.
 Result, box AP in %: not run; expected 41.4 boxes, 37.1 masks (README of murufeng/EPSANet, read).
@@ -10,10 +10,8 @@ Result, box AP in %: not run; expected 41.4 boxes, 37.1 masks (README of murufen
 
 import dataclasses
 
-from configs.detection.coco_mask_rcnn_resnet50 import config as base
+from configs.detection.coco_mask_rcnn_epsanet50_small import config as base
 
 config = dataclasses.replace(
-    base,
-    model=dataclasses.replace(base.model, name="mask_rcnn_epsanet50_large", weights="epsanet50_large.safetensors"),
-    optimizer=dataclasses.replace(base.optimizer, learning_rate=0.01),
+    base, model=dataclasses.replace(base.model, name="mask_rcnn_epsanet50_large", weights="epsanet50_large.safetensors")
 )

@@ -47,12 +47,12 @@ class ModelConfig(Validated):
         for name, setting in _SET_ELSEWHERE.items():
             if name in self.options:
                 raise UserError(f"model.options: {name!r} is set by {setting}")
-        known = attnjax.detection.list_detectors() if self.is_detector else attnjax.list_models()
         create = attnjax.detection.create_detector if self.is_detector else attnjax.create_model
         try:
             create(self.name, **self.options)
         except ValueError as error:
-            raise UserError(f"model.{'options' if self.name in known else 'name'}: {error}") from error
+            names = attnjax.detection.list_detectors if self.is_detector else attnjax.list_models
+            raise UserError(f"model.{'options' if self.name in names() else 'name'}: {error}") from error
 
     @property
     def is_detector(self) -> bool:

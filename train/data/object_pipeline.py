@@ -45,10 +45,9 @@ class ObjectReader:
 
     def groups(self) -> list[np.ndarray]:
         """Indices of the images of each of `padded_sizes`."""
-        if len(padded_sizes(self.config)) == 1:
-            return [np.arange(len(self))]
-        portrait = np.array([height > width for height, width in (image.size for image in self.split.images)], bool)
-        return [np.flatnonzero(~portrait), np.flatnonzero(portrait)]
+        sizes = padded_sizes(self.config)
+        groups = np.array([sizes.index(padded_size(self.config, image.size)) for image in self.split.images])
+        return [np.flatnonzero(groups == number) for number in range(len(sizes))]
 
     def blank(self, padded: tuple[int, int]) -> dict[str, Any]:
         """An example without image, which is masked."""
@@ -137,9 +136,9 @@ def padded_sizes(config: Config) -> list[tuple[int, int]]:
     return [(short, long)] if short == long else [(short, long), (long, short)]
 
 
-def padded_size(config: Config, image: np.ndarray) -> tuple[int, int]:
-    """Which of `padded_sizes` an image (h, w, c) is padded to."""
-    return padded_sizes(config)[-1 if image.shape[0] > image.shape[1] else 0]
+def padded_size(config: Config, size: tuple[int, int]) -> tuple[int, int]:
+    """Which of `padded_sizes` an image of a height and width is padded to."""
+    return padded_sizes(config)[-1 if size[0] > size[1] else 0]
 
 
 def padded_batch(

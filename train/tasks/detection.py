@@ -39,7 +39,7 @@ from train.data.objects import ObjectImages
 from train.hosts.processes import is_first
 from train.tasks.coco_results import Evaluation, coco_results, voc_metrics
 from train.tasks.recipe import Run
-from train.tasks.task import Column, Objective
+from train.tasks.task import Column, Objective, mean
 
 _UNUSED = (
     "augmentation",
@@ -143,8 +143,7 @@ class Detection:
 
     def figures(self, sums: Mapping[str, Any]) -> dict[str, float]:
         names = ["loss", *sorted(set(sums) - {"loss", "count"})]
-        count = max(int(sums["count"]), 1)
-        return {name: float(sums[name]) / count for name in names}
+        return {name: mean(sums, name) for name in names}
 
     def evaluation(
         self, run: Run, images: ObjectReader, sums: Mapping[str, Any], outputs: Sequence[tuple[Any, Batch]]

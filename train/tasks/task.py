@@ -178,5 +178,5 @@ class Task(Protocol):
 
 
 def mean(sums: Mapping[str, Any], name: str) -> float:
-    """The sum `name` divided by the number of examples."""
-    return float(np.asarray(sums[name])) / int(np.asarray(sums["count"]))
+    """The sum `name` divided by the number of examples; 0 where all were masked."""
+    return float(np.asarray(sums[name])) / max(int(np.asarray(sums["count"])), 1)
