@@ -55,9 +55,9 @@ def roi_align(
       He et al., "Mask R-CNN", ICCV 2017.
 
     Notes:
-      A sample more than a pixel outside the map counts as 0 in the mean, as in the released operators. On a CPU regions
-      are pooled one after the other from windows of the map, which has no forward-mode derivative; elsewhere by
-      products with whole maps.
+      A sample more than a pixel outside the map counts as 0 in the mean, as in the released operators. On a single CPU
+      device regions are pooled one after the other from windows of the map, which has no forward-mode derivative;
+      elsewhere by products with whole maps.
     """
     levels = jnp.zeros(boxes.shape[:2], jnp.int32)
     return _pool([features], boxes, levels, output_size, [scale], sampling_ratio, aligned)
@@ -163,14 +163,18 @@ def sampling_matrices(
 
 
 def _pool(features: Sequence[jax.Array], boxes: jax.Array, levels: jax.Array, *options: Any) -> jax.Array:
-    """Pools regions (b, k, 4) of the maps `levels` (b, k): on a CPU in windows, elsewhere from whole maps."""
-    maps = list(features)
+    """Pools regions (b, k, 4) of the maps `levels` (b, k): in windows on a single CPU device, else from whole maps.
+
+    Windows are pooled in one loop over the regions of all images, which XLA does not divide among devices.
+    """
+    if jax.device_count() > 1:
+        return pool_whole(features, boxes, levels, *options)
     return jax.lax.platform_dependent(
-        maps,
+        list(features),
         boxes,
         levels,
-        cpu=lambda maps, boxes, levels: pool_windows(maps, boxes, levels, *options),
-        default=lambda maps, boxes, levels: pool_whole(maps, boxes, levels, *options),
+        cpu=lambda *arrays: pool_windows(*arrays, *options),
+        default=lambda *arrays: pool_whole(*arrays, *options),
     )
 
 
